@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Glue: every call into the C library that needs `unsafe`, each behind a safe function.
+
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+fn check(ret: libc::c_int) -> io::Result<libc::c_int> {
+    if ret < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(ret)
+    }
+}
+
+fn cstring(text: &str) -> io::Result<CString> {
+    CString::new(text).map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "embedded NUL"))
+}
+
+pub fn mount(source: &str, target: &str, fstype: &str, data: &str) -> io::Result<()> {
+    let (source, target, fstype, data) = (cstring(source)?, cstring(target)?, cstring(fstype)?, cstring(data)?);
+    // SAFETY: four NUL-terminated strings that outlive the call.
+    check(unsafe { libc::mount(source.as_ptr(), target.as_ptr(), fstype.as_ptr(), 0, data.as_ptr().cast()) }).map(drop)
+}
+
+/// Restart the machine: QEMU runs with -no-reboot and exits. Only returns on failure.
+pub fn restart() -> io::Error {
+    // SAFETY: no pointers; needs CAP_SYS_BOOT and is refused without.
+    unsafe {
+        libc::sync();
+        libc::reboot(libc::RB_AUTOBOOT);
+    }
+    io::Error::last_os_error()
+}
+
+pub fn pid() -> i32 {
+    // SAFETY: no arguments, cannot fail.
+    unsafe { libc::getpid() }
+}
+
+/// `kill(2)`, all its meanings of `pid` included.
+pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::kill(pid, signal) }).map(drop)
+}
+
+/// One ended child, if there is one: its pid and raw wait status.
+pub fn reap() -> Option<(i32, i32)> {
+    let mut status = 0;
+    // SAFETY: `status` is a valid place for the result.
+    let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) };
+    (pid > 0).then_some((pid, status))
+}
+
+/// Exit code and signal of a wait status; the one that does not apply is 0.
+pub fn decode_status(status: i32) -> (i32, i32) {
+    if libc::WIFSIGNALED(status) {
+        (0, libc::WTERMSIG(status))
+    } else {
+        (libc::WEXITSTATUS(status), 0)
+    }
+}
+
+pub fn set_nonblocking(fd: RawFd) -> io::Result<()> {
+    // SAFETY: F_GETFL takes no third argument.
+    let flags = check(unsafe { libc::fcntl(fd, libc::F_GETFL) })?;
+    // SAFETY: F_SETFL takes an int.
+    check(unsafe { libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK) }).map(drop)
+}
+
+/// A descriptor that becomes readable when a child ends. SIGCHLD is blocked from here on (std's
+/// `Command` clears the mask in each child).
+pub fn child_events() -> io::Result<File> {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset initialises the set before anything reads it, and it outlives the calls.
+    let fd = unsafe {
+        check(libc::sigemptyset(set.as_mut_ptr()))?;
+        check(libc::sigaddset(set.as_mut_ptr(), libc::SIGCHLD))?;
+        check(libc::sigprocmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()))?;
+        check(libc::signalfd(-1, set.as_ptr(), libc::SFD_NONBLOCK | libc::SFD_CLOEXEC))?
+    };
+    // SAFETY: a new descriptor that nothing else owns.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// What to wait for on a descriptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    Read,
+    Write,
+}
+
+/// Which of `fds` are ready (or hung up) within `timeout_ms`.
+pub fn wait_ready(fds: &[(RawFd, Want)], timeout_ms: i32) -> io::Result<Vec<bool>> {
+    let events = |want| if want == Want::Read { libc::POLLIN } else { libc::POLLOUT };
+    let mut list: Vec<libc::pollfd> =
+        fds.iter().map(|(fd, want)| libc::pollfd { fd: *fd, events: events(*want), revents: 0 }).collect();
+    // SAFETY: pointer and length describe `list`.
+    match check(unsafe { libc::poll(list.as_mut_ptr(), list.len() as libc::nfds_t, timeout_ms) }) {
+        Ok(_) => Ok(list.iter().map(|p| p.revents != 0).collect()),
+        Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(vec![false; fds.len()]),
+        Err(e) => Err(e),
+    }
+}
+
+/// A pseudo terminal: master and slave side.
+pub fn open_pty() -> io::Result<(File, File)> {
+    let master = File::options().read(true).write(true).open("/dev/ptmx")?;
+    let (mut unlock, mut number): (libc::c_int, libc::c_uint) = (0, 0);
+    // SAFETY: both requests take a pointer to an int that outlives the call.
+    unsafe {
+        check(libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &mut unlock))?;
+        check(libc::ioctl(master.as_raw_fd(), libc::TIOCGPTN, &mut number))?;
+    }
+    let slave = File::options().read(true).write(true).open(format!("/dev/pts/{number}"))?;
+    Ok((master, slave))
+}
+
+pub fn set_winsize(fd: RawFd, rows: u16, cols: u16) -> io::Result<()> {
+    let size = libc::winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCSWINSZ reads a winsize that outlives the call.
+    check(unsafe { libc::ioctl(fd, libc::TIOCSWINSZ, &size) }).map(drop)
+}
+
+/// Start the command in a session of its own; with `tty` its standard input becomes the
+/// controlling terminal.
+pub fn new_session(command: &mut Command, tty: bool) {
+    // SAFETY: setsid and ioctl are async-signal-safe and touch no memory of the parent.
+    unsafe {
+        command.pre_exec(move || {
+            check(libc::setsid())?;
+            if tty {
+                check(libc::ioctl(0, libc::TIOCSCTTY, 0))?;
+            }
+            Ok(())
+        });
+    }
+}
+
+/// Milliseconds since the kernel's clock started.
+pub fn uptime_ms() -> u64 {
+    let mut now = MaybeUninit::<libc::timespec>::uninit();
+    // SAFETY: on success the call fills the timespec; on failure it is not read.
+    let now = unsafe {
+        if libc::clock_gettime(libc::CLOCK_BOOTTIME, now.as_mut_ptr()) != 0 {
+            return 0;
+        }
+        now.assume_init()
+    };
+    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
+}
+
+/// Bring the loopback interface up; without networking this fails and nobody needs it.
+pub fn loopback_up() -> io::Result<()> {
+    // SAFETY: no pointers.
+    let fd = check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
+    // SAFETY: a new descriptor that nothing else owns.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: ifreq is plain data for which all zeroes is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads an ifreq that outlives the call.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &request) }).map(drop)
+}
+
+pub fn uname() -> String {
+    let mut name = MaybeUninit::<libc::utsname>::uninit();
+    // SAFETY: uname fills the structure; its fields are NUL-terminated strings.
+    unsafe {
+        if libc::uname(name.as_mut_ptr()) != 0 {
+            return String::new();
+        }
+        let name = name.assume_init();
+        let text = |field: &[libc::c_char]| CStr::from_ptr(field.as_ptr()).to_string_lossy().into_owned();
+        format!("{} {} {} {}", text(&name.sysname), text(&name.release), text(&name.version), text(&name.machine))
+    }
+}
+
+/// Anonymous private memory at exactly `addr`, refused if anything is there. It stays mapped
+/// until the process ends.
+pub fn map_at(addr: usize, len: usize) -> io::Result<usize> {
+    // SAFETY: MAP_FIXED_NOREPLACE never replaces an existing mapping, so no Rust object is touched.
+    let got = unsafe {
+        libc::mmap(
+            addr as *mut libc::c_void,
+            len,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE,
+            -1,
+            0,
+        )
+    };
+    if got == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(got as usize)
+}
+
+/// Ask for huge pages on a range made by `map_at`.
+pub fn want_huge(addr: usize, len: usize) -> io::Result<()> {
+    // SAFETY: MADV_HUGEPAGE does not change the contents of the range.
+    check(unsafe { libc::madvise(addr as *mut libc::c_void, len, libc::MADV_HUGEPAGE) }).map(drop)
+}
+
+/// Write one byte into memory made by `map_at`.
+pub fn touch(addr: usize) {
+    // SAFETY: `addr` lies in a live private mapping that no reference points into.
+    unsafe { (addr as *mut u8).write_volatile(0x5a) }
+}

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What every subcommand shares: context, errors with exit codes, progress,
+//! child processes, locks and cached artefacts.
+
+pub mod fail;
+pub mod hash;
+pub mod modes;
+pub mod proc;
+pub mod store;
+pub mod ui;
+
+use std::path::{Path, PathBuf};
+
+pub use fail::{code, Fail};
+pub use modes::Mode;
+pub use proc::{Cmd, Job};
+pub use ui::{Stage, Ui};
+
+pub type Result<T, E = anyhow::Error> = std::result::Result<T, E>;
+
+/// One invocation of the tool.
+#[derive(Clone, Debug)]
+pub struct Ctx {
+    /// The checkout.
+    pub root: PathBuf,
+    /// The user's cache folder for this project, shared by all checkouts.
+    pub cache: PathBuf,
+    /// Print commands instead of running them.
+    pub dry_run: bool,
+    pub verbose: u8,
+    /// Parallel jobs of make, ninja and cargo.
+    pub jobs: usize,
+    pub ui: Ui,
+}
+
+impl Ctx {
+    /// A context for the checkout at `root` with everything else from the environment.
+    pub fn new(root: &Path) -> Result<Ctx> {
+        Ok(Ctx {
+            root: root.to_path_buf(),
+            cache: default_cache()?,
+            dry_run: false,
+            verbose: 0,
+            jobs: std::thread::available_parallelism().map_or(1, |n| n.get()),
+            ui: Ui::from_env(),
+        })
+    }
+
+    /// The folder for long output of build steps.
+    pub fn log_dir(&self) -> PathBuf {
+        self.cache.join("logs")
+    }
+
+    /// Run a command under a progress stage, output to `log`; with `--dry-run` only print it.
+    pub fn step(&self, stage: &Stage, log: &Path, cmd: &Cmd) -> Result<()> {
+        if self.dry_run {
+            self.ui.command(cmd);
+            return Ok(());
+        }
+        if self.verbose > 0 {
+            stage.note(&format!("$ {}", cmd.quoted()));
+        }
+        cmd.run_logged(stage, log)
+    }
+
+    /// Run a quick command and return its standard output; runs under `--dry-run` too,
+    /// so only for commands that change nothing.
+    pub fn read(&self, cmd: &Cmd) -> Result<String> {
+        if self.verbose > 1 {
+            self.ui.info(&format!("$ {}", cmd.quoted()));
+        }
+        cmd.read()
+    }
+}
+
+/// `$FPT_CACHE`, or `fpt-linux` in the user's cache folder.
+fn default_cache() -> Result<PathBuf> {
+    let absolute = |name: &str| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|p| p.is_absolute())
+    };
+    if let Some(dir) = absolute("FPT_CACHE") {
+        return Ok(dir);
+    }
+    if let Some(dir) = absolute("XDG_CACHE_HOME") {
+        return Ok(dir.join("fpt-linux"));
+    }
+    match absolute("HOME") {
+        Some(home) => Ok(home.join(".cache/fpt-linux")),
+        None => Err(Fail::infra(
+            "no cache folder",
+            "neither FPT_CACHE, XDG_CACHE_HOME nor HOME is an absolute path",
+            "set FPT_CACHE to a folder with 15 GB of free space",
+        )),
+    }
+}

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Host-side tool of FPT-Linux: sources, patch queues, builds, guests and tests.
+//!
+//! `api` is what the other modules share; `sources`, `patch` and `build` turn
+//! the queues into a kernel and a QEMU; `guest` runs them.
+
+pub mod api;
+pub mod build;
+pub mod cli;
+pub mod clean;
+pub mod doctor;
+pub mod guest;
+pub mod patch;
+pub mod sources;
