@@ -1,0 +1,597 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The life cycle of a flattened node, as a state machine.
+//!
+//! ```text
+//!            reserve            prepare 512 slices      charge        lock, recheck, publish
+//!  (nothing) -------> allocated ------------------> Prepared -> Ready ---------------------> in the tree
+//!      ^                 ^  pool ---------------------^           | lost race                    | detach
+//!      |                 |    ^                                   v                              v
+//!      +--- free <-- unprepare +--- uncharge <--------------------+------ after the flush -- Detached
+//! ```
+//!
+//! Everything that can fail happens before the lock is taken ([`acquire_node`]); what happens
+//! under it ([`commit_node`]) cannot fail. A block is a linear value: it is handed from state to
+//! state by move, the states have private fields and no `Clone`, so a transition that is not
+//! drawn above does not compile. While a node is in the tree its entry owns it.
+//!
+//! Blocks in a pool are all zero and keep their prepared slices, but carry no charge.
+//!
+//! Locks: [`NodeMem::lock`] is the lock that the kernel takes for the same entry today
+//! (`page_table_lock`); nothing is allocated, charged, freed or put into a pool under it.
+//! Callers of [`install_node`] hold no spinlock. [`detach_node`] takes none: the caller owns the
+//! span (teardown, or a write-held mmap lock), as for conventional tables.
+
+use super::addr::{PhysAddr, PAGE_SIZE};
+use super::counters::{Counter, KindCounter};
+use super::entry::{root_l4, Entry};
+use super::geometry::{NodeKind, NODE_BYTES, ROOT_USER_SLICES, SLICES};
+
+/// Where blocks come from and go to. No method may panic.
+pub trait NodeAlloc {
+    /// An order-9 block, owned. Must not be `Clone`; one value per block.
+    type Block;
+
+    /// A block of the pool of `kind`: zero, prepared, uncharged.
+    fn take_pooled(&mut self, kind: NodeKind) -> Option<Self::Block>;
+
+    /// Gives a zero, prepared, uncharged block to the pool; hands it back if the pool is full.
+    fn put_pooled(&mut self, kind: NodeKind, block: Self::Block) -> Result<(), Self::Block>;
+
+    /// True if blocks of `kind` must not be pooled (pool switched off, or freed memory is to be
+    /// poisoned or initialised).
+    fn pool_bypassed(&self, kind: NodeKind) -> bool;
+
+    /// A zeroed order-9 block from the page allocator; silent on failure, no direct compaction.
+    fn alloc(&mut self, kind: NodeKind) -> Option<Self::Block>;
+
+    /// Gives an unprepared, uncharged block back to the page allocator.
+    fn free(&mut self, kind: NodeKind, block: Self::Block);
+
+    /// Physical address of the block, a multiple of 2 MiB.
+    fn phys(&self, block: &Self::Block) -> PhysAddr;
+
+    /// Makes slice `slice` (0..512) a page table (page type, lock). False if that failed, in
+    /// which case the slice is as before.
+    fn prepare_slice(&mut self, kind: NodeKind, block: &Self::Block, slice: u32) -> bool;
+
+    /// Undoes [`NodeAlloc::prepare_slice`].
+    fn unprepare_slice(&mut self, kind: NodeKind, block: &Self::Block, slice: u32);
+
+    /// Charges the block (memcg, NR_PAGETABLE). False if the charge was refused.
+    fn charge(&mut self, kind: NodeKind, block: &Self::Block) -> bool;
+
+    /// Undoes [`NodeAlloc::charge`].
+    fn uncharge(&mut self, kind: NodeKind, block: &Self::Block);
+
+    /// False if a debug build found a word of the block that is not zero. Builds that do not
+    /// look answer true.
+    fn is_zero(&self, kind: NodeKind, block: &Self::Block) -> bool;
+
+    /// Takes over the block at `pa`, of which the tree has just let go.
+    fn claim(&mut self, kind: NodeKind, pa: PhysAddr) -> Self::Block;
+
+    /// Adds `delta` to a counter.
+    fn count(&mut self, counter: Counter, delta: i64);
+}
+
+/// One entry of an address space that points, or is to point, at a node. No method may panic.
+pub trait NodeMem {
+    /// Reserves room for one node under the caps of this address space and of all; false if
+    /// there is none.
+    fn reserve(&mut self, kind: NodeKind) -> bool;
+
+    /// Undoes [`NodeMem::reserve`].
+    fn unreserve(&mut self, kind: NodeKind);
+
+    /// Takes the lock under which entries of this level are installed.
+    fn lock(&mut self);
+
+    /// Releases it.
+    fn unlock(&mut self);
+
+    /// Reads the entry.
+    fn load(&mut self) -> Entry;
+
+    /// Stores the entry so that whoever sees it also sees the node's contents (release).
+    fn publish(&mut self, entry: Entry);
+
+    /// Clears the entry, at detach.
+    fn clear(&mut self);
+
+    /// Adds [`super::geometry::NODE_BYTES`] to the address space's page-table bytes.
+    fn account(&mut self, kind: NodeKind);
+
+    /// Undoes [`NodeMem::account`].
+    fn unaccount(&mut self, kind: NodeKind);
+
+    /// Was a bad entry seen in this address space (a bad PTE report, a `*_clear_bad`)? Its nodes
+    /// are then never recycled.
+    fn tainted(&self) -> bool;
+}
+
+/// Why an attempt to flatten ended with conventional tables.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Fallback {
+    /// A cap was reached.
+    Cap = 0,
+    /// No order-9 block.
+    NoMemory = 1,
+    /// A slice could not be prepared.
+    NoSlice = 2,
+    /// The charge was refused.
+    NoCharge = 3,
+    /// The block cannot be expressed as an entry (misaligned, or above 2^52): a bug below us.
+    BadBlock = 4,
+}
+
+/// How [`install_node`] ended. None of these is an error: after each of them the caller goes on
+/// as the conventional path does.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum InstallOutcome {
+    /// The node is in the tree.
+    Installed,
+    /// Somebody else populated the entry first; nothing is left behind.
+    LostRace,
+    /// Use a 4 KiB table; nothing is left behind.
+    Fallback(Fallback),
+}
+
+/// A block with its 512 slices prepared, not yet charged.
+#[must_use]
+struct Prepared<B> {
+    kind: NodeKind,
+    block: B,
+}
+
+/// A zero, prepared and charged block under a reservation: ready to be installed.
+#[must_use = "a ready node has to be committed or released"]
+pub struct Ready<B> {
+    kind: NodeKind,
+    block: B,
+}
+
+impl<B> Ready<B> {
+    /// The kind that it was acquired for.
+    #[inline]
+    pub fn kind(&self) -> NodeKind {
+        self.kind
+    }
+
+    /// The block.
+    #[inline]
+    pub fn block(&self) -> &B {
+        &self.block
+    }
+}
+
+/// A node that is out of the tree but may still be in a TLB or in the hands of a lockless
+/// walker: to be given to [`retire_node`] after the flush, not before.
+#[must_use = "a detached node has to be retired after the TLB flush"]
+pub struct Detached<B> {
+    kind: NodeKind,
+    tainted: bool,
+    block: B,
+}
+
+impl<B> Detached<B> {
+    /// Its kind.
+    #[inline]
+    pub fn kind(&self) -> NodeKind {
+        self.kind
+    }
+
+    /// The block.
+    #[inline]
+    pub fn block(&self) -> &B {
+        &self.block
+    }
+
+    /// Keeps the node out of the pool.
+    #[inline]
+    pub fn taint(&mut self) {
+        self.tainted = true;
+    }
+
+    /// For a list outside Rust, until the flush: the block, and a tag of three bits that
+    /// [`Detached::from_raw`] needs.
+    #[inline]
+    pub fn into_raw(self) -> (B, u8) {
+        let tag = self.kind as u8 | if self.tainted { 4 } else { 0 };
+        (self.block, tag)
+    }
+
+    /// Undoes [`Detached::into_raw`]; a tag that it cannot have made gives the block back.
+    #[inline]
+    pub fn from_raw(block: B, tag: u8) -> Result<Self, B> {
+        match NodeKind::from_u8(tag & 3) {
+            Some(kind) if tag < 8 => Ok(Detached {
+                kind,
+                tainted: tag & 4 != 0,
+                block,
+            }),
+            _ => Err(block),
+        }
+    }
+}
+
+/// Where [`retire_node`] put the block.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Retired {
+    /// In the pool.
+    Pooled,
+    /// Back to the page allocator: the pool is full or bypassed.
+    Freed,
+    /// Back to the page allocator because it must not be trusted to be zero.
+    FreedTainted,
+}
+
+/// Reserves, takes a block from the pool or the allocator, prepares and charges it. All that can
+/// fail in an install fails here; on failure nothing is held.
+#[inline]
+pub fn acquire_node<O>(ops: &mut O, kind: NodeKind) -> Result<Ready<O::Block>, Fallback>
+where
+    O: NodeAlloc + NodeMem,
+{
+    let result = if ops.reserve(kind) {
+        let result = prepare(ops, kind).and_then(|p| charge(ops, p));
+        if result.is_err() {
+            ops.unreserve(kind);
+        }
+        result
+    } else {
+        ops.count(Counter::REFUSED_CAP, 1);
+        Err(Fallback::Cap)
+    };
+    if result.is_err() {
+        ops.count(Counter::kind(kind, KindCounter::Fallbacks), 1);
+    }
+    result
+}
+
+fn prepare<O: NodeAlloc>(ops: &mut O, kind: NodeKind) -> Result<Prepared<O::Block>, Fallback> {
+    if let Some(block) = ops.take_pooled(kind) {
+        ops.count(Counter::kind(kind, KindCounter::PoolHits), 1);
+        ops.count(Counter::kind(kind, KindCounter::PoolNodes), -1);
+        return Ok(Prepared { kind, block });
+    }
+    let block = match ops.alloc(kind) {
+        Some(block) => block,
+        None => return Err(Fallback::NoMemory),
+    };
+    for slice in 0..SLICES {
+        if !ops.prepare_slice(kind, &block, slice) {
+            for done in 0..slice {
+                ops.unprepare_slice(kind, &block, done);
+            }
+            ops.free(kind, block);
+            return Err(Fallback::NoSlice);
+        }
+    }
+    Ok(Prepared { kind, block })
+}
+
+fn charge<O: NodeAlloc>(
+    ops: &mut O,
+    prepared: Prepared<O::Block>,
+) -> Result<Ready<O::Block>, Fallback> {
+    let Prepared { kind, block } = prepared;
+    if ops.charge(kind, &block) {
+        Ok(Ready { kind, block })
+    } else {
+        // Never published, hence still zero.
+        let _ = pool_or_free(ops, Prepared { kind, block });
+        Err(Fallback::NoCharge)
+    }
+}
+
+/// Gives up a node that was never published.
+#[inline]
+pub fn release_node<O>(ops: &mut O, ready: Ready<O::Block>)
+where
+    O: NodeAlloc + NodeMem,
+{
+    let Ready { kind, block } = ready;
+    ops.uncharge(kind, &block);
+    ops.unreserve(kind);
+    let _ = pool_or_free(ops, Prepared { kind, block });
+}
+
+/// Publishes a ready node under the lock, unless the entry is populated by now. `flags` are the
+/// entry's ordinary bits, usually [`super::entry::TABLE_FLAGS`].
+#[inline]
+pub fn commit_node<O>(ops: &mut O, ready: Ready<O::Block>, flags: u64) -> InstallOutcome
+where
+    O: NodeAlloc + NodeMem,
+{
+    let kind = ready.kind;
+    let entry = match Entry::node(ops.phys(&ready.block), kind, flags) {
+        Some(entry) => entry,
+        None => {
+            release_node(ops, ready);
+            ops.count(Counter::kind(kind, KindCounter::Fallbacks), 1);
+            return InstallOutcome::Fallback(Fallback::BadBlock);
+        }
+    };
+    ops.lock();
+    let free = ops.load().is_none();
+    if free {
+        // Before the entry is visible: whoever sees the node sees it accounted for.
+        ops.account(kind);
+        ops.publish(entry);
+    }
+    ops.unlock();
+    if free {
+        // From here on the entry owns the block.
+        forget_block(ready);
+        installed(ops, kind);
+        InstallOutcome::Installed
+    } else {
+        release_node(ops, ready);
+        ops.count(Counter::kind(kind, KindCounter::Races), 1);
+        InstallOutcome::LostRace
+    }
+}
+
+/// [`acquire_node`], then [`commit_node`]: what `__pud_alloc` (mid) and `__pmd_alloc` (bottom)
+/// do after the policy said "flatten".
+#[inline]
+pub fn install_node<O>(ops: &mut O, kind: NodeKind, flags: u64) -> InstallOutcome
+where
+    O: NodeAlloc + NodeMem,
+{
+    match acquire_node(ops, kind) {
+        Ok(ready) => commit_node(ops, ready, flags),
+        Err(why) => InstallOutcome::Fallback(why),
+    }
+}
+
+/// Takes the node out of the tree: clears the entry and ends the accounting with the address
+/// space. `None`, and nothing done, if the entry does not point at a node.
+///
+/// The caller flushes the TLB (or lets mmu_gather do it) and then calls [`retire_node`].
+#[inline]
+pub fn detach_node<O>(ops: &mut O) -> Option<Detached<O::Block>>
+where
+    O: NodeAlloc + NodeMem,
+{
+    let entry = ops.load();
+    let kind = entry.node_kind()?;
+    ops.clear();
+    Some(detached(ops, kind, entry.addr()))
+}
+
+/// After the flush: the block goes to the pool, or back to the page allocator.
+#[inline]
+pub fn retire_node<O: NodeAlloc>(ops: &mut O, node: Detached<O::Block>) -> Retired {
+    let Detached {
+        kind,
+        tainted,
+        block,
+    } = node;
+    ops.uncharge(kind, &block);
+    let prepared = Prepared { kind, block };
+    if tainted || !ops.is_zero(kind, &prepared.block) {
+        ops.count(Counter::TAINTED, 1);
+        free_prepared(ops, prepared);
+        return Retired::FreedTainted;
+    }
+    pool_or_free(ops, prepared)
+}
+
+/// Frees up to `max` nodes of the pool of `kind`; returns how many.
+#[inline]
+pub fn drain_pool<O: NodeAlloc>(ops: &mut O, kind: NodeKind, max: u32) -> u32 {
+    for done in 0..max {
+        match ops.take_pooled(kind) {
+            Some(block) => {
+                ops.count(Counter::kind(kind, KindCounter::PoolNodes), -1);
+                free_prepared(ops, Prepared { kind, block });
+            }
+            None => return done,
+        }
+    }
+    max
+}
+
+/// The L4 page of a flattened root, while nobody else can see it.
+pub trait RootMem {
+    /// Stores user entry `index` (0..256) of the L4 page at `l4`.
+    fn store_l4(&mut self, l4: PhysAddr, index: u32, entry: Entry);
+
+    /// Clears user entry `index` (0..256) of the L4 page at `l4`.
+    fn clear_l4(&mut self, l4: PhysAddr, index: u32);
+}
+
+/// Makes a flattened root: acquires a block and fills the user half of its L4 page with pointers
+/// to the block's own slices, so that software walks four ordinary levels. Returns the L4
+/// page (`mm->pgd`); the caller copies the kernel half there, before anybody else can see it.
+/// On failure use a conventional root.
+///
+/// [`NodeMem`]'s lock, load, publish and clear are not called for roots.
+#[inline]
+pub fn install_root<O>(ops: &mut O, flags: u64) -> Result<PhysAddr, Fallback>
+where
+    O: NodeAlloc + NodeMem + RootMem,
+{
+    let kind = NodeKind::Root;
+    let ready = acquire_node(ops, kind)?;
+    let block = ops.phys(&ready.block);
+    if Entry::root_slice(block, 0, flags).is_none() {
+        release_node(ops, ready);
+        ops.count(Counter::kind(kind, KindCounter::Fallbacks), 1);
+        return Err(Fallback::BadBlock);
+    }
+    let l4 = root_l4(block);
+    for index in 0..ROOT_USER_SLICES {
+        if let Some(entry) = Entry::root_slice(block, index, flags) {
+            ops.store_l4(l4, index, entry);
+        }
+    }
+    ops.account(kind);
+    forget_block(ready);
+    installed(ops, kind);
+    Ok(l4)
+}
+
+/// Takes back the root block whose L4 page is `l4`. The caller has cleared the kernel half of
+/// the L4 page; no CPU has this root in CR3 any more, so [`retire_node`] may follow at once.
+#[inline]
+pub fn detach_root<O>(ops: &mut O, l4: PhysAddr) -> Detached<O::Block>
+where
+    O: NodeAlloc + NodeMem + RootMem,
+{
+    for index in 0..ROOT_USER_SLICES {
+        ops.clear_l4(l4, index);
+    }
+    detached(ops, NodeKind::Root, super::entry::root_block(l4))
+}
+
+fn installed<O: NodeAlloc>(ops: &mut O, kind: NodeKind) {
+    ops.count(Counter::kind(kind, KindCounter::Installs), 1);
+    ops.count(Counter::kind(kind, KindCounter::Live), 1);
+    ops.count(Counter::FLAT_BYTES, NODE_BYTES as i64);
+}
+
+fn detached<O>(ops: &mut O, kind: NodeKind, pa: PhysAddr) -> Detached<O::Block>
+where
+    O: NodeAlloc + NodeMem,
+{
+    ops.unaccount(kind);
+    ops.unreserve(kind);
+    ops.count(Counter::kind(kind, KindCounter::Live), -1);
+    ops.count(Counter::FLAT_BYTES, (NODE_BYTES as i64).wrapping_neg());
+    let tainted = ops.tainted();
+    Detached {
+        kind,
+        tainted,
+        block: ops.claim(kind, pa),
+    }
+}
+
+fn pool_or_free<O: NodeAlloc>(ops: &mut O, node: Prepared<O::Block>) -> Retired {
+    let Prepared { kind, block } = node;
+    let block = if ops.pool_bypassed(kind) {
+        block
+    } else {
+        match ops.put_pooled(kind, block) {
+            Ok(()) => {
+                ops.count(Counter::kind(kind, KindCounter::PoolPuts), 1);
+                ops.count(Counter::kind(kind, KindCounter::PoolNodes), 1);
+                return Retired::Pooled;
+            }
+            Err(block) => block,
+        }
+    };
+    free_prepared(ops, Prepared { kind, block });
+    Retired::Freed
+}
+
+fn free_prepared<O: NodeAlloc>(ops: &mut O, node: Prepared<O::Block>) {
+    let Prepared { kind, block } = node;
+    for slice in 0..SLICES {
+        ops.unprepare_slice(kind, &block, slice);
+    }
+    ops.free(kind, block);
+    ops.count(Counter::kind(kind, KindCounter::Frees), 1);
+}
+
+/// The block now belongs to an entry of the tree: its destructor must not run.
+fn forget_block<B>(ready: Ready<B>) {
+    core::mem::forget(ready.block);
+}
+
+/// What turning a node into conventional tables needs beyond [`NodeAlloc`] and [`NodeMem`].
+pub trait NodeDemote {
+    /// A zeroed 4 KiB table, prepared and charged, of the level of the entries that the parent's
+    /// conventional table would hold.
+    type Table;
+
+    /// Allocates the table; `None` if there is no memory.
+    fn alloc_table(&mut self, kind: NodeKind) -> Option<Self::Table>;
+
+    /// Physical address of the table.
+    fn table_phys(&self, table: &Self::Table) -> PhysAddr;
+
+    /// Frees a table that was not used.
+    fn free_table(&mut self, kind: NodeKind, table: Self::Table);
+
+    /// Stores entry `index` (0..512) of the table, which nobody else can see yet.
+    fn store_table(&mut self, table: &Self::Table, index: u32, entry: Entry);
+
+    /// Splits the order-9 block at `pa` into 512 tables of 4 KiB that live on their own: page
+    /// type, lock, charge and reference of each slice are a conventional table's afterwards.
+    /// Cannot fail.
+    fn split_block(&mut self, kind: NodeKind, pa: PhysAddr);
+
+    /// Moves the address space's page-table bytes from one node to 512 tables and the new one.
+    fn account_demoted(&mut self, kind: NodeKind);
+}
+
+/// How [`demote_node`] ended.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum DemoteOutcome {
+    /// The node is conventional now. The caller flushes the span, page-table caches included.
+    Demoted,
+    /// The entry does not point at a node.
+    NotFlat,
+    /// No memory for the 4 KiB table; nothing changed.
+    NoMemory,
+}
+
+/// Turns the node below the entry into a conventional table of 512 conventional tables, without
+/// copying an entry: the node's slices become the tables.
+///
+/// The caller excludes every holder of a pointer into the span (`mm_take_all_locks`), because a
+/// folded level's pointer means another level afterwards. Lockless walkers are safe: both trees
+/// lead to the same entries.
+#[inline]
+pub fn demote_node<O>(ops: &mut O, flags: u64) -> DemoteOutcome
+where
+    O: NodeAlloc + NodeMem + NodeDemote,
+{
+    let entry = ops.load();
+    let kind = match entry.node_kind() {
+        Some(kind) => kind,
+        None => return DemoteOutcome::NotFlat,
+    };
+    let table = match ops.alloc_table(kind) {
+        Some(table) => table,
+        None => return DemoteOutcome::NoMemory,
+    };
+    let parent = match Entry::table(ops.table_phys(&table), flags) {
+        Some(parent) => parent,
+        None => {
+            ops.free_table(kind, table);
+            return DemoteOutcome::NoMemory;
+        }
+    };
+    for slice in 0..SLICES {
+        let pa = slice_addr(entry.addr(), slice);
+        ops.store_table(
+            &table,
+            slice,
+            Entry::table(pa, flags).unwrap_or(Entry::NONE),
+        );
+    }
+    ops.split_block(kind, entry.addr());
+    ops.lock();
+    ops.publish(parent);
+    ops.unlock();
+    core::mem::forget(table);
+    ops.account_demoted(kind);
+    ops.unreserve(kind);
+    ops.count(Counter::kind(kind, KindCounter::Live), -1);
+    ops.count(Counter::FLAT_BYTES, (NODE_BYTES as i64).wrapping_neg());
+    ops.count(Counter::DEMOTIONS, 1);
+    DemoteOutcome::Demoted
+}
+
+/// Physical address of slice `slice` (0..512) of the block at `block`.
+#[inline(always)]
+pub const fn slice_addr(block: PhysAddr, slice: u32) -> PhysAddr {
+    block.offset((slice as u64).wrapping_mul(PAGE_SIZE))
+}
