@@ -53,6 +53,10 @@ pub struct Exec {
     /// After it ended, kill every other process of the guest: the next command starts clean.
     #[serde(default)]
     pub solo: bool,
+    /// Written to the kernel log as `fpt-init: begin MARK` and `fpt-init: end MARK`, so that console
+    /// messages can be given to the command that ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -30,6 +30,7 @@ struct Job {
     deadline: Option<Instant>,
     timeout: bool,
     solo: bool,
+    mark: Option<String>,
     pipes: Vec<Pipe>,
     input: Option<Input>,
     ended: Option<(i32, Instant)>,
@@ -182,7 +183,8 @@ impl Supervisor {
             for fd in job.pipes.iter().map(|p| p.file.as_raw_fd()).collect::<Vec<_>>() {
                 self.forward(id, fd)?;
             }
-            self.jobs.remove(&id);
+            let job = self.jobs.remove(&id);
+            mark("end", job.and_then(|j| j.mark).as_deref());
             self.send(&event)?;
         }
         if now >= self.beat + Duration::from_secs(HEARTBEAT_S) {
@@ -294,6 +296,13 @@ impl Job {
     }
 }
 
+/// A line in the kernel log at a level that the console always shows.
+fn mark(word: &str, name: Option<&str>) {
+    if let Some(name) = name {
+        let _ = std::fs::write("/dev/kmsg", format!("<3>fpt-init: {word} {name}\n"));
+    }
+}
+
 fn start(exec: &Exec) -> io::Result<Job> {
     let (name, args) = exec
         .argv
@@ -313,6 +322,7 @@ fn start(exec: &Exec) -> io::Result<Job> {
     // The name is searched in the guest's path, not in init's own (it has none).
     std::env::set_var("PATH", exec.env.get("PATH").map_or("/bin:/sbin:/usr/bin:/usr/sbin", String::as_str));
     sys::new_session(&mut command, exec.tty);
+    mark("begin", exec.mark.as_deref());
     let mut pipes = Vec::new();
     let mut input = None;
     let child = if exec.tty {
@@ -353,6 +363,7 @@ fn start(exec: &Exec) -> io::Result<Job> {
         deadline: (exec.timeout_s > 0).then(|| start + Duration::from_secs(exec.timeout_s)),
         timeout: false,
         solo: exec.solo,
+        mark: exec.mark.clone(),
         pipes,
         input,
         ended: None,

@@ -1,9 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Guests: booting a kernel in QEMU, running commands and tests in it.
 
+pub mod console;
+pub mod elf;
 pub mod gdb;
+pub mod initramfs;
 pub mod kcount;
+pub mod parts;
+pub mod qemu;
+pub mod results;
 pub mod run;
+pub mod rundir;
 pub mod selftest;
+pub mod tap;
 pub mod test;
+pub mod tty;
+pub mod vm;
 pub mod walk;

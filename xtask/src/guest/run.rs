@@ -1,10 +1,196 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask run`: a shell in the guest, or one command with its output and exit code.
 
-use crate::api::{Ctx, Fail, Result};
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Read, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use fpt_init::proto::{Bytes, Exec, Op, Stream};
+
+use super::parts::{self, Parts};
+use super::qemu::{self, Spec};
+use super::rundir::{self, RunDir};
+use super::tty::RawTerminal;
+use super::vm::{Guest, Requests};
+use crate::api::{code, Ctx, Fail, Result};
+use crate::build::Profile;
+
+/// Ctrl-]: ends the session from the keyboard when the guest no longer answers.
+const ESCAPE: u8 = 0x1d;
 
 #[derive(clap::Args, Debug)]
-pub struct Args {}
+pub struct Args {
+    /// Shape of user page tables (see configs/modes)
+    #[arg(long)]
+    mode: String,
+    /// Virtual CPUs
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    smp: u32,
+    /// Memory of the guest
+    #[arg(long, default_value = "2G")]
+    mem: String,
+    /// Run on the distribution's QEMU, which has no FPT: the kernel then uses radix
+    #[arg(long)]
+    stock_qemu: bool,
+    /// Which kernel
+    #[arg(long, value_enum, default_value_t = Profile::Fpt)]
+    profile: Profile,
+    /// More words for the kernel's command line (may be given several times)
+    #[arg(long, allow_hyphen_values = true)]
+    append: Vec<String>,
+    /// Host folder that the guest sees at /host [default: the current one]
+    #[arg(long)]
+    share: Option<PathBuf>,
+    /// Seconds without output after which CMD is given up; 0: never [default: 600]
+    #[arg(long)]
+    timeout: Option<u64>,
+    /// Give CMD a terminal
+    #[arg(short, long)]
+    tty: bool,
+    /// Run this instead of a shell
+    #[arg(last = true, value_name = "CMD")]
+    command: Vec<String>,
+}
 
-pub fn main(_ctx: &Ctx, _args: Args) -> Result<i32> {
-    Err(Fail::infra("not built yet", "", ""))
+pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
+    let mode = parts::mode(ctx, &args.mode)?;
+    qemu::check_size(&args.mem)?;
+    let share = match &args.share {
+        Some(dir) => dir.clone(),
+        None => std::env::current_dir().context("cannot find the current folder")?,
+    };
+    let share = share.canonicalize().ok().filter(|d| d.is_dir()).ok_or_else(|| {
+        Fail::usage(format!("cannot share {}", share.display()), "it is no folder", "name an existing folder with --share")
+    })?;
+    if args.tty && !std::io::stdin().is_terminal() {
+        return Err(Fail::usage("--tty needs a terminal", "standard input is none", "leave it out"));
+    }
+    let kernel = parts::kernel(ctx, args.profile)?;
+    let qemu = parts::qemu(ctx, args.stock_qemu)?;
+    let image = parts::image(ctx, |_| Ok(()))?;
+    let spec = Spec {
+        kernel: kernel.vmlinux.clone(),
+        initrd: image.path.clone(),
+        mode: Some(mode.as_str().to_string()),
+        smp: args.smp,
+        mem: args.mem.clone(),
+        append: args.append.clone(),
+        share: Some(share),
+        plugin: None,
+        gdb: None,
+    };
+    if ctx.dry_run {
+        ctx.ui.command(&spec.command(&qemu, &std::env::temp_dir().join("fpt")));
+        return Ok(code::OK);
+    }
+    let run = RunDir::new(ctx, "run")?;
+    let parts = Parts { kernel, qemu, image };
+    parts.record(&run);
+    run.set("mode", mode.as_str());
+    rundir::recorded(&run, || session(ctx, &run, &parts, &spec, &args))
+}
+
+fn session(ctx: &Ctx, run: &RunDir, parts: &Parts, spec: &Spec, args: &Args) -> Result<i32> {
+    let mut guest = Guest::boot(ctx, run, &parts.qemu, spec, "")?;
+    let boot = guest.boot.clone();
+    ctx.ui.info(&format!("boot to init: {:.2} s ({})", boot.wall.as_secs_f64(), boot.uname));
+    run.set("boot", serde_json::json!({ "seconds": boot.wall.as_secs_f64(), "kernel_ms": boot.kernel_ms, "uname": boot.uname }));
+    if !boot.host {
+        ctx.ui.warn("the guest could not mount the shared folder: the kernel lacks 9p, or QEMU was built without virtfs");
+    }
+    let shell = args.command.is_empty();
+    let tty = std::io::stdin().is_terminal() && std::io::stdout().is_terminal() && (shell || args.tty);
+    let mut exec = Exec {
+        id: guest.new_id(),
+        argv: if shell { vec!["/bin/sh".into(), "-l".into()] } else { args.command.clone() },
+        env: BTreeMap::new(),
+        tty,
+        stdin: true,
+        ..Exec::default()
+    };
+    if let (true, Ok(term)) = (tty, std::env::var("TERM")) {
+        exec.env.insert("TERM".into(), term);
+    }
+    let id = exec.id;
+    let idle = match (args.timeout, tty) {
+        (Some(0), _) | (None, true) => None,
+        (Some(s), _) => Some(Duration::from_secs(s)),
+        (None, false) => Some(Duration::from_secs(600)),
+    };
+    let raw = if tty {
+        ctx.ui.info("Ctrl-] ends the session; `exit` leaves the shell");
+        let raw = RawTerminal::enter()?;
+        (exec.rows, exec.cols) = raw.size();
+        Some(raw)
+    } else {
+        None
+    };
+    guest.start_exec(exec)?;
+    forward_input(guest.requests(), id, tty);
+    let exit = guest.wait_exit(id, idle, None, &mut |stream, data| {
+        let written = match stream {
+            Stream::Stdout => std::io::stdout().write_all(data).and_then(|()| std::io::stdout().flush()),
+            Stream::Stderr => std::io::stderr().write_all(data),
+        };
+        match written {
+            // `run -- CMD | head` is no error of ours.
+            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+            other => other.context("cannot pass on the guest's output"),
+        }
+    });
+    drop(raw);
+    let exit = exit?;
+    guest.quit()?;
+    run.set("guest_exit", exit.status());
+    let splats = guest.splats(&[]);
+    if let Some(splat) = splats.first() {
+        // The command's own code stays what it is; a person should still know.
+        ctx.ui.warn(&format!("{} kernel warning(s) on the console, the first: {}", splats.len(), splat.line));
+        run.set("splats", serde_json::json!(splats));
+    }
+    Ok(exit.status())
+}
+
+/// Keys, or a file, for the command. The thread ends with the process.
+fn forward_input(requests: Requests, id: u64, tty: bool) {
+    if tty {
+        let requests = requests.clone();
+        std::thread::spawn(move || {
+            let mut signals = match signal_hook::iterator::Signals::new([signal_hook::consts::SIGWINCH]) {
+                Ok(signals) => signals,
+                Err(_) => return,
+            };
+            for _ in signals.forever() {
+                let (rows, cols) = super::tty::size();
+                if !requests.send(&Op::Resize { id, rows, cols }) {
+                    return;
+                }
+            }
+        });
+    }
+    std::thread::spawn(move || {
+        let mut raw = [0; 16 * 1024];
+        loop {
+            match std::io::stdin().read(&mut raw) {
+                Ok(0) | Err(_) => {
+                    requests.send(&Op::Eof { id });
+                    return;
+                }
+                Ok(len) => {
+                    if tty && raw[..len].contains(&ESCAPE) {
+                        // The hang-up that a closed terminal gives; then whatever is left is killed.
+                        requests.send(&Op::Signal { id, signal: 1 });
+                        std::thread::sleep(Duration::from_millis(300));
+                        requests.send(&Op::Signal { id, signal: 9 });
+                        return;
+                    }
+                    if !requests.send(&Op::In { id, data: Bytes::new(&raw[..len]) }) {
+                        return;
+                    }
+                }
+            }
+        }
+    });
 }

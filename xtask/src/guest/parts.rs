@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a guest is made of: kernel, QEMU, root file system. Built here if missing.
+//!
+//! For work on this tool itself, `FPT_VMLINUX`, `FPT_QEMU` (with `FPT_QEMU_DATA`), `FPT_INITRD` and
+//! `FPT_BUSYBOX` name files to use as they are instead of what would be built.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+use super::initramfs::{self, Image, Tree};
+use super::qemu::Program;
+use super::rundir::RunDir;
+use crate::api::{hash, store, Cmd, Ctx, Fail, Mode, Result};
+use crate::build::{self, Kernel, Profile};
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+fn named(var: &str, what: &str) -> Result<Option<PathBuf>> {
+    let Some(path) = std::env::var_os(var).map(PathBuf::from) else { return Ok(None) };
+    if path.is_file() {
+        return Ok(Some(path));
+    }
+    Err(Fail::infra(
+        format!("no {what} at {}", path.display()),
+        format!("{var} names it"),
+        format!("unset {var} or correct it"),
+    ))
+}
+
+pub fn kernel(ctx: &Ctx, profile: Profile) -> Result<Kernel> {
+    match named("FPT_VMLINUX", "kernel")? {
+        None => build::kernel(ctx, profile),
+        Some(vmlinux) => {
+            let dir = vmlinux.parent().unwrap_or(Path::new("/")).to_path_buf();
+            let hash = hash::of_file(&vmlinux)?;
+            Ok(Kernel { vmlinux, build_dir: dir.clone(), src_dir: dir, version: "FPT_VMLINUX".into(), hash })
+        }
+    }
+}
+
+/// Ours, or the distribution's with `stock`.
+pub fn qemu(ctx: &Ctx, stock: bool) -> Result<Program> {
+    if stock {
+        let bin = build::stock_qemu(ctx)?;
+        let version = first_line(&Cmd::new(&bin).arg("--version").read()?);
+        let hash = hash::of_text(&version);
+        return Ok(Program { bin, datadir: None, fpt: false, version, hash });
+    }
+    if let Some(bin) = named("FPT_QEMU", "QEMU")? {
+        let fpt = Cmd::new(&bin).args(["-cpu", "help"]).read()?.split_whitespace().any(|w| w == "fpt");
+        let version = first_line(&Cmd::new(&bin).arg("--version").read()?);
+        let hash = hash::of_file(&bin)?;
+        let datadir = std::env::var_os("FPT_QEMU_DATA").map(PathBuf::from);
+        return Ok(Program { bin, datadir, fpt, version, hash });
+    }
+    let qemu = build::qemu(ctx)?;
+    Ok(Program { bin: qemu.bin, datadir: Some(qemu.datadir), fpt: true, version: qemu.version, hash: qemu.hash })
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or("").to_string()
+}
+
+/// The guest's init, static; cached by the hash of its sources.
+pub fn init(ctx: &Ctx) -> Result<PathBuf> {
+    let mut inputs = hash::Inputs::new();
+    let source = ctx.root.join("xtask/init");
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    inputs
+        .file("Cargo.lock", &ctx.root.join("Cargo.lock"))?
+        .file("Cargo.toml", &source.join("Cargo.toml"))?
+        .tree("src", &source.join("src"))?
+        .text("rustc", &ctx.read(&Cmd::new(&rustc).arg("-Vv"))?);
+    let hash = inputs.finish();
+    let done = ctx.cache.join("init").join(hash::short(&hash)).join("fpt-init");
+    if done.is_file() {
+        return Ok(done);
+    }
+    let _lock = store::lock(ctx, "init")?;
+    if done.is_file() {
+        return Ok(done);
+    }
+    let target = ctx.cache.join("init/target");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    // Named target: else the flag would reach build scripts and procedural macros, which cannot be static.
+    let cmd = Cmd::new(cargo)
+        .args(["build", "--release", "--locked", "--package", "fpt-init", "--bin", "fpt-init", "--target", TARGET, "--target-dir"])
+        .arg(&target)
+        .cwd(&ctx.root)
+        .env("RUSTFLAGS", "-C target-feature=+crt-static -C panic=abort")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env_remove("CARGO_TARGET_DIR");
+    let stage = ctx.ui.stage("build the guest's init");
+    ctx.step(&stage, &ctx.log_dir().join("init.log"), &cmd)?;
+    stage.done("");
+    if !ctx.dry_run {
+        let built = target.join(TARGET).join("release/fpt-init");
+        let data = std::fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
+        store::write_atomic(&done, &data)?;
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(&done, std::fs::Permissions::from_mode(0o755))
+            .with_context(|| format!("cannot change {}", done.display()))?;
+    }
+    Ok(done)
+}
+
+/// The root file system; `add` puts more into it.
+pub fn image(ctx: &Ctx, add: impl FnOnce(&mut Tree) -> Result<()>) -> Result<Image> {
+    if let Some(path) = named("FPT_INITRD", "initramfs")? {
+        let hash = hash::of_file(&path)?;
+        return Ok(Image { path, hash });
+    }
+    let init = init(ctx)?;
+    let busybox = match named("FPT_BUSYBOX", "busybox")? {
+        Some(path) => path,
+        None => build::busybox(ctx)?,
+    };
+    let applets: Vec<String> = ctx.read(&Cmd::new(&busybox).arg("--list"))?.lines().map(str::to_string).collect();
+    if ctx.dry_run {
+        return Ok(Image { path: ctx.root.join("target/fpt/initramfs/guest.cpio"), hash: String::new() });
+    }
+    let mut tree = initramfs::base(&init, &busybox, &applets)?;
+    add(&mut tree)?;
+    initramfs::write(ctx, &tree)
+}
+
+/// Everything for a guest, and its hashes in the run's meta data.
+pub struct Parts {
+    pub kernel: Kernel,
+    pub qemu: Program,
+    pub image: Image,
+}
+
+impl Parts {
+    pub fn record(&self, run: &RunDir) {
+        run.set("kernel", serde_json::json!({ "version": self.kernel.version, "hash": self.kernel.hash, "vmlinux": self.kernel.vmlinux }));
+        run.set("qemu", serde_json::json!({ "version": self.qemu.version, "hash": self.qemu.hash, "bin": self.qemu.bin }));
+        run.set("initramfs", serde_json::json!({ "hash": self.image.hash }));
+    }
+}
+
+/// A mode by its name; the tool's override of the kernel cannot know which modes that kernel has.
+pub fn mode(ctx: &Ctx, word: &str) -> Result<Mode> {
+    Mode::parse(&ctx.root, word)
+}

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The QEMU command line: a pure function of what is to be run.
+
+use std::path::{Path, PathBuf};
+
+use fpt_init::proto::PORT;
+
+use crate::api::{Cmd, Fail, Result};
+
+/// A QEMU to run: ours, or the distribution's.
+#[derive(Debug, Clone)]
+pub struct Program {
+    pub bin: PathBuf,
+    /// For -L; the distribution's finds its own.
+    pub datadir: Option<PathBuf>,
+    /// Knows the CPU property `fpt`.
+    pub fpt: bool,
+    pub version: String,
+    pub hash: String,
+}
+
+#[derive(Debug, Clone)]
+pub struct Spec {
+    pub kernel: PathBuf,
+    pub initrd: PathBuf,
+    /// `fpt=` of the kernel; `None` leaves it to the kernel's own default.
+    pub mode: Option<String>,
+    pub smp: u32,
+    pub mem: String,
+    /// More words for the kernel's command line.
+    pub append: Vec<String>,
+    /// Host folder for /host.
+    pub share: Option<PathBuf>,
+    /// TCG plugin with its arguments (`file=...,key=value`).
+    pub plugin: Option<String>,
+    /// Wait for gdb on this local port.
+    pub gdb: Option<u16>,
+}
+
+/// What every guest's kernel is told. An oops is a panic and a panic ends QEMU at once, so that no
+/// run goes on with a broken kernel. A fixed layout makes addresses and counts repeatable.
+const KERNEL_ARGS: [&str; 6] = ["console=ttyS0", "panic=-1", "oops=panic", "nokaslr", "rdinit=/init", "hung_task_panic=0"];
+
+impl Spec {
+    pub fn kernel_args(&self) -> String {
+        let mut args: Vec<String> = KERNEL_ARGS.iter().map(|a| a.to_string()).collect();
+        args.extend(self.mode.iter().map(|m| format!("fpt={m}")));
+        args.extend(self.append.iter().cloned());
+        args.join(" ")
+    }
+
+    /// `sockets` is a short folder of this run's own: the control channel and the monitor connect there.
+    pub fn command(&self, qemu: &Program, sockets: &Path) -> Cmd {
+        let mut cmd = Cmd::new(&qemu.bin);
+        if let Some(dir) = &qemu.datadir {
+            cmd = cmd.arg("-L").arg(dir);
+        }
+        // -erms,-fsrm: with them the kernel clears memory by one `rep stosb`, which TCG runs byte by byte.
+        let fpt = if qemu.fpt { "fpt=on," } else { "" };
+        cmd = cmd
+            .args(["-name", "fpt", "-M", "q35,usb=off,smbus=off,sata=off,vmport=off,hpet=off,graphics=off"])
+            .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
+            .args(["-accel", "tcg,thread=multi", "-cpu"])
+            .arg(format!("max,{fpt}-erms,-fsrm"))
+            .args(["-smp", &self.smp.to_string(), "-m", &self.mem])
+            .arg("-kernel")
+            .arg(&self.kernel)
+            .arg("-initrd")
+            .arg(&self.initrd)
+            .arg("-append")
+            .arg(self.kernel_args())
+            .args(["-chardev", "stdio,id=con,signal=off", "-serial", "chardev:con"])
+            .arg("-chardev")
+            .arg(format!("socket,id=ctl,path={}", comma(&sockets.join("ctl"))))
+            .args(["-device", "virtio-serial-pci,id=vser", "-device"])
+            .arg(format!("virtserialport,bus=vser.0,chardev=ctl,name={PORT}"))
+            .arg("-chardev")
+            .arg(format!("socket,id=mon,path={}", comma(&sockets.join("mon"))))
+            .args(["-mon", "chardev=mon,mode=control"]);
+        if let Some(dir) = &self.share {
+            cmd = cmd
+                .arg("-fsdev")
+                .arg(format!("local,id=host,path={},security_model=none,multidevs=remap", comma(dir)))
+                .args(["-device", "virtio-9p-pci,fsdev=host,mount_tag=host"]);
+        }
+        if let Some(plugin) = &self.plugin {
+            cmd = cmd.arg("-plugin").arg(plugin);
+        }
+        if let Some(port) = self.gdb {
+            cmd = cmd.arg("-gdb").arg(format!("tcp:127.0.0.1:{port}")).arg("-S");
+        }
+        cmd
+    }
+}
+
+/// QEMU's option parser takes a doubled comma for one.
+fn comma(path: &Path) -> String {
+    path.to_string_lossy().replace(',', ",,")
+}
+
+/// `512M`, `4G`: a size QEMU takes, refused before it is started.
+pub fn check_size(text: &str) -> Result<()> {
+    let digits = text.trim_end_matches(['M', 'G', 'm', 'g']);
+    let unit = text.len() - digits.len();
+    match digits.parse::<u64>() {
+        Ok(n) if n > 0 && unit <= 1 => {
+            let mib = if text.ends_with(['G', 'g']) { n.saturating_mul(1024) } else { n };
+            if mib < 128 {
+                return Err(Fail::usage(format!("--mem {text} is too small"), "the guest needs 128M", "give it more, e.g. --mem 1G"));
+            }
+            Ok(())
+        }
+        _ => Err(Fail::usage(format!("--mem {text} is no memory size"), "it takes a number with M or G", "for example --mem 2G")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> Spec {
+        Spec {
+            kernel: "/k/vmlinux".into(),
+            initrd: "/k/i.cpio".into(),
+            mode: Some("l3l2".into()),
+            smp: 2,
+            mem: "1G".into(),
+            append: vec!["kunit.enable=1".into()],
+            share: Some("/a,b".into()),
+            plugin: None,
+            gdb: Some(1234),
+        }
+    }
+
+    fn program(fpt: bool) -> Program {
+        Program { bin: "/q/qemu".into(), datadir: fpt.then(|| "/q/share".into()), fpt, version: String::new(), hash: String::new() }
+    }
+
+    #[test]
+    fn line() {
+        let line = spec().command(&program(true), Path::new("/tmp/s")).quoted();
+        for part in [
+            "/q/qemu -L /q/share",
+            "-cpu max,fpt=on,-erms,-fsrm",
+            "-smp 2 -m 1G",
+            "fpt=l3l2 kunit.enable=1'",
+            "path=/a,,b,",
+            "-gdb tcp:127.0.0.1:1234 -S",
+            "name=fpt.ctl",
+            "-no-reboot",
+        ] {
+            assert!(line.contains(part), "{part} not in {line}");
+        }
+        let line = spec().command(&program(false), Path::new("/tmp/s")).quoted();
+        assert!(line.contains("-cpu max,-erms,-fsrm") && !line.contains("-L "), "{line}");
+    }
+
+    #[test]
+    fn sizes() {
+        for good in ["512M", "4G", "1024", "128m"] {
+            assert!(check_size(good).is_ok(), "{good}");
+        }
+        for bad in ["", "G", "0G", "12K", "-1G", "4GG", "64M", "1.5G", "99999999999999999999G"] {
+            assert!(check_size(bad).is_err(), "{bad}");
+        }
+    }
+}
