@@ -6,6 +6,7 @@ pub mod elf;
 pub mod gdb;
 pub mod initramfs;
 pub mod kcount;
+pub mod list;
 pub mod parts;
 pub mod qemu;
 pub mod results;

@@ -1,10 +1,597 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask selftest`: the kernel's own test programs in a mode and in radix, on one image, compared
+//! case by case. Only a difference is a failure: what fails in radix too is not the page tables' fault.
+//! Our own programs (`fpt/`) must pass in both.
+//!
+//! Two guests run at a time, each with 2 CPUs, on a host of 2: nearly all programs keep one CPU busy,
+//! so the pair takes hardly longer than one, while threads still meet on two CPUs. What then
+//! differs is run again with one guest at a time, so that timing noise is not mistaken for a finding.
 
-use crate::api::{Ctx, Fail, Result};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use fpt_init::proto::{Exec, Stream};
+use serde::Serialize;
+
+use super::console::{Allow, Splat};
+use super::list::{self, Program};
+use super::parts::{self, Parts};
+use super::qemu::{self, Spec};
+use super::results::{Case, Outcome, Report};
+use super::rundir::{self, RunDir};
+use super::tap::{self, Status};
+use super::vm::{self, Guest};
+use crate::api::{code, fail, Ctx, Fail, Mode, Result};
+use crate::build::{self, Profile};
+
+/// Guests that may die in one mode before the mode is given up.
+const DEATHS: usize = 8;
+/// Runs of a program whose results differ, after the first one.
+const RERUNS: usize = 3;
+const RADIX: &str = "radix";
 
 #[derive(clap::Args, Debug)]
-pub struct Args {}
+pub struct Args {
+    /// Compare this mode with radix
+    #[arg(long)]
+    mode: Option<String>,
+    /// Only programs whose name contains this (may be given several times)
+    #[arg(long)]
+    filter: Vec<String>,
+    /// Run each program so many times and compare the sets of outcomes
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    repeat: u32,
+    /// Print the programs and stop
+    #[arg(long)]
+    list: bool,
+    /// Which kernel
+    #[arg(long, value_enum, default_value_t = Profile::Fpt)]
+    profile: Profile,
+    /// Virtual CPUs of each guest
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    smp: u32,
+    /// Memory of each guest
+    #[arg(long, default_value = "4G")]
+    mem: String,
+    /// More words for the kernel's command line
+    #[arg(long, allow_hyphen_values = true)]
+    append: Vec<String>,
+}
 
-pub fn main(_ctx: &Ctx, _args: Args) -> Result<i32> {
-    Err(Fail::infra("not built yet", "", ""))
+pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
+    let all = list::programs(&ctx.root.join("selftests/list.toml"))?;
+    let programs = list::select(all, &args.filter)?;
+    if args.list {
+        for p in &programs {
+            println!("{}  ({} s at most)", p.name, p.timeout_s);
+        }
+        return Ok(code::OK);
+    }
+    let Some(word) = &args.mode else {
+        return Err(Fail::usage("no mode", "the tests compare a mode with radix", "name it with --mode"));
+    };
+    let mode = parts::mode(ctx, word)?;
+    qemu::check_size(&args.mem)?;
+    let plan = Plan { smp: args.smp, mem: args.mem.clone(), append: args.append.clone(), repeat: args.repeat as usize };
+    let kernel = parts::kernel(ctx, args.profile)?;
+    let parts = build_parts(ctx, kernel)?;
+    if ctx.dry_run {
+        ctx.ui.command(&plan.spec(&parts, mode.as_str()).command(&parts.qemu, &std::env::temp_dir().join("fpt")));
+        return Ok(code::OK);
+    }
+    let allow = list::allowed(&ctx.root.join("selftests/console-allow.toml"))?;
+    let run = RunDir::new(ctx, "selftest")?;
+    parts.record(&run);
+    run.set("mode", mode.as_str());
+    rundir::recorded(&run, || {
+        let suite = Suite { ctx, run: &run, parts: &parts, plan: &plan, programs: &programs, allow: &allow };
+        let report = suite.compare(&[mode.clone()])?;
+        run.results(&report)?;
+        print_failures(ctx, &report);
+        println!("{}", report.summary());
+        Ok(if report.green() { code::OK } else { code::TEST_FAILED })
+    })
+}
+
+pub fn print_failures(ctx: &Ctx, report: &Report) {
+    for case in report.cases.iter().filter(|c| c.outcome == Outcome::Failed) {
+        ctx.ui.error(&format!("{}: {}", case.suite, case.name));
+        for line in case.detail.lines().take(30) {
+            ctx.ui.info(&format!("    | {line}"));
+        }
+    }
+}
+
+/// Kernel, QEMU and an image with all built selftests.
+pub fn build_parts(ctx: &Ctx, kernel: build::Kernel) -> Result<Parts> {
+    let qemu = parts::qemu(ctx, false)?;
+    let tests = match std::env::var_os("FPT_KSELFTESTS") {
+        Some(dir) => dir.into(),
+        None if std::env::var_os("FPT_INITRD").is_some() => std::path::PathBuf::new(),
+        None => build::kselftests(ctx, &kernel)?,
+    };
+    let image = parts::image(ctx, |tree| {
+        tree.folder("selftests", &tests)?;
+        tree.text("bin/fpt-prep", 0o755, include_str!("prep.sh"));
+        // Upstream's scripts are written for it, and S's list skips them without.
+        if let Some(bash) = [std::path::Path::new("/bin/bash")].into_iter().find(|b| b.exists()) {
+            tree.program("bin/bash", bash)?;
+        }
+        Ok(())
+    })?;
+    Ok(Parts { kernel, qemu, image })
+}
+
+/// How the guests of a comparison are started.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub smp: u32,
+    pub mem: String,
+    pub append: Vec<String>,
+    pub repeat: usize,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Plan { smp: 2, mem: "4G".into(), append: Vec::new(), repeat: 1 }
+    }
+}
+
+impl Plan {
+    pub fn spec(&self, parts: &Parts, mode: &str) -> Spec {
+        Spec {
+            kernel: parts.kernel.vmlinux.clone(),
+            initrd: parts.image.path.clone(),
+            mode: Some(mode.to_string()),
+            smp: self.smp,
+            mem: self.mem.clone(),
+            append: self.append.clone(),
+            share: None,
+            plugin: None,
+            gdb: None,
+        }
+    }
+}
+
+/// One case of one run of a program. Two runs agree if the outcomes are equal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Seen {
+    pub name: String,
+    pub outcome: String,
+    pub status: Status,
+}
+
+/// One run of a program.
+#[derive(Debug, Clone, Serialize)]
+pub struct Ran {
+    pub cases: Vec<Seen>,
+    pub ms: u64,
+    /// End of its output, for a report.
+    pub tail: String,
+}
+
+impl Ran {
+    fn one(name: &str, outcome: impl Into<String>, status: Status, tail: impl Into<String>) -> Ran {
+        Ran { cases: vec![Seen { name: name.into(), outcome: outcome.into(), status }], ms: 0, tail: tail.into() }
+    }
+
+    fn remark(&self) -> String {
+        let count = |s| self.cases.iter().filter(|c| c.status == s).count();
+        let mut text = format!("{} ok", count(Status::Pass));
+        for (status, word) in [(Status::Fail, "failed"), (Status::Skip, "skipped"), (Status::Xfail, "expected failures")] {
+            match count(status) {
+                0 => {}
+                n => text.push_str(&format!(", {n} {word}")),
+            }
+        }
+        text
+    }
+}
+
+/// The verdict on one run from its own words and its exit code.
+pub fn judge(program: &Program, exit: &vm::Exit, stdout: &str, stderr: &str) -> Ran {
+    let mut cases = Vec::new();
+    if program.tap {
+        let tap = tap::parse(stdout.lines());
+        for case in tap.cases {
+            cases.push(Seen { outcome: case.status.to_string(), name: case.name, status: case.status });
+        }
+        if tap.skipped.is_some() {
+            cases.push(Seen { name: "program".into(), outcome: "skip".into(), status: Status::Skip });
+        }
+        let (outcome, status) = if tap.problems.is_empty() {
+            ("complete".to_string(), Status::Pass)
+        } else {
+            (tap.problems.join(", "), Status::Fail)
+        };
+        cases.push(Seen { name: "TAP plan".into(), outcome, status });
+    } else {
+        let mut seen = BTreeMap::<String, usize>::new();
+        for line in stdout.lines().map(str::trim).filter(|l| program.cases.iter().any(|c| l.starts_with(c.as_str()))) {
+            let (name, outcome) = line.split_once("...").unwrap_or((line, ""));
+            let low = outcome.to_ascii_lowercase();
+            let status = match low {
+                ref l if l.contains("fail") || l.contains("error") => Status::Fail,
+                ref l if l.contains("skip") => Status::Skip,
+                _ => Status::Pass,
+            };
+            let n = seen.entry(name.trim().to_string()).or_default();
+            *n += 1;
+            let name = if *n > 1 { format!("{} [{n}]", name.trim()) } else { name.trim().to_string() };
+            let outcome = match outcome.trim() {
+                "" => "there".to_string(),
+                text => text.to_string(),
+            };
+            cases.push(Seen { name, outcome, status });
+        }
+    }
+    cases.retain(|c| !program.ignore_lines.iter().any(|i| c.name.contains(i.as_str())));
+    let (outcome, status) = match (exit.timeout, exit.signal, exit.code) {
+        (true, _, _) => (format!("ran into the limit of {} s", program.timeout_s), Status::Fail),
+        (_, 0, 0) => ("exit code 0".into(), Status::Pass),
+        (_, 0, 2) => ("exit code 2".into(), Status::Xfail),
+        (_, 0, 4) => ("exit code 4".into(), Status::Skip),
+        (_, 0, n) => (format!("exit code {n}"), Status::Fail),
+        (_, n, _) => (format!("ended by signal {n}"), Status::Fail),
+    };
+    cases.push(Seen { name: "exit".into(), outcome, status });
+    let lines: Vec<&str> = stdout.lines().chain(stderr.lines()).collect();
+    let tail = lines[lines.len().saturating_sub(30)..].join("\n");
+    Ran { cases, ms: exit.ms, tail }
+}
+
+/// A comparison on one image.
+pub struct Suite<'a> {
+    pub ctx: &'a Ctx,
+    pub run: &'a RunDir,
+    pub parts: &'a Parts,
+    pub plan: &'a Plan,
+    pub programs: &'a [Program],
+    pub allow: &'a [Allow],
+}
+
+type Runs = BTreeMap<String, Vec<Ran>>;
+
+#[derive(Default)]
+struct ModeRun {
+    runs: Runs,
+    splats: Vec<Splat>,
+    ms: u64,
+}
+
+impl Suite<'_> {
+    /// Every mode against radix; radix runs once for all of them. Two guests at a time.
+    pub fn compare(&self, modes: &[Mode]) -> Result<Report> {
+        let mut names = vec![RADIX.to_string()];
+        names.extend(modes.iter().map(|m| m.as_str().to_string()).filter(|m| m != RADIX));
+        let next = Mutex::new(names.iter());
+        let done = Mutex::new(BTreeMap::<String, Result<ModeRun>>::new());
+        std::thread::scope(|scope| {
+            for _ in 0..2.min(names.len()) {
+                scope.spawn(|| loop {
+                    let name = lock(&next).next();
+                    let Some(name) = name else { return };
+                    let result = self.mode(name, name, self.programs, self.plan.repeat);
+                    lock(&done).insert(name.clone(), result);
+                });
+            }
+        });
+        let mut done = done.into_inner().unwrap_or_else(|e| e.into_inner());
+        let mut runs = BTreeMap::new();
+        for name in &names {
+            let result = done.remove(name).unwrap_or_else(|| Err(Fail::infra(format!("mode {name} did not run"), "", "")));
+            runs.insert(name.clone(), result?);
+        }
+        let mut report = Report::default();
+        for (name, run) in &runs {
+            self.splat_cases(name, &run.splats, &mut report);
+        }
+        let radix = runs.remove(RADIX).unwrap_or_default();
+        let compared = names.iter().filter(|n| *n != RADIX);
+        let mut any = false;
+        for name in compared {
+            any = true;
+            if let Some(run) = runs.get_mut(name) {
+                self.compare_one(name, &radix, run, &mut report)?;
+            }
+        }
+        if !any {
+            // Radix by itself: what it says is what it is.
+            for program in self.programs {
+                for seen in radix.runs.get(&program.name).into_iter().flatten().flat_map(|r| &r.cases) {
+                    report.cases.push(plain_case(RADIX, program, seen));
+                }
+            }
+        }
+        Ok(report)
+    }
+
+    fn compare_one(&self, mode: &str, radix: &ModeRun, run: &mut ModeRun, report: &mut Report) -> Result<()> {
+        let mut radix_runs = radix.runs.clone();
+        let differ = |a: &Runs, b: &Runs| -> Vec<Program> {
+            let differs = |p: &&Program| p.compare && table(p, a, b).values().any(|(x, y)| x != y);
+            self.programs.iter().filter(differs).cloned().collect()
+        };
+        let suspects = differ(&radix_runs, &run.runs);
+        if !suspects.is_empty() {
+            let names: Vec<&str> = suspects.iter().map(|p| p.name.as_str()).collect();
+            self.ctx.ui.info(&format!("different at first sight: {}; each runs {RERUNS} more times in both modes", names.join(", ")));
+            // One after the other: the noise of a busy host is what this is meant to remove.
+            for (name, runs) in [(RADIX, &mut radix_runs), (mode, &mut run.runs)] {
+                let again = self.mode(name, &format!("{name}-again"), &suspects, RERUNS)?;
+                self.splat_cases(&format!("{name}, again"), &again.splats, report);
+                for (program, more) in again.runs {
+                    runs.entry(program).or_default().extend(more);
+                }
+            }
+        }
+        self.run.set(&format!("seconds_{mode}"), serde_json::json!({ "mode": run.ms / 1000, "radix": radix.ms / 1000 }));
+        let detail = serde_json::json!({ "radix": radix_runs, "mode": run.runs });
+        let text = serde_json::to_string_pretty(&detail)?;
+        crate::api::store::write_atomic(&self.run.path.join(format!("programs-{mode}.json")), text.as_bytes())?;
+        for program in self.programs {
+            self.verdict(mode, program, &radix_runs, &run.runs, report);
+        }
+        Ok(())
+    }
+
+    fn verdict(&self, mode: &str, program: &Program, radix: &Runs, runs: &Runs, report: &mut Report) {
+        let suite = format!("{mode}: {}", program.name);
+        let table = table(program, radix, runs);
+        let ms = runs.get(&program.name).and_then(|r| r.first()).map_or(0, |r| r.ms);
+        let tail = |runs: &Runs| runs.get(&program.name).and_then(|r| r.last()).map(|r| r.tail.clone()).unwrap_or_default();
+        if table.is_empty() {
+            report.cases.push(Case::failed(&suite, "program", "no result at all", 0));
+        }
+        for (n, (name, (in_radix, in_mode))) in table.iter().enumerate() {
+            let text = |set: &BTreeSet<(String, Status)>| set.iter().map(|s| s.0.clone()).collect::<Vec<_>>().join(" or ");
+            let has = |set: &BTreeSet<(String, Status)>, status| set.iter().any(|s| s.1 == status);
+            let ms = if n == 0 { ms } else { 0 };
+            let case = if program.compare && in_radix != in_mode {
+                let detail = format!("radix: {}\n{mode}: {}\nits last lines in {mode}:\n{}", text(in_radix), text(in_mode), tail(runs));
+                Case::failed(&suite, name, detail, ms)
+            } else if program.must_pass() && (has(in_mode, Status::Fail) || (program.compare && has(in_radix, Status::Fail))) {
+                let detail = format!("{} (radix: {})\nits last lines in {mode}:\n{}", text(in_mode), text(in_radix), tail(runs));
+                Case::failed(&suite, name, detail, ms)
+            } else if in_mode.iter().all(|s| s.1 == Status::Skip) {
+                Case::skipped(&suite, name, "in both modes")
+            } else if in_mode.iter().all(|s| s.1 == Status::Pass) {
+                Case::new(&suite, name, Outcome::Passed, "", ms)
+            } else {
+                Case::new(&suite, name, Outcome::Passed, format!("{}, in both modes", text(in_mode)), ms)
+            };
+            report.cases.push(case);
+        }
+    }
+
+    fn splat_cases(&self, mode: &str, splats: &[Splat], report: &mut Report) {
+        let suite = format!("console {mode}");
+        if splats.is_empty() {
+            report.cases.push(Case::passed(&suite, "no kernel warnings", 0));
+        }
+        for splat in splats {
+            let during = if splat.program.is_empty() { String::new() } else { format!(" (during {})", splat.program) };
+            report.cases.push(Case::failed(&suite, &format!("kernel warning{during}"), splat.line.clone(), 0));
+        }
+    }
+
+    /// All programs in one mode. A guest that dies is replaced; the program that ran is marked.
+    fn mode(&self, mode: &str, label: &str, programs: &[Program], repeat: usize) -> Result<ModeRun> {
+        let start = std::time::Instant::now();
+        let stage = self.ctx.ui.stage(&format!("{} programs in {mode}", programs.len()));
+        let mut out = ModeRun::default();
+        let mut deaths = 0;
+        let mut guest: Option<Guest> = None;
+        let mut count = 0;
+        for (n, program) in programs.iter().enumerate() {
+            for _ in 0..repeat {
+                let mut fresh = match guest.take() {
+                    Some(guest) => guest,
+                    None => {
+                        count += 1;
+                        let name = if count == 1 { label.to_string() } else { format!("{label}.{count}") };
+                        self.fresh(mode, &name)?
+                    }
+                };
+                stage.line(&format!("[{}/{}] {}", n + 1, programs.len(), program.name));
+                let ran = match one(&mut fresh, program) {
+                    Ok(ran) => {
+                        guest = Some(fresh);
+                        ran
+                    }
+                    Err(err) if vm::is_guest_end(&err) => {
+                        let (line, _) = fail::report(&err);
+                        out.splats.extend(fresh.splats(self.allow));
+                        drop(fresh);
+                        deaths += 1;
+                        if deaths > DEATHS {
+                            return Err(Fail::new(code::GUEST_CRASHED, format!("{deaths} guests died in {mode}"), line, "see the console logs").into());
+                        }
+                        Ran::one("program", "the guest died", Status::Fail, line)
+                    }
+                    Err(err) => return Err(err),
+                };
+                let text = format!("{label} [{}/{}] {}: {} ({:.1} s)", n + 1, programs.len(), program.name, ran.remark(), ran.ms as f64 / 1000.0);
+                stage.note(&text);
+                out.runs.entry(program.name.clone()).or_default().push(ran);
+            }
+        }
+        if let Some(mut guest) = guest {
+            guest.quit()?;
+            out.splats.extend(guest.splats(self.allow));
+        }
+        out.ms = start.elapsed().as_millis() as u64;
+        stage.done("");
+        Ok(out)
+    }
+
+    fn fresh(&self, mode: &str, name: &str) -> Result<Guest> {
+        let mut guest = Guest::start(self.ctx, self.run, &self.parts.qemu, &self.plan.spec(self.parts, mode), name)?;
+        guest.wait_ready(None)?;
+        check_mode(&mut guest, mode)?;
+        guest.shell("fpt-prep save")?;
+        Ok(guest)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+fn plain_case(mode: &str, program: &Program, seen: &Seen) -> Case {
+    let outcome = match seen.status {
+        Status::Pass | Status::Xfail => Outcome::Passed,
+        Status::Skip => Outcome::Skipped,
+        Status::Fail | Status::Absent => Outcome::Failed,
+    };
+    Case::new(&format!("{mode}: {}", program.name), &seen.name, outcome, seen.outcome.clone(), 0)
+}
+
+/// A guest in the wrong mode would compare radix with radix and find everything equal.
+pub fn check_mode(guest: &mut Guest, mode: &str) -> Result<()> {
+    let (exit, text) = guest.run(Exec {
+        argv: vec!["cat".into(), "/sys/kernel/debug/fpt/mode".into()],
+        timeout_s: 30,
+        ..Exec::default()
+    })?;
+    let found = text.trim();
+    // A kernel without flattened tables can only be radix.
+    if (exit.status() == 0 && found == mode) || (exit.status() != 0 && mode == RADIX) || std::env::var_os("FPT_ANY_MODE").is_some() {
+        return Ok(());
+    }
+    let found = if exit.status() == 0 { format!("it says '{found}'") } else { format!("it does not say: {found}") };
+    Err(Fail::test(format!("the guest is not in mode {mode}"), found, "look for the line 'fpt: mode' in the console log"))
+}
+
+/// All outcomes of each case over all runs, in radix and in the mode.
+type Table = BTreeMap<String, (BTreeSet<(String, Status)>, BTreeSet<(String, Status)>)>;
+
+fn table(program: &Program, radix: &Runs, mode: &Runs) -> Table {
+    let mut table = Table::new();
+    let empty = Vec::new();
+    let of = |runs: &'_ Runs| runs.get(&program.name).unwrap_or(&empty).clone();
+    let (radix, mode) = (of(radix), of(mode));
+    let names: BTreeSet<String> = radix.iter().chain(&mode).flat_map(|r| r.cases.iter().map(|c| c.name.clone())).collect();
+    for name in names {
+        let set = |runs: &[Ran]| -> BTreeSet<(String, Status)> {
+            let outcome = |r: &Ran| match r.cases.iter().find(|c| c.name == name) {
+                Some(c) => (c.outcome.clone(), c.status),
+                None => ("absent".to_string(), Status::Absent),
+            };
+            runs.iter().map(outcome).collect()
+        };
+        let pair = (set(&radix), set(&mode));
+        table.insert(name, pair);
+    }
+    table
+}
+
+/// One program in a guest put back to its first state.
+fn one(guest: &mut Guest, program: &Program) -> Result<Ran> {
+    let state = format!("fpt-prep reset {} {} {}", program.hugepages, program.hugepages_1g, i32::from(program.swap()));
+    let (exit, said) = guest.run(Exec { argv: vec!["sh".into(), "-c".into(), state], timeout_s: 120, ..Exec::default() })?;
+    let said = said.trim();
+    if exit.status() != 0 || said != "ok" {
+        return Ok(Ran::one("program", "skip: the guest could not be prepared", Status::Skip, said));
+    }
+    for file in program.files() {
+        let (exit, _) = guest.run(Exec { argv: vec!["test".into(), "-e".into(), file.into()], timeout_s: 30, ..Exec::default() })?;
+        if exit.status() != 0 {
+            return Ok(Ran::one("program", format!("skip: no {file}"), Status::Skip, format!("{file} is not in the guest")));
+        }
+    }
+    let shell = |line: &str| Exec { argv: vec!["sh".into(), "-c".into(), line.into()], timeout_s: 60, ..Exec::default() };
+    if !program.setup.is_empty() {
+        let (exit, text) = guest.run(shell(&program.setup))?;
+        if exit.status() != 0 {
+            return Ok(Ran::one("program", "its setup failed", Status::Fail, text));
+        }
+    }
+    let id = guest.new_id();
+    guest.start_exec(Exec {
+        id,
+        argv: program.argv.clone(),
+        env: program.env.clone(),
+        cwd: Some(format!("/selftests/{}", program.dir)),
+        timeout_s: program.timeout_s,
+        solo: true,
+        mark: Some(program.name.clone()),
+        ..Exec::default()
+    })?;
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let hard = Duration::from_secs(program.timeout_s + 120);
+    let exit = guest.wait_exit(id, None, Some(hard), &mut |stream, data| {
+        match stream {
+            Stream::Stdout => stdout.extend_from_slice(data),
+            Stream::Stderr => stderr.extend_from_slice(data),
+        }
+        Ok(())
+    })?;
+    if !program.teardown.is_empty() {
+        let (exit, text) = guest.run(shell(&program.teardown))?;
+        if exit.status() != 0 {
+            return Ok(Ran::one("program", "its teardown failed", Status::Fail, text));
+        }
+    }
+    let text = |raw: &[u8]| String::from_utf8_lossy(raw).into_owned();
+    Ok(judge(program, &exit, &text(&stdout), &text(&stderr)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn program(tap: bool) -> Program {
+        let text = format!("name='mm/x'\ndir='mm'\nargv=['./x']\ntimeout_s=5\ntap={tap}\n{}", if tap { "" } else { "cases=['Testing ']\n" });
+        toml::from_str(&text).unwrap()
+    }
+
+    fn exit(code: i32, signal: i32, timeout: bool) -> vm::Exit {
+        vm::Exit { code, signal, timeout, ms: 1 }
+    }
+
+    fn runs(list: &[Ran]) -> Runs {
+        [("mm/x".to_string(), list.to_vec())].into()
+    }
+
+    #[test]
+    fn plan_and_exit_are_cases() {
+        let ran = judge(&program(true), &exit(0, 0, false), "TAP version 13\n1..2\nok 1 a\n", "");
+        let failed: Vec<&str> = ran.cases.iter().filter(|c| c.status == Status::Fail).map(|c| c.name.as_str()).collect();
+        assert_eq!(failed, ["TAP plan"]);
+        let ran = judge(&program(true), &exit(0, 9, true), "1..1\nok 1 a\n", "");
+        assert_eq!(ran.cases.last().unwrap().status, Status::Fail);
+        let ran = judge(&program(true), &exit(4, 0, false), "1..0 # SKIP x\n", "");
+        assert!(ran.cases.iter().any(|c| c.name == "program" && c.status == Status::Skip));
+    }
+
+    #[test]
+    fn lines_are_cases() {
+        let ran = judge(&program(false), &exit(0, 0, false), "Testing a on anon... done\nTesting b... skipped [reason: x]\nnoise\nTesting a on anon... failed\n", "");
+        let list: Vec<(&str, &str, Status)> = ran.cases.iter().map(|c| (c.name.as_str(), c.outcome.as_str(), c.status)).collect();
+        assert_eq!(
+            list,
+            [
+                ("Testing a on anon", "done", Status::Pass),
+                ("Testing b", "skipped [reason: x]", Status::Skip),
+                ("Testing a on anon [2]", "failed", Status::Fail),
+                ("exit", "exit code 0", Status::Pass)
+            ]
+        );
+    }
+
+    #[test]
+    fn a_skip_or_a_pass_too_much_is_a_difference() {
+        let ok = judge(&program(true), &exit(0, 0, false), "1..1\nok 1 a\n", "");
+        let skip = judge(&program(true), &exit(0, 0, false), "1..1\nok 1 a # SKIP\n", "");
+        let differs = |a: &[Ran], b: &[Ran]| table(&program(true), &runs(a), &runs(b)).values().any(|(x, y)| x != y);
+        assert!(differs(&[ok.clone()], &[skip.clone()]));
+        assert!(differs(&[skip.clone()], &[ok.clone()]));
+        assert!(!differs(&[ok.clone()], &[ok.clone()]));
+        // Flaky in both: the sets agree.
+        assert!(!differs(&[ok.clone(), skip.clone()], &[skip, ok.clone(), ok.clone()]));
+        let crash = Ran::one("program", "the guest died", Status::Fail, "");
+        assert!(differs(&[ok], &[crash]));
+    }
 }

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `selftests/list.toml` and `selftests/console-allow.toml`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::Context as _;
+use serde::Deserialize;
+
+use super::console::Allow;
+use crate::api::fail::did_you_mean;
+use crate::api::{Fail, Result};
+
+fn yes() -> bool {
+    true
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Program {
+    pub name: String,
+    pub dir: String,
+    pub argv: Vec<String>,
+    pub timeout_s: u64,
+    /// Must print TAP with a complete plan; otherwise the exit code alone judges.
+    #[serde(default = "yes")]
+    pub tap: bool,
+    /// Without TAP: lines of standard output with one of these beginnings are cases.
+    #[serde(default)]
+    pub cases: Vec<String>,
+    #[serde(default)]
+    pub hugepages: u32,
+    #[serde(default)]
+    pub hugepages_1g: u32,
+    #[serde(default)]
+    pub needs: Vec<String>,
+    #[serde(default)]
+    pub setup: String,
+    #[serde(default)]
+    pub teardown: String,
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    #[serde(default = "yes")]
+    pub compare: bool,
+    #[serde(default)]
+    pub ignore_lines: Vec<String>,
+    #[serde(default)]
+    pub reason: String,
+    #[serde(default)]
+    pub mem: String,
+}
+
+impl Program {
+    pub fn swap(&self) -> bool {
+        self.needs.iter().any(|n| n == "swap")
+    }
+
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        self.needs.iter().filter_map(|n| n.strip_prefix("files:"))
+    }
+
+    /// Our own programs must pass, in every mode.
+    pub fn must_pass(&self) -> bool {
+        self.dir == "fpt" || !self.compare
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListFile {
+    program: Vec<Program>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AllowFile {
+    #[serde(default)]
+    allow: Vec<Allow>,
+}
+
+fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn bad(path: &Path, why: impl ToString) -> anyhow::Error {
+    Fail::infra(format!("{} is not right", path.display()), why.to_string(), "correct the file; its head explains the keys")
+}
+
+pub fn programs(path: &Path) -> Result<Vec<Program>> {
+    let list: ListFile = toml::from_str(&read(path)?).map_err(|e| bad(path, e))?;
+    let mut names = std::collections::BTreeSet::new();
+    for p in &list.program {
+        let fault = if !names.insert(&p.name) {
+            "its name is there twice"
+        } else if p.argv.is_empty() {
+            "argv is empty"
+        } else if p.timeout_s == 0 {
+            "timeout_s is 0"
+        } else if p.tap && !p.cases.is_empty() {
+            "cases are for programs without TAP"
+        } else if !p.ignore_lines.is_empty() && p.reason.is_empty() {
+            "ignore_lines needs a reason"
+        } else if let Some(word) = p.needs.iter().find(|n| *n != "swap" && !n.starts_with("files:")) {
+            return Err(bad(path, format!("{}: unknown need '{word}'", p.name)));
+        } else {
+            continue;
+        };
+        return Err(bad(path, format!("{}: {fault}", p.name)));
+    }
+    Ok(list.program)
+}
+
+pub fn allowed(path: &Path) -> Result<Vec<Allow>> {
+    let file: AllowFile = toml::from_str(&read(path)?).map_err(|e| bad(path, e))?;
+    if let Some(a) = file.allow.iter().find(|a| a.reason.trim().is_empty() || a.pattern.trim().len() < 4) {
+        return Err(bad(path, format!("'{}' needs a reason and a pattern that is not nearly empty", a.pattern)));
+    }
+    Ok(file.allow)
+}
+
+/// Those whose name holds one of the filters (all without filters). A filter that fits nothing is a mistake.
+pub fn select(programs: Vec<Program>, filters: &[String]) -> Result<Vec<Program>> {
+    for filter in filters {
+        if !programs.iter().any(|p| p.name.contains(filter.as_str())) {
+            let short = |p: &Program| p.name.rsplit('/').next().unwrap_or("").to_string();
+            let names: Vec<String> = programs.iter().flat_map(|p| [p.name.clone(), short(p)]).collect();
+            let hint = match did_you_mean(filter, names.iter().map(String::as_str)) {
+                Some(near) => format!("did you mean '{near}'?"),
+                None => "`cargo xtask selftest --list` shows all names".to_string(),
+            };
+            return Err(Fail::usage(format!("no program's name contains '{filter}'"), "", hint));
+        }
+    }
+    Ok(programs.into_iter().filter(|p| filters.is_empty() || filters.iter().any(|f| p.name.contains(f.as_str()))).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Vec<Program>> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("list.toml");
+        std::fs::write(&path, text).unwrap();
+        programs(&path)
+    }
+
+    const GOOD: &str = "[[program]]\nname='mm/cow'\ndir='mm'\nargv=['./cow']\ntimeout_s=60\n";
+
+    #[test]
+    fn good_and_bad_lists() {
+        assert!(parse(GOOD).unwrap()[0].tap);
+        for (bad, why) in [
+            (format!("{GOOD}{GOOD}"), "twice"),
+            (format!("{GOOD}timeot=3\n"), "timeot"),
+            (format!("{GOOD}ignore_lines=['x']\n"), "reason"),
+            (format!("{GOOD}needs=['swp']\n"), "swp"),
+            (GOOD.replace("60", "0"), "timeout_s"),
+            (GOOD.replace("['./cow']", "[]"), "argv"),
+        ] {
+            let err = parse(&bad).unwrap_err().to_string();
+            assert!(err.contains(why), "{err}");
+        }
+    }
+
+    #[test]
+    fn filters() {
+        let list = parse(&format!("{GOOD}{}", GOOD.replace("cow", "mremap_test"))).unwrap();
+        assert_eq!(select(list.clone(), &["cow".into()]).unwrap().len(), 1);
+        assert_eq!(select(list.clone(), &[]).unwrap().len(), 2);
+        let err = select(list, &["mremap_tset".into()]).unwrap_err().to_string();
+        assert!(err.contains("did you mean 'mremap_test'"), "{err}");
+    }
+
+    #[test]
+    fn the_committed_lists_are_right() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../selftests");
+        assert!(programs(&root.join("list.toml")).unwrap().len() > 40);
+        allowed(&root.join("console-allow.toml")).unwrap();
+    }
+}

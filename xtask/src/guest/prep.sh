@@ -1,0 +1,53 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT OR Apache-2.0
+# Puts the guest back into the state after boot before each test program.
+#   fpt-prep save
+#   fpt-prep reset HUGE_2M HUGE_1G SWAP   prints "ok", or why it could not
+S=/run/fpt-state
+knobs() {
+	for f in /sys/kernel/mm/transparent_hugepage/enabled /sys/kernel/mm/transparent_hugepage/defrag \
+		/sys/kernel/mm/transparent_hugepage/shmem_enabled /sys/kernel/mm/transparent_hugepage/use_zero_page \
+		/sys/kernel/mm/transparent_hugepage/khugepaged/* /sys/kernel/mm/transparent_hugepage/hugepages-*/enabled \
+		/sys/kernel/mm/ksm/run /sys/kernel/mm/ksm/pages_to_scan /sys/kernel/mm/ksm/sleep_millisecs \
+		/sys/kernel/mm/ksm/use_zero_pages /sys/kernel/mm/ksm/max_page_sharing /sys/kernel/mm/ksm/merge_across_nodes \
+		/proc/sys/vm/overcommit_memory /proc/sys/vm/overcommit_ratio /proc/sys/vm/nr_overcommit_hugepages \
+		/proc/sys/vm/max_map_count /proc/sys/vm/swappiness /proc/sys/vm/unprivileged_userfaultfd \
+		/proc/sys/kernel/shmmax /proc/sys/kernel/shmall /sys/module/fpt/parameters/* \
+		/sys/kernel/debug/fail_page_alloc/probability /sys/kernel/debug/fail_page_alloc/times \
+		/sys/kernel/debug/failslab/probability; do
+		[ -f "$f" ] && [ -w "$f" ] && echo "$f"
+	done
+}
+value() { sed 's/.*\[\([^]]*\)\].*/\1/' "$1" 2>/dev/null; }
+hugepages() { # size in kB, count
+	f=/sys/kernel/mm/hugepages/hugepages-$1kB/nr_hugepages
+	if [ ! -f $f ]; then
+		[ "$2" = 0 ] || echo "no $1 kB huge pages in this kernel"
+		return
+	fi
+	[ "$(cat $f)" = "$2" ] && return
+	echo "$2" >$f
+	[ "$(cat $f)" = "$2" ] || { echo 1 >/proc/sys/vm/compact_memory; echo "$2" >$f; }
+	[ "$(cat $f)" = "$2" ] || echo "only $(cat $f) of $2 huge pages of $1 kB"
+}
+case $1 in
+save)
+	mkdir -p $S
+	for f in $(knobs); do echo "$f $(value "$f")"; done >$S/knobs
+	;;
+reset)
+	while read -r f v; do
+		[ "$(value "$f")" = "$v" ] || echo "$v" >"$f" 2>/dev/null
+	done <$S/knobs
+	grep -q zram0 /proc/swaps 2>/dev/null && { swapoff /dev/zram0; echo 1 >/sys/block/zram0/reset; }
+	rm -rf /tmp/* /dev/shm/* 2>/dev/null
+	[ -w /proc/sys/vm/drop_caches ] && echo 3 >/proc/sys/vm/drop_caches
+	[ -w /proc/sys/vm/compact_memory ] && echo 1 >/proc/sys/vm/compact_memory
+	why=$(hugepages 2048 "$2"; hugepages 1048576 "$3")
+	if [ "$4" = 1 ]; then
+		{ echo 512M >/sys/block/zram0/disksize && mkswap /dev/zram0 && swapon /dev/zram0; } >/dev/null 2>&1 ||
+			why="$why no swap"
+	fi
+	echo "${why:-ok}"
+	;;
+esac
