@@ -1,10 +1,91 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
+//! Removes caches.
 
-use crate::api::{Ctx, Fail, Result};
+use std::path::{Path, PathBuf};
+
+use crate::api::{store, Ctx, Result};
 
 #[derive(clap::Args, Debug)]
-pub struct Args {}
+pub struct Args {
+    /// Build folders (artefacts stay)
+    #[arg(long)]
+    builds: bool,
+    /// Finished kernels, QEMUs and selftests
+    #[arg(long)]
+    artefacts: bool,
+    /// Fetched sources and unpacked trees
+    #[arg(long)]
+    sources: bool,
+    /// Everything, installed helper tools included
+    #[arg(long)]
+    all: bool,
+}
 
-pub fn main(_ctx: &Ctx, _args: Args) -> Result<i32> {
-    Err(Fail::infra("not built yet", "", ""))
+/// Without an option: build folders, artefacts, logs and leftovers of killed runs; fetched
+/// sources and tools stay.
+pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
+    let chosen = args.builds || args.artefacts || args.sources;
+    let mut names: Vec<&str> = Vec::new();
+    if args.all || args.builds || !chosen {
+        names.extend(["build", "logs", "tmp"]);
+    }
+    if args.all || args.artefacts || !chosen {
+        names.push("artefacts");
+    }
+    if args.all || args.sources {
+        names.extend(["sources", "trees", "apt"]);
+    }
+    if args.all {
+        names.extend(["tools", "debs"]);
+    }
+    let mut freed = 0;
+    // A build that runs now must not lose its folder.
+    let _locks = if ctx.dry_run { Vec::new() } else { all_locks(ctx)? };
+    for name in names {
+        let dir = ctx.cache.join(name);
+        if !dir.exists() {
+            continue;
+        }
+        let bytes = size(&dir);
+        if ctx.dry_run {
+            ctx.ui.command(&crate::api::Cmd::new("rm").args(["-rf", "--"]).arg(&dir));
+        } else {
+            std::fs::remove_dir_all(&dir)
+                .map_err(|e| anyhow::Error::new(e).context(format!("cannot remove {}", dir.display())))?;
+            println!("removed {} ({} MB)", dir.display(), bytes / 1_000_000);
+        }
+        freed += bytes;
+    }
+    println!("{} MB {}", freed / 1_000_000, if ctx.dry_run { "would be freed" } else { "freed" });
+    Ok(0)
+}
+
+fn all_locks(ctx: &Ctx) -> Result<Vec<store::Lock>> {
+    let mut out = Vec::new();
+    let Ok(entries) = std::fs::read_dir(ctx.cache.join("locks")) else {
+        return Ok(out);
+    };
+    let mut names: Vec<String> = entries
+        .flatten()
+        .filter_map(|e| e.file_name().to_string_lossy().strip_suffix(".lock").map(str::to_string))
+        .collect();
+    names.sort();
+    for name in names {
+        out.push(store::lock(ctx, &name)?);
+    }
+    Ok(out)
+}
+
+fn size(dir: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return 0;
+    };
+    entries
+        .flatten()
+        .map(|e| match e.metadata() {
+            Ok(m) if m.is_dir() => size(&PathBuf::from(e.path())),
+            Ok(m) => m.len(),
+            Err(_) => 0,
+        })
+        .sum()
 }

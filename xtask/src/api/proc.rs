@@ -120,6 +120,7 @@ pub struct Cmd {
     argv: Vec<OsString>,
     env: BTreeMap<OsString, Option<OsString>>,
     cwd: Option<PathBuf>,
+    stdin: Option<PathBuf>,
 }
 
 /// Where a job's input comes from or its output goes.
@@ -139,6 +140,7 @@ impl Cmd {
             argv: vec![program.as_ref().to_os_string()],
             env: BTreeMap::new(),
             cwd: None,
+            stdin: None,
         }
     }
 
@@ -171,6 +173,21 @@ impl Cmd {
         self
     }
 
+    /// Read standard input from a file; for the forms that run to the end.
+    pub fn stdin(mut self, file: impl AsRef<Path>) -> Cmd {
+        self.stdin = Some(file.as_ref().to_path_buf());
+        self
+    }
+
+    fn open_stdin(&self) -> Result<Io> {
+        Ok(match &self.stdin {
+            Some(path) => Io::File(
+                File::open(path).with_context(|| format!("cannot open {}", path.display()))?,
+            ),
+            None => Io::Null,
+        })
+    }
+
     pub fn argv(&self) -> &[OsString] {
         &self.argv
     }
@@ -201,6 +218,9 @@ impl Cmd {
             words.extend(set);
         }
         words.extend(self.argv.iter().map(|a| quote(a)));
+        if let Some(file) = &self.stdin {
+            words.push(format!("<{}", quote(file.as_os_str())));
+        }
         let line = words.join(" ");
         match &self.cwd {
             Some(dir) => format!("(cd {} && {line})", quote(dir.as_os_str())),
@@ -289,7 +309,7 @@ impl Cmd {
     pub fn output(&self) -> Result<Output> {
         let (mut out_r, out_w) = os_pipe::pipe().context("cannot create a pipe")?;
         let (mut err_r, err_w) = os_pipe::pipe().context("cannot create a pipe")?;
-        let job = self.spawn(Io::Null, Io::Pipe(out_w), Io::Pipe(err_w))?;
+        let job = self.spawn(self.open_stdin()?, Io::Pipe(out_w), Io::Pipe(err_w))?;
         let reader = std::thread::spawn(move || {
             let mut err = Vec::new();
             std::io::Read::read_to_end(&mut err_r, &mut err).map(|_| err)
@@ -363,7 +383,7 @@ impl Cmd {
         writeln!(file, "$ {}", self.quoted()).map_err(writes)?;
         let (reader, writer) = os_pipe::pipe().context("cannot create a pipe")?;
         let writer2 = writer.try_clone().context("cannot create a pipe")?;
-        let job = self.spawn(Io::Null, Io::Pipe(writer), Io::Pipe(writer2))?;
+        let job = self.spawn(self.open_stdin()?, Io::Pipe(writer), Io::Pipe(writer2))?;
         let mut reader = BufReader::new(reader);
         let mut line = Vec::new();
         loop {

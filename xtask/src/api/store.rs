@@ -3,6 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -72,6 +73,9 @@ pub fn write_atomic(path: &Path, data: &[u8]) -> Result<()> {
         .tempfile_in(dir)
         .with_context(|| format!("cannot create a file in {}", dir.display()))?;
     let _guard = proc::remove_on_exit(tmp.path());
+    // Temporary files are private; this one is to be read like any other.
+    fs::set_permissions(tmp.path(), fs::Permissions::from_mode(0o644))
+        .with_context(|| format!("cannot write {}", path.display()))?;
     tmp.write_all(data)
         .and_then(|()| tmp.as_file().sync_all())
         .with_context(|| format!("cannot write {}", path.display()))?;
@@ -106,6 +110,7 @@ impl NewDir {
             .prefix(".part-")
             .tempdir_in(parent)
             .with_context(|| format!("cannot create a folder in {}", parent.display()))?;
+        fs::set_permissions(tmp.path(), fs::Permissions::from_mode(0o755))?;
         Ok(NewDir {
             _guard: proc::remove_on_exit(tmp.path()),
             tmp: Some(tmp),
@@ -118,15 +123,33 @@ impl NewDir {
     }
 
     /// Put the folder in its place, replacing what was there.
-    pub fn commit(mut self) -> Result<PathBuf> {
+    pub fn commit(self) -> Result<PathBuf> {
+        self.place("")
+    }
+
+    /// Put it in another place than planned, such as one named by the content's hash.
+    pub fn commit_as(mut self, target: &Path) -> Result<PathBuf> {
+        self.target = target.to_path_buf();
+        self.place("")
+    }
+
+    /// Put only a folder inside it in the place; the rest goes.
+    pub fn commit_inner(self, name: &str) -> Result<PathBuf> {
+        self.place(name)
+    }
+
+    fn place(mut self, inner: &str) -> Result<PathBuf> {
         if let Some(tmp) = self.tmp.take() {
             if self.target.exists() {
                 fs::remove_dir_all(&self.target)
                     .with_context(|| format!("cannot replace {}", self.target.display()))?;
             }
-            fs::rename(tmp.path(), &self.target)
+            fs::rename(tmp.path().join(inner), &self.target)
                 .with_context(|| format!("cannot create {}", self.target.display()))?;
-            let _ = tmp.keep();
+            if inner.is_empty() {
+                // It is no longer at its temporary name: nothing to remove.
+                let _ = tmp.keep();
+            }
         }
         Ok(self.target.clone())
     }

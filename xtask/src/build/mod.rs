@@ -1,22 +1,37 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Builds: each returns at once when nothing that it depends on has changed.
 
-use std::path::PathBuf;
+mod artefact;
+mod compare;
+mod config;
+mod kernel;
+mod qemu;
+mod selftests;
+pub mod toolchain;
 
-use crate::api::{Ctx, Fail, Result};
+use std::path::{Path, PathBuf};
+
+use crate::api::{Cmd, Ctx, Fail, Result};
+use crate::doctor;
+
+pub use compare::compare_off;
+pub use kernel::{kernel, kernel_with, main as kernel_main, objects, KernelArgs};
+pub use qemu::{main as qemu_main, qemu, QemuArgs};
+pub use selftests::kselftests;
+pub use toolchain::{Compiler, Toolchain};
 
 /// Which kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Profile {
-    /// The patched tree with all modes built in.
+    /// The patched tree with all modes built in
     Fpt,
-    /// The distribution's tree as it is.
+    /// The distribution's tree as it is
     Unpatched,
-    /// The patched tree with CONFIG_X86_FPT=n.
+    /// The patched tree with CONFIG_X86_FPT=n
     OptionOff,
-    /// The patched tree with lockdep, DEBUG_VM and page-table checks.
+    /// The patched tree with lockdep, DEBUG_VM and page-table checks
     Debug,
-    /// The patched tree with KASAN.
+    /// The patched tree with KASAN
     Kasan,
 }
 
@@ -57,48 +72,56 @@ pub struct Qemu {
     pub hash: String,
 }
 
-fn not_yet<T>() -> Result<T> {
-    Err(Fail::infra("not built yet", "", ""))
-}
-
-pub fn kernel(_ctx: &Ctx, _profile: Profile) -> Result<Kernel> {
-    not_yet()
-}
-
-pub fn qemu(_ctx: &Ctx) -> Result<Qemu> {
-    not_yet()
-}
-
-/// The built selftests of the kernel's tree: one folder with mm, mincore, proc and fpt.
-pub fn kselftests(_ctx: &Ctx, _kernel: &Kernel) -> Result<PathBuf> {
-    not_yet()
-}
-
 /// The distribution's static busybox.
-pub fn busybox(_ctx: &Ctx) -> Result<PathBuf> {
-    not_yet()
+pub fn busybox(ctx: &Ctx) -> Result<PathBuf> {
+    system_program(ctx, "busybox", doctor::For::Guest)
 }
 
 /// The distribution's own qemu-system-x86_64.
-pub fn stock_qemu(_ctx: &Ctx) -> Result<PathBuf> {
-    not_yet()
+pub fn stock_qemu(ctx: &Ctx) -> Result<PathBuf> {
+    system_program(ctx, "qemu-system-x86_64", doctor::For::StockQemu)
 }
 
-/// The instruction-counting plugin (a shared object).
-pub fn kcount(_ctx: &Ctx, _qemu: &Qemu) -> Result<PathBuf> {
-    not_yet()
+fn system_program(ctx: &Ctx, name: &str, for_: doctor::For) -> Result<PathBuf> {
+    doctor::require(ctx, for_)?;
+    match toolchain::find_program(name) {
+        Some(path) => Ok(path),
+        None if ctx.dry_run => Ok(PathBuf::from(name)),
+        None => Err(Fail::infra(
+            format!("{name} is missing"),
+            "",
+            "run `cargo xtask setup`",
+        )),
+    }
 }
 
-#[derive(clap::Args, Debug)]
-pub struct QemuArgs {}
-
-#[derive(clap::Args, Debug)]
-pub struct KernelArgs {}
-
-pub fn qemu_main(_ctx: &Ctx, _args: QemuArgs) -> Result<i32> {
-    not_yet()
+/// The instruction-counting plugin (a shared object), built against this QEMU's header.
+pub fn kcount(ctx: &Ctx, qemu: &Qemu) -> Result<PathBuf> {
+    let target = cargo(
+        ctx,
+        "build the counting plugin",
+        &["build", "--release", "-p", "fpt-kcount"],
+        &[("FPT_QEMU_INCLUDE", &qemu.include)],
+    )?;
+    Ok(target.join("release/libfpt_kcount.so"))
 }
 
-pub fn kernel_main(_ctx: &Ctx, _args: KernelArgs) -> Result<i32> {
-    not_yet()
+/// Run cargo on this workspace with the toolchain that runs us; the target folder.
+pub fn cargo(ctx: &Ctx, title: &str, args: &[&str], env: &[(&str, &Path)]) -> Result<PathBuf> {
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| ctx.root.join("target"), PathBuf::from);
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut cmd = Cmd::new(program)
+        .args(args)
+        .arg("--manifest-path")
+        .arg(ctx.root.join("Cargo.toml"))
+        .env("CARGO_TARGET_DIR", &target)
+        .env("CARGO_TERM_COLOR", "never");
+    for (name, value) in env {
+        cmd = cmd.env(name, value);
+    }
+    let stage = ctx.ui.stage(title);
+    ctx.step(&stage, &ctx.log_dir().join("cargo.log"), &cmd)?;
+    stage.done("");
+    Ok(target)
 }

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! With the option off the patched tree must give the unpatched tree's machine code.
+//!
+//! Both trees' objects are built with the same options, paths and with `__LINE__` set to
+//! 0, so that neither line numbers in instructions nor those in bug tables differ where a
+//! patch adds lines. Then every executable section is compared byte by byte, and so is
+//! what each of its relocations points to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use object::{Object, ObjectSection, ObjectSymbol, RelocationTarget, SectionFlags};
+
+use super::kernel::{objects, prepare_tree, OBJECT_DIRS};
+use super::{Compiler, Profile};
+use crate::api::{hash, Ctx, Result};
+use crate::patch;
+use crate::sources::{self, Project};
+
+/// The outcome of the comparison.
+#[derive(Clone, Debug, Default)]
+pub struct Comparison {
+    pub compared: usize,
+    pub bytes: u64,
+    /// Object and what differs.
+    pub different: Vec<(String, String)>,
+    /// Objects that only one tree has.
+    pub only: Vec<String>,
+}
+
+impl Comparison {
+    pub fn same(&self) -> bool {
+        self.compared > 0 && self.different.is_empty() && self.only.is_empty()
+    }
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, why) in &self.different {
+            writeln!(f, "differs: {name}: {why}")?;
+        }
+        for name in &self.only {
+            writeln!(f, "only in one tree: {name}")?;
+        }
+        write!(
+            f,
+            "CONFIG_X86_FPT=n against the unpatched tree: {} objects, {} bytes of code, {} differ, {} only in one",
+            self.compared,
+            self.bytes,
+            self.different.len(),
+            self.only.len()
+        )
+    }
+}
+
+pub fn compare_off(ctx: &Ctx) -> Result<Comparison> {
+    let source = sources::ensure(ctx, Project::Linux)?;
+    let _lock = patch::tree_lock(ctx, Project::Linux, &source)?;
+    let patched_src = prepare_tree(ctx, Profile::OptionOff, &source)?;
+    let base_src = prepare_tree(ctx, Profile::Unpatched, &source)?;
+    let patched = objects(ctx, Profile::OptionOff, Compiler::Llvm, &patched_src, "text")?;
+    let base = objects(ctx, Profile::Unpatched, Compiler::Llvm, &base_src, "text")?;
+    if ctx.dry_run {
+        return Ok(Comparison::default());
+    }
+    let stage = ctx.ui.stage("compare machine code");
+    let result = compare(&base, &patched)?;
+    stage.done(&format!("{} objects", result.compared));
+    Ok(result)
+}
+
+fn compare(base: &Path, patched: &Path) -> Result<Comparison> {
+    let mut out = Comparison::default();
+    let (left, right) = (object_files(base)?, object_files(patched)?);
+    for name in left.symmetric_difference(&right) {
+        // An object without code is no difference in code.
+        let dir = if left.contains(name) { base } else { patched };
+        if !sections(&dir.join(name))?.is_empty() {
+            out.only.push(name.display().to_string());
+        }
+    }
+    for name in left.intersection(&right) {
+        let (a, b) = (sections(&base.join(name))?, sections(&patched.join(name))?);
+        out.compared += 1;
+        out.bytes += a.values().map(|s| s.code.len() as u64).sum::<u64>();
+        if let Some(why) = difference(&a, &b) {
+            out.different.push((name.display().to_string(), why));
+        }
+    }
+    Ok(out)
+}
+
+fn object_files(build: &Path) -> Result<BTreeSet<PathBuf>> {
+    let mut out = BTreeSet::new();
+    for dir in OBJECT_DIRS {
+        for rel in hash::files_below(&build.join(dir))? {
+            let name = rel.to_string_lossy().into_owned();
+            if name.ends_with(".o") && !name.ends_with(".mod.o") && name != "built-in.o" {
+                out.insert(Path::new(dir).join(rel));
+            }
+        }
+    }
+    Ok(out)
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Code {
+    code: Vec<u8>,
+    /// Offset, and what the relocation there says.
+    relocations: Vec<(u64, String)>,
+}
+
+/// The executable sections of an object.
+fn sections(path: &Path) -> Result<BTreeMap<String, Code>> {
+    let data = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let file = object::File::parse(&*data)
+        .with_context(|| format!("{} is not an object file", path.display()))?;
+    let mut out = BTreeMap::new();
+    for section in file.sections() {
+        let SectionFlags::Elf { sh_flags } = section.flags() else {
+            continue;
+        };
+        if sh_flags & u64::from(object::elf::SHF_EXECINSTR) == 0 || section.size() == 0 {
+            continue;
+        }
+        let name = section.name().unwrap_or("?").to_string();
+        let mut relocations = Vec::new();
+        for (offset, relocation) in section.relocations() {
+            let target = match relocation.target() {
+                RelocationTarget::Symbol(index) => {
+                    let symbol = file.symbol_by_index(index)?;
+                    match symbol.name() {
+                        Ok(n) if !n.is_empty() => unnumbered(n),
+                        _ => match symbol.section_index() {
+                            Some(at) => file.section_by_index(at)?.name()?.to_string(),
+                            None => "?".to_string(),
+                        },
+                    }
+                }
+                _ => "?".to_string(),
+            };
+            relocations.push((offset, format!("{target}{:+#x}", relocation.addend())));
+        }
+        relocations.sort();
+        out.insert(
+            name,
+            Code {
+                code: section.data()?.to_vec(),
+                relocations,
+            },
+        );
+    }
+    Ok(out)
+}
+
+/// Local statics carry a running number that moves when another one comes before.
+fn unnumbered(name: &str) -> String {
+    name.trim_end_matches(|c: char| c.is_ascii_digit()).to_string()
+}
+
+fn difference(a: &BTreeMap<String, Code>, b: &BTreeMap<String, Code>) -> Option<String> {
+    for name in a.keys().chain(b.keys()) {
+        match (a.get(name), b.get(name)) {
+            (Some(x), Some(y)) if x.code != y.code => {
+                return Some(format!(
+                    "{name} differs ({} bytes unpatched, {} patched)",
+                    x.code.len(),
+                    y.code.len()
+                ));
+            }
+            (Some(x), Some(y)) if x.relocations != y.relocations => {
+                let pair = x
+                    .relocations
+                    .iter()
+                    .zip(&y.relocations)
+                    .find(|(p, q)| p != q);
+                return Some(match pair {
+                    Some((p, q)) => format!(
+                        "{name}+{:#x} refers to {} unpatched, {} patched",
+                        p.0, p.1, q.1
+                    ),
+                    None => format!("{name} has another number of references"),
+                });
+            }
+            (Some(_), Some(_)) => {}
+            (Some(_), None) => return Some(format!("{name} only unpatched")),
+            (None, _) => return Some(format!("{name} only patched")),
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(code: &[u8], target: &str) -> BTreeMap<String, Code> {
+        BTreeMap::from([(
+            ".text".to_string(),
+            Code { code: code.to_vec(), relocations: vec![(1, target.to_string())] },
+        )])
+    }
+
+    #[test]
+    fn differences_are_seen() {
+        let a = one(&[1, 2], "f+0x0");
+        assert_eq!(difference(&a, &a), None);
+        assert!(difference(&a, &one(&[1, 3], "f+0x0")).is_some_and(|d| d.contains("differs")));
+        assert!(difference(&a, &one(&[1, 2], "g+0x0")).is_some_and(|d| d.contains("refers")));
+        assert!(difference(&a, &BTreeMap::new()).is_some());
+        assert!(difference(&BTreeMap::new(), &a).is_some());
+    }
+
+    #[test]
+    fn nothing_compared_is_no_success() {
+        assert!(!Comparison::default().same());
+    }
+}

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The kernel: one image for every mode, in a build folder per profile and compiler.
+
+use std::path::{Path, PathBuf};
+
+use super::artefact::{self, Meta};
+use super::{compare, config, toolchain, Compiler, Kernel, Profile, Toolchain};
+use crate::api::{hash, Ctx, Fail, Mode, Result};
+use crate::doctor;
+use crate::patch::{self, Queue};
+use crate::sources::{self, git, Project, Source};
+
+/// Raised when the way of building changes in a way that the other inputs do not show.
+const RECIPE: &str = "1";
+
+#[derive(clap::Args, Debug)]
+pub struct KernelArgs {
+    /// Page-table mode to boot it with: checked here; one image serves all modes
+    #[arg(long, value_name = "MODE")]
+    mode: Option<String>,
+    /// Which kernel
+    #[arg(long, value_enum, default_value_t = Profile::Fpt)]
+    profile: Profile,
+    /// Compile the C code with gcc instead of clang
+    #[arg(long)]
+    gcc: bool,
+    /// Compare the machine code of mm/, fs/proc/ and arch/x86/mm/ with CONFIG_X86_FPT=n
+    /// to that of the unpatched tree; builds these objects only
+    #[arg(long, conflicts_with_all = ["profile", "mode", "gcc"])]
+    compare_off: bool,
+}
+
+pub fn main(ctx: &Ctx, args: KernelArgs) -> Result<i32> {
+    if args.compare_off {
+        let result = compare::compare_off(ctx)?;
+        if ctx.dry_run {
+            return Ok(0);
+        }
+        println!("{result}");
+        return Ok(i32::from(!result.same()));
+    }
+    let mode = match &args.mode {
+        Some(word) => Some(Mode::parse(&ctx.root, word)?),
+        None => None,
+    };
+    if let (Some(mode), Profile::Unpatched | Profile::OptionOff) = (&mode, args.profile) {
+        if mode.as_str() != "radix" {
+            return Err(Fail::usage(
+                format!("profile {} has no mode {mode}", args.profile.name()),
+                "it is built without FPT",
+                "use --mode radix, or another profile",
+            ));
+        }
+    }
+    let compiler = if args.gcc { Compiler::Gcc } else { Compiler::Llvm };
+    let kernel = kernel_with(ctx, args.profile, compiler)?;
+    if !ctx.dry_run {
+        println!("{}", kernel.vmlinux.display());
+        if let Some(mode) = mode {
+            ctx.ui.info(&format!(
+                "Linux {} ({}); boot it with: cargo xtask run --mode {mode}",
+                kernel.version,
+                hash::short(&kernel.hash)
+            ));
+        }
+    }
+    Ok(0)
+}
+
+/// Build with clang, or return what was built from the same inputs.
+pub fn kernel(ctx: &Ctx, profile: Profile) -> Result<Kernel> {
+    kernel_with(ctx, profile, Compiler::Llvm)
+}
+
+pub fn kernel_with(ctx: &Ctx, profile: Profile, compiler: Compiler) -> Result<Kernel> {
+    doctor::require(ctx, doctor::For::kernel(compiler))?;
+    let tools = toolchain::detect(ctx, compiler)?;
+    let fragments = config::fragments(&ctx.root, profile)?;
+    let source = sources::ensure(ctx, Project::Linux)?;
+    let hash = input_hash(ctx, profile, &tools, &fragments, &source)?;
+    let out = build_dir(ctx, profile.name(), compiler, &source);
+    let src = src_dir(ctx, profile, &source);
+    if let Some(kernel) = cached(ctx, &hash, &out, &src) {
+        let stage = ctx.ui.stage(&format!("kernel {}{}", profile.name(), compiler.suffix()));
+        stage.done(&format!("up to date, {}", hash::short(&hash)));
+        return Ok(kernel);
+    }
+    let _lock = patch::tree_lock(ctx, Project::Linux, &source)?;
+    if let Some(kernel) = cached(ctx, &hash, &out, &src) {
+        // Another run built it while this one waited for the tree.
+        return Ok(kernel);
+    }
+    let src = prepare_tree(ctx, profile, &source)?;
+    let stage = ctx.ui.stage(&format!(
+        "build kernel {}{} ({})",
+        profile.name(),
+        compiler.suffix(),
+        source.release
+    ));
+    let log = ctx
+        .log_dir()
+        .join(format!("kernel-{}{}.log", profile.name(), compiler.suffix()));
+    start_log(ctx, &log)?;
+    config::configure(ctx, &stage, &log, &tools, &src, &out, &fragments)?;
+    ctx.step(&stage, &log, &tools.make(&src, &out, ctx.jobs).arg("vmlinux"))?;
+    if ctx.dry_run {
+        stage.done("dry run");
+        return Ok(Kernel {
+            vmlinux: artefact::dir(ctx, "kernel", &hash).join("vmlinux"),
+            build_dir: out,
+            src_dir: src,
+            version: source.release,
+            hash,
+        });
+    }
+    let version = std::fs::read_to_string(out.join("include/config/kernel.release"))?
+        .trim()
+        .to_string();
+    let mut meta = Meta::new();
+    meta.insert("version".into(), version);
+    meta.insert("profile".into(), profile.name().into());
+    meta.insert("source".into(), format!("{} {}", source.version, source.sha256));
+    meta.insert("tools".into(), tools.versions.join("; "));
+    meta.insert("built_in".into(), crate::api::ui::elapsed(stage.elapsed()));
+    artefact::create(ctx, "kernel", &hash, &meta, |dir| {
+        artefact::copy(&out.join("vmlinux"), &dir.join("vmlinux"))?;
+        artefact::copy(&out.join("System.map"), &dir.join("System.map"))?;
+        artefact::copy(&config::config_path(&out), &dir.join("config"))
+    })?;
+    stage.done(&hash::short(&hash).to_string());
+    cached(ctx, &hash, &out, &src).ok_or_else(|| {
+        Fail::infra("the kernel was built but is not in the cache", "", "is another run cleaning it?")
+    })
+}
+
+/// Objects of the folders that the queue touches, in a given tree; for checks.
+pub fn objects(
+    ctx: &Ctx,
+    profile: Profile,
+    compiler: Compiler,
+    src: &Path,
+    tag: &str,
+) -> Result<PathBuf> {
+    doctor::require(ctx, doctor::For::kernel(compiler))?;
+    let tools = toolchain::detect(ctx, compiler)?;
+    let source = sources::ensure(ctx, Project::Linux)?;
+    let mut fragments = config::fragments(&ctx.root, profile)?;
+    if profile != Profile::Fpt {
+        // Without Rust nothing of these folders changes and the build is minutes shorter.
+        fragments.push(config::Fragment {
+            name: "without Rust".into(),
+            text: "# CONFIG_RUST is not set\n".into(),
+        });
+    }
+    let out = build_dir(ctx, &format!("{tag}-{}", profile.name()), compiler, &source);
+    let stage = ctx.ui.stage(&format!("build objects, {tag} {}", profile.name()));
+    let log = ctx.log_dir().join(format!("objects-{tag}-{}.log", profile.name()));
+    start_log(ctx, &log)?;
+    config::configure(ctx, &stage, &log, &tools, src, &out, &fragments)?;
+    let make = tools
+        .make(src, &out, ctx.jobs)
+        // Line numbers in the code would differ wherever a patch adds a line above.
+        .arg("KCFLAGS=-Wno-builtin-macro-redefined -D__LINE__=0")
+        .args(OBJECT_DIRS);
+    ctx.step(&stage, &log, &make)?;
+    stage.done("");
+    Ok(out)
+}
+
+pub const OBJECT_DIRS: [&str; 3] = ["mm/", "fs/proc/", "arch/x86/mm/"];
+
+fn start_log(ctx: &Ctx, log: &Path) -> Result<()> {
+    if !ctx.dry_run && log.exists() {
+        std::fs::remove_file(log)?;
+    }
+    Ok(())
+}
+
+fn cached(ctx: &Ctx, hash: &str, out: &Path, src: &Path) -> Option<Kernel> {
+    if ctx.dry_run {
+        return None;
+    }
+    let meta = artefact::find(ctx, "kernel", hash)?;
+    let vmlinux = artefact::dir(ctx, "kernel", hash).join("vmlinux");
+    vmlinux.is_file().then(|| Kernel {
+        vmlinux,
+        build_dir: out.to_path_buf(),
+        src_dir: src.to_path_buf(),
+        version: meta.get("version").cloned().unwrap_or_default(),
+        hash: hash.to_string(),
+    })
+}
+
+pub fn build_dir(ctx: &Ctx, name: &str, compiler: Compiler, source: &Source) -> PathBuf {
+    ctx.cache.join("build").join(format!(
+        "linux-{}-{name}{}",
+        hash::short(&source.sha256),
+        compiler.suffix()
+    ))
+}
+
+fn src_dir(ctx: &Ctx, profile: Profile, source: &Source) -> PathBuf {
+    let dir = sources::tree_dir(ctx, Project::Linux, source);
+    if profile == Profile::Unpatched {
+        return dir.with_file_name(format!("linux-{}-unpatched", hash::short(&source.sha256)));
+    }
+    dir
+}
+
+/// The tree of a profile, brought to the right state. The caller holds the tree lock.
+pub fn prepare_tree(ctx: &Ctx, profile: Profile, source: &Source) -> Result<PathBuf> {
+    if profile != Profile::Unpatched {
+        return Ok(patch::apply(ctx, Project::Linux, source)?.dir);
+    }
+    let dir = sources::tree(ctx, Project::Linux, source)?;
+    let work = src_dir(ctx, profile, source);
+    if work.join("Makefile").is_file() {
+        return Ok(work);
+    }
+    let stage = ctx.ui.stage("check out the unpatched tree");
+    let log = ctx.log_dir().join("unpatched.log");
+    let add = git(&dir)
+        .args(["worktree", "add", "-q", "--force", "--detach"])
+        .arg(&work)
+        .arg("base");
+    ctx.step(&stage, &log, &git(&dir).args(["worktree", "prune"]))?;
+    if work.exists() {
+        std::fs::remove_dir_all(&work)?;
+    }
+    ctx.step(&stage, &log, &add)?;
+    stage.done("");
+    Ok(work)
+}
+
+/// Everything of the patched tree that is not the base.
+pub fn add_tree_inputs(ctx: &Ctx, inputs: &mut hash::Inputs) -> Result<()> {
+    Queue::load(&ctx.root, Project::Linux)?.add_to(inputs)?;
+    for (from, to) in patch::placed_files(&ctx.root)? {
+        // Selftests do not get into the image.
+        if !to.starts_with("tools") {
+            inputs.file(&to.to_string_lossy(), &from)?;
+        }
+    }
+    Ok(())
+}
+
+fn input_hash(
+    ctx: &Ctx,
+    profile: Profile,
+    tools: &Toolchain,
+    fragments: &[config::Fragment],
+    source: &Source,
+) -> Result<String> {
+    let mut inputs = hash::Inputs::new();
+    inputs
+        .text("recipe", RECIPE)
+        .text("source", &source.sha256)
+        .text("tools", &tools.versions.join("\n"));
+    for fragment in fragments {
+        inputs.text("fragment", &fragment.text);
+    }
+    if profile != Profile::Unpatched {
+        add_tree_inputs(ctx, &mut inputs)?;
+    }
+    Ok(inputs.finish())
+}

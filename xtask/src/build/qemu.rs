@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The patched QEMU: one system emulator with the devices that the guests use, its option
+//! ROMs, and the distribution's SeaBIOS.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+
+use super::artefact::{self, Meta};
+use super::toolchain::clean_env;
+use super::Qemu;
+use crate::api::{hash, Cmd, Ctx, Fail, Result, Stage};
+use crate::doctor;
+use crate::patch::{self, Queue};
+use crate::sources::{self, Project};
+
+const RECIPE: &str = "1";
+
+const SEABIOS: &str = "/usr/share/seabios/bios-256k.bin";
+
+const ROMS: [&str; 6] = [
+    "kvmvapic.bin",
+    "linuxboot.bin",
+    "linuxboot_dma.bin",
+    "multiboot.bin",
+    "multiboot_dma.bin",
+    "pvh.bin",
+];
+
+const CONFIGURE: [&str; 17] = [
+    "--python=/usr/bin/python3",
+    "--disable-download",
+    "--target-list=x86_64-softmmu",
+    "--without-default-features",
+    "--without-default-devices",
+    "--with-devices-x86_64=fpt",
+    "--enable-system",
+    "--enable-tcg",
+    "--enable-plugins",
+    "--enable-virtfs",
+    "--enable-attr",
+    "--enable-cap-ng",
+    "--enable-fdt=system",
+    "--disable-install-blobs",
+    "--disable-docs",
+    "--disable-tools",
+    "--disable-debug-info",
+];
+
+#[derive(clap::Args, Debug)]
+pub struct QemuArgs {}
+
+pub fn main(ctx: &Ctx, _args: QemuArgs) -> Result<i32> {
+    let qemu = qemu(ctx)?;
+    if !ctx.dry_run {
+        println!("{}", qemu.bin.display());
+    }
+    Ok(0)
+}
+
+/// Build it, or return what was built from the same inputs.
+pub fn qemu(ctx: &Ctx) -> Result<Qemu> {
+    doctor::require(ctx, doctor::For::Qemu)?;
+    let source = sources::ensure(ctx, Project::Qemu)?;
+    let gcc = ctx.read(&clean_env(Cmd::new("gcc")).arg("--version"))?;
+    let mut inputs = hash::Inputs::new();
+    inputs
+        .text("recipe", RECIPE)
+        .text("source", &source.sha256)
+        .text("gcc", gcc.lines().next().unwrap_or(""))
+        .text("configure", &CONFIGURE.join("\n"));
+    if Path::new(SEABIOS).is_file() {
+        inputs.file("seabios", Path::new(SEABIOS))?;
+    }
+    Queue::load(&ctx.root, Project::Qemu)?.add_to(&mut inputs)?;
+    let hash = inputs.finish();
+    if let Some(qemu) = cached(ctx, &hash) {
+        let stage = ctx.ui.stage("QEMU");
+        stage.done(&format!("up to date, {}", hash::short(&hash)));
+        return Ok(qemu);
+    }
+    let _lock = patch::tree_lock(ctx, Project::Qemu, &source)?;
+    if let Some(qemu) = cached(ctx, &hash) {
+        return Ok(qemu);
+    }
+    let applied = patch::apply(ctx, Project::Qemu, &source)?;
+    let src = applied.dir;
+    let out = ctx
+        .cache
+        .join("build")
+        .join(format!("qemu-{}", hash::short(&source.sha256)));
+    let stage = ctx.ui.stage(&format!("build QEMU {}", source.release));
+    let log = ctx.log_dir().join("qemu.log");
+    if !ctx.dry_run {
+        if log.exists() {
+            std::fs::remove_file(&log)?;
+        }
+        crate::api::store::make_dir(&out)?;
+    }
+    configure(ctx, &stage, &log, &src, &out)?;
+    let ninja = Cmd::new("ninja")
+        .arg("-C")
+        .arg(&out)
+        .arg(format!("-j{}", ctx.jobs))
+        .arg("qemu-system-x86_64");
+    ctx.step(&stage, &log, &clean_env(ninja))?;
+    option_roms(ctx, &stage, &log, &src, &out)?;
+    if ctx.dry_run {
+        stage.done("dry run");
+        return Ok(at(&artefact::dir(ctx, "qemu", &hash), &source.release, &hash));
+    }
+    let mut meta = Meta::new();
+    meta.insert("version".into(), source.release.clone());
+    meta.insert("source".into(), format!("{} {}", source.version, source.sha256));
+    meta.insert("built_in".into(), crate::api::ui::elapsed(stage.elapsed()));
+    artefact::create(ctx, "qemu", &hash, &meta, |dir| {
+        let bin = dir.join("qemu-system-x86_64");
+        artefact::copy(&out.join("qemu-system-x86_64"), &bin)?;
+        let data = dir.join("share");
+        let include = dir.join("include");
+        std::fs::create_dir(&data)?;
+        std::fs::create_dir(&include)?;
+        for rom in ROMS {
+            artefact::copy(&out.join("pc-bios/optionrom").join(rom), &data.join(rom))?;
+        }
+        artefact::copy(Path::new(SEABIOS), &data.join("bios-256k.bin"))?;
+        artefact::copy(
+            &src.join("include/qemu/qemu-plugin.h"),
+            &include.join("qemu-plugin.h"),
+        )?;
+        // A binary that does not start must not get into the cache.
+        let said = Cmd::new(&bin).arg("-L").arg(&data).arg("--version").read()?;
+        stage.note(said.lines().next().unwrap_or(""));
+        Ok(())
+    })?;
+    stage.done(hash::short(&hash));
+    cached(ctx, &hash).ok_or_else(|| {
+        Fail::infra("QEMU was built but is not in the cache", "", "is another run cleaning it?")
+    })
+}
+
+fn cached(ctx: &Ctx, hash: &str) -> Option<Qemu> {
+    if ctx.dry_run {
+        return None;
+    }
+    let meta = artefact::find(ctx, "qemu", hash)?;
+    let qemu = at(
+        &artefact::dir(ctx, "qemu", hash),
+        meta.get("version").map_or("", String::as_str),
+        hash,
+    );
+    qemu.bin.is_file().then_some(qemu)
+}
+
+fn at(dir: &Path, version: &str, hash: &str) -> Qemu {
+    Qemu {
+        bin: dir.join("qemu-system-x86_64"),
+        datadir: dir.join("share"),
+        include: dir.join("include"),
+        version: version.to_string(),
+        hash: hash.to_string(),
+    }
+}
+
+/// Run configure once per list of options; ninja runs it again itself when files change.
+fn configure(ctx: &Ctx, stage: &Stage, log: &Path, src: &Path, out: &Path) -> Result<()> {
+    let stamp = out.join("fpt-configured");
+    let line = format!("{} {}", src.display(), CONFIGURE.join(" "));
+    if !ctx.dry_run
+        && out.join("build.ninja").is_file()
+        && std::fs::read_to_string(&stamp).is_ok_and(|t| t == line)
+    {
+        return Ok(());
+    }
+    if doctor::system_meson().is_none() {
+        provide_meson(ctx, src)?;
+    }
+    let cmd = Cmd::new(src.join("configure")).args(CONFIGURE).cwd(out);
+    ctx.step(stage, log, &clean_env(cmd))?;
+    if !ctx.dry_run {
+        crate::api::store::write_atomic(&stamp, line.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Where the system's meson is too old, configure takes a wheel from the source tree.
+fn provide_meson(ctx: &Ctx, src: &Path) -> Result<()> {
+    let wheel = doctor::meson_wheel(ctx);
+    let name = wheel.file_name().context("a wheel has a name")?;
+    let to = src.join("python/wheels").join(name);
+    if ctx.dry_run {
+        ctx.ui.command(&Cmd::new("cp").arg(&wheel).arg(&to));
+        return Ok(());
+    }
+    if !to.is_file() {
+        crate::api::store::make_dir(to.parent().unwrap_or(src))?;
+        artefact::copy(&wheel, &to)?;
+    }
+    Ok(())
+}
+
+/// The option ROMs: configure leaves them out without a 32-bit libgcc, which they do not need.
+fn option_roms(ctx: &Ctx, stage: &Stage, log: &Path, src: &Path, out: &Path) -> Result<()> {
+    let dir = out.join("pc-bios/optionrom");
+    let config = format!(
+        "TOPSRC_DIR={}\nCC=gcc\nOBJCOPY=objcopy\nPYTHON=/usr/bin/python3\nEXTRA_CFLAGS=-m32\n",
+        src.display()
+    );
+    if !ctx.dry_run {
+        crate::api::store::make_dir(&dir)?;
+        crate::api::store::write_if_changed(&dir.join("config.mak"), config.as_bytes())?;
+        let makefile = dir.join("Makefile");
+        if !makefile.exists() {
+            artefact::copy(&src.join("pc-bios/optionrom/Makefile"), &makefile)?;
+        }
+    }
+    let cmd = Cmd::new("make").arg("-C").arg(&dir);
+    ctx.step(stage, log, &clean_env(cmd))
+}

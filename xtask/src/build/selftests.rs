@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The selftests of the kernel's own tree, and ours beside them.
+
+use std::path::{Path, PathBuf};
+
+use super::artefact::{self, Meta};
+use super::toolchain::clean_env;
+use super::{kernel, Compiler, Kernel, Profile};
+use crate::api::{hash, Cmd, Ctx, Fail, Result};
+use crate::doctor;
+use crate::patch::{self, Queue};
+use crate::sources::{self, Project};
+
+const RECIPE: &str = "1";
+
+const UPSTREAM: [&str; 3] = ["mm", "mincore", "proc"];
+
+/// Programs without which the build is not what it seems: make ignores the failure of a
+/// whole folder.
+const EXPECTED: [&str; 4] = ["mm/mremap_test", "mm/cow", "mincore/mincore_selftest", "proc/proc-self-map-files-001"];
+
+/// Build them for the tree of `kernel`; a folder with one sub-folder per target.
+pub fn kselftests(ctx: &Ctx, _kernel: &Kernel) -> Result<PathBuf> {
+    doctor::require(ctx, doctor::For::Selftests)?;
+    let source = sources::ensure(ctx, Project::Linux)?;
+    let gcc = ctx.read(&clean_env(Cmd::new("gcc")).arg("--version"))?;
+    let mut inputs = hash::Inputs::new();
+    inputs
+        .text("recipe", RECIPE)
+        .text("source", &source.sha256)
+        .text("gcc", gcc.lines().next().unwrap_or(""));
+    Queue::load(&ctx.root, Project::Linux)?.add_to(&mut inputs)?;
+    inputs.tree("fpt", &ctx.root.join("selftests/fpt"))?;
+    let hash = inputs.finish();
+    let target = artefact::dir(ctx, "kselftests", &hash);
+    let found = || !ctx.dry_run && artefact::find(ctx, "kselftests", &hash).is_some();
+    if found() {
+        let stage = ctx.ui.stage("kernel selftests");
+        stage.done(&format!("up to date, {}", hash::short(&hash)));
+        return Ok(target);
+    }
+    let _lock = patch::tree_lock(ctx, Project::Linux, &source)?;
+    if found() {
+        return Ok(target);
+    }
+    let src = kernel::prepare_tree(ctx, Profile::Fpt, &source)?;
+    let mut targets = UPSTREAM.to_vec();
+    if ctx.root.join("selftests/fpt/Makefile").is_file() {
+        targets.push("fpt");
+    }
+    let out = kernel::build_dir(ctx, "kselftests", Compiler::Llvm, &source);
+    let stage = ctx.ui.stage(&format!("build kernel selftests: {}", targets.join(" ")));
+    let log = ctx.log_dir().join("kselftests.log");
+    if !ctx.dry_run {
+        if log.exists() {
+            std::fs::remove_file(&log)?;
+        }
+        crate::api::store::make_dir(&out)?;
+    }
+    let headers = Cmd::new("make")
+        .arg("-C")
+        .arg(&src)
+        .arg(format!("O={}", out.display()))
+        .arg(format!("-j{}", ctx.jobs))
+        .args(["ARCH=x86_64", "headers"]);
+    ctx.step(&stage, &log, &clean_env(headers))?;
+    let install = out.join("install");
+    if !ctx.dry_run && install.exists() {
+        std::fs::remove_dir_all(&install)?;
+    }
+    let make = Cmd::new("make")
+        .arg("-C")
+        .arg(src.join("tools/testing/selftests"))
+        .arg(format!("O={}", out.display()))
+        .arg(format!("-j{}", ctx.jobs))
+        .args(["ARCH=x86_64", "CC=gcc"])
+        .arg(format!("TARGETS={}", targets.join(" ")))
+        // mm/khugepaged.c of 6.12 uses KSFT_SKIP without including its definition, and one
+        // program that does not compile takes its whole folder with it.
+        .arg("EXTRA_CFLAGS=-DKSFT_SKIP=4")
+        .arg(format!("INSTALL_PATH={}", install.display()))
+        .arg("install");
+    ctx.step(&stage, &log, &clean_env(make))?;
+    if ctx.dry_run {
+        stage.done("dry run");
+        return Ok(target);
+    }
+    let mut missing: Vec<String> = EXPECTED
+        .iter()
+        .filter(|p| !install.join(p).is_file())
+        .map(|p| p.to_string())
+        .collect();
+    for name in &targets {
+        if !install.join(name).is_dir() {
+            missing.push(name.to_string());
+        }
+    }
+    if !missing.is_empty() {
+        return Err(Fail::infra(
+            format!("the selftest build left out {}", missing.join(", ")),
+            "make does not say so by its exit code",
+            format!("the compiler's errors are in {}", log.display()),
+        ));
+    }
+    let mut meta = Meta::new();
+    meta.insert("source".into(), format!("{} {}", source.version, source.sha256));
+    meta.insert("targets".into(), targets.join(" "));
+    artefact::create(ctx, "kselftests", &hash, &meta, |dir| copy_tree(&install, dir))?;
+    stage.done(hash::short(&hash));
+    Ok(target)
+}
+
+fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+    let cmd = Cmd::new("cp").arg("-a").arg(from.join(".")).arg(to);
+    cmd.read().map(|_| ())
+}

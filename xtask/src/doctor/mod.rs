@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the tool needs from the machine: checked before work starts, each missing thing
+//! with the line that installs it.
+
+mod setup;
+mod table;
+
+use std::path::PathBuf;
+
+use crate::api::{Cmd, Ctx, Fail, Result};
+use crate::build::{toolchain, Compiler};
+
+pub use setup::{setup, SetupArgs};
+pub use table::{meson_wheel, system_meson};
+use table::{Item, TABLE};
+
+/// What an item is needed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum For {
+    Fetch,
+    Patch,
+    Qemu,
+    Kernel,
+    KernelGcc,
+    Selftests,
+    Guest,
+    StockQemu,
+    Gdb,
+}
+
+impl For {
+    pub fn kernel(compiler: Compiler) -> For {
+        match compiler {
+            Compiler::Llvm => For::Kernel,
+            Compiler::Gcc => For::KernelGcc,
+        }
+    }
+
+    fn command(self) -> &'static str {
+        match self {
+            For::Fetch => "fetch",
+            For::Patch => "patch",
+            For::Qemu => "build-qemu",
+            For::Kernel => "build-kernel",
+            For::KernelGcc => "build-kernel --gcc",
+            For::Selftests => "selftest",
+            For::Guest => "run",
+            For::StockQemu => "test",
+            For::Gdb => "gdb",
+        }
+    }
+
+    /// A build fetches and patches first.
+    fn includes(self, other: For) -> bool {
+        self == other
+            || match self {
+                For::Qemu | For::Kernel | For::KernelGcc | For::Selftests => {
+                    matches!(other, For::Fetch | For::Patch)
+                }
+                _ => false,
+            }
+    }
+}
+
+/// The distribution release, as far as package names depend on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Distro {
+    Debian12,
+    Debian13,
+    Other,
+}
+
+impl Distro {
+    pub fn detect() -> Distro {
+        let text = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+        Distro::from_os_release(&text)
+    }
+
+    fn from_os_release(text: &str) -> Distro {
+        let field = |name: &str| {
+            text.lines()
+                .find_map(|l| l.strip_prefix(name))
+                .map(|v| v.trim_matches('"'))
+                .unwrap_or("")
+        };
+        match (field("ID="), field("VERSION_ID=")) {
+            ("debian", "12") => Distro::Debian12,
+            ("debian", "13") => Distro::Debian13,
+            _ => Distro::Other,
+        }
+    }
+}
+
+#[derive(clap::Args, Debug)]
+pub struct DoctorArgs {}
+
+/// Everything missing for `wanted`, in the order of the table.
+fn missing(ctx: &Ctx, wanted: Option<For>) -> Vec<&'static Item> {
+    TABLE
+        .iter()
+        .filter(|i| wanted.is_none_or(|w| i.needed.iter().any(|n| w.includes(*n))))
+        .filter(|i| (i.check)(ctx).is_err())
+        .collect()
+}
+
+/// Stop with one line that names what is missing for a command, before work starts.
+pub fn require(ctx: &Ctx, wanted: For) -> Result<()> {
+    if ctx.dry_run {
+        return Ok(());
+    }
+    let missing = missing(ctx, Some(wanted));
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let distro = Distro::detect();
+    let names: Vec<&str> = missing.iter().map(|i| i.name).collect();
+    let mut lines: Vec<String> = missing.iter().map(|i| i.install_line(distro)).collect();
+    lines.sort();
+    lines.dedup();
+    Err(Fail::infra(
+        format!("`{}` needs {}", wanted.command(), names.join(", ")),
+        "not installed",
+        if lines.len() == 1 {
+            format!("install it with `{}`, or everything with `cargo xtask setup`", lines.join(""))
+        } else {
+            "run `cargo xtask setup`, or see `cargo xtask doctor` for each line".to_string()
+        },
+    ))
+}
+
+pub fn doctor(ctx: &Ctx, _args: DoctorArgs) -> Result<i32> {
+    let distro = Distro::detect();
+    let mut bad = 0;
+    for item in TABLE {
+        let used: Vec<&str> = item.needed.iter().map(|n| n.command()).collect();
+        match (item.check)(ctx) {
+            Ok(version) => println!("ok       {:<22} {version}", item.name),
+            Err(why) => {
+                bad += 1;
+                println!(
+                    "missing  {:<22} {why}; for {}: {}",
+                    item.name,
+                    used.join(", "),
+                    item.install_line(distro)
+                );
+            }
+        }
+    }
+    println!("{}", compilers());
+    println!("{}", disk(ctx));
+    if distro == Distro::Other {
+        println!("This is neither Debian 12 nor 13: package names are Debian 13's, `setup` installs nothing here.");
+    }
+    if bad > 0 {
+        return Err(Fail::infra(
+            format!("{bad} of {} prerequisites are missing", TABLE.len()),
+            "",
+            "`cargo xtask setup` installs them",
+        ));
+    }
+    println!("Everything is there.");
+    Ok(0)
+}
+
+/// Whether clang and rustc of the kernel build share one LLVM.
+fn compilers() -> String {
+    let rustc = toolchain::rustc_versions(&toolchain::rustc_path());
+    let clang = toolchain::find_program("clang-19")
+        .and_then(|p| toolchain::clang_version(&p));
+    match (rustc, clang) {
+        (Some((release, rust)), Some(clang)) if rust == clang => {
+            format!("LLVM: rustc {release} and clang both use {clang}")
+        }
+        (Some((release, rust)), Some(clang)) => format!(
+            "LLVM: rustc {release} uses {rust}, clang is {clang}: Rust and C cannot be linked as one bitcode"
+        ),
+        _ => "LLVM: not known, a compiler is missing".into(),
+    }
+}
+
+fn disk(ctx: &Ctx) -> String {
+    let mut dir = ctx.cache.clone();
+    while !dir.exists() && dir.pop() {}
+    match free_bytes(&dir) {
+        Some(free) => format!(
+            "Cache: {}, {} GB free (a full set of builds takes about 12 GB)",
+            ctx.cache.display(),
+            free / 1_000_000_000
+        ),
+        None => format!("Cache: {}", ctx.cache.display()),
+    }
+}
+
+fn free_bytes(dir: &PathBuf) -> Option<u64> {
+    let stat = rustix::fs::statvfs(dir).ok()?;
+    stat.f_bavail.checked_mul(stat.f_frsize)
+}
+
+/// Run a dpkg query for one package: its version if it is installed.
+fn dpkg_version(package: &str) -> Option<String> {
+    let out = Cmd::new("dpkg-query")
+        .args(["-W", "-f", "${db:Status-Abbrev}${Version}", package])
+        .output()
+        .ok()?;
+    out.stdout.strip_prefix("ii ").map(str::to_string)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases() {
+        assert_eq!(Distro::from_os_release("ID=debian\nVERSION_ID=\"12\"\n"), Distro::Debian12);
+        assert_eq!(Distro::from_os_release("VERSION_ID=\"13\"\nID=debian\n"), Distro::Debian13);
+        assert_eq!(Distro::from_os_release("ID=fedora\nVERSION_ID=40\n"), Distro::Other);
+    }
+
+    #[test]
+    fn builds_need_what_fetching_needs() {
+        assert!(For::Kernel.includes(For::Fetch) && For::Kernel.includes(For::Kernel));
+        assert!(!For::Kernel.includes(For::Qemu) && !For::Guest.includes(For::Fetch));
+    }
+
+    #[test]
+    fn every_item_can_be_installed() {
+        for item in TABLE {
+            for distro in [Distro::Debian12, Distro::Debian13, Distro::Other] {
+                assert!(!item.install_line(distro).is_empty(), "{}", item.name);
+            }
+            assert!(!item.needed.is_empty(), "{}", item.name);
+        }
+    }
+}

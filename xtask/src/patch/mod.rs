@@ -1,0 +1,462 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The patch queues and the trees that they are applied to.
+//!
+//! A queue becomes commits through a private index, never through the work tree; the work
+//! tree then moves from one commit to the other, so that only files that really differ are
+//! written and the next build compiles no more than it must.
+
+mod check;
+mod each;
+mod queue;
+mod refresh;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+use crate::api::{hash, proc, store, Cmd, Ctx, Fail, Result, Stage};
+use crate::doctor;
+use crate::sources::{self, git, Project, Source};
+
+pub use check::{check, Check};
+pub use queue::Queue;
+
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum Command {
+    /// Say which queue the trees hold
+    Status {
+        #[arg(value_enum)]
+        project: Option<Project>,
+    },
+    /// Bring the trees to the queues of this checkout
+    Apply {
+        #[arg(value_enum)]
+        project: Option<Project>,
+        /// Throw away commits and edits in the tree
+        #[arg(long)]
+        force: bool,
+    },
+    /// Write the commits of a tree back to the queue
+    Refresh {
+        #[arg(value_enum)]
+        project: Project,
+        /// The git tree [default: the one that `status` names]
+        #[arg(long, value_name = "DIR")]
+        tree: Option<PathBuf>,
+        /// First commit that is not part of the queue [default: the tag `base`, else the root commit]
+        #[arg(long, value_name = "REV")]
+        from: Option<String>,
+    },
+    /// Check the queues: order, fit, style, sign-off, licences, re-export
+    Check {
+        #[arg(value_enum)]
+        project: Option<Project>,
+        /// Also build mm/, fs/proc/ and arch/x86/mm/ after each kernel patch, option off and on (long)
+        #[arg(long)]
+        each: bool,
+    },
+}
+
+/// A tree that holds the queue.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    pub dir: PathBuf,
+    pub source: Source,
+    /// The last commit of the queue.
+    pub commit: String,
+}
+
+pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
+    let some = |p: Option<Project>| p.map_or(Project::ALL.to_vec(), |p| vec![p]);
+    doctor::require(ctx, doctor::For::Patch)?;
+    match args.command {
+        Command::Status { project } => {
+            for project in some(project) {
+                status(ctx, project)?;
+            }
+            Ok(0)
+        }
+        Command::Apply { project, force } => {
+            for project in some(project) {
+                let source = sources::ensure(ctx, project)?;
+                let _lock = tree_lock(ctx, project, &source)?;
+                let applied = apply_with(ctx, project, &source, force)?;
+                println!("{project} {}: {}", source.release, applied.dir.display());
+            }
+            Ok(0)
+        }
+        Command::Refresh {
+            project,
+            tree,
+            from,
+        } => refresh::refresh(ctx, project, tree, from),
+        Command::Check { project, each } => {
+            let mut failed = false;
+            for project in some(project) {
+                for check in check::check(ctx, project)? {
+                    failed |= !check.ok();
+                    println!("{check}");
+                }
+                if each && project == Project::Linux {
+                    for check in each::each(ctx)? {
+                        failed |= !check.ok();
+                        println!("{check}");
+                    }
+                }
+            }
+            Ok(i32::from(failed))
+        }
+    }
+}
+
+fn status(ctx: &Ctx, project: Project) -> Result<()> {
+    let queue = Queue::load(&ctx.root, project)?;
+    let source = sources::planned(ctx, project)?;
+    let dir = sources::tree_dir(ctx, project, &source);
+    println!(
+        "{project}: {} patches for {}.*, source {} ({})",
+        queue.patches.len(),
+        queue.base.line,
+        source.version,
+        hash::short(&source.sha256)
+    );
+    if !dir.is_dir() {
+        println!("  tree: not unpacked yet (`cargo xtask patch apply {}`)", project.name());
+        return Ok(());
+    }
+    println!("  tree: {}", dir.display());
+    let head = rev(&dir, "HEAD")?;
+    let applied = rev(&dir, "refs/fpt/applied")?;
+    let wanted = git(&dir)
+        .args(["rev-parse", "-q", "--verify", &queue_ref(&dir, &queue)?])
+        .output()?;
+    let state = if head != applied {
+        let count = ctx.read(&git(&dir).args(["rev-list", "--count", "base..HEAD"]))?;
+        format!(
+            "has commits of its own ({} on top of the base): `patch refresh {}` exports them",
+            count.trim(),
+            project.name()
+        )
+    } else if wanted.status.success() && wanted.stdout.trim() == head {
+        "holds the queue of this checkout".to_string()
+    } else {
+        format!("holds another queue: `patch apply {}` changes it", project.name())
+    };
+    println!("  {state}");
+    let dirty = edits(&dir)?;
+    if !dirty.is_empty() {
+        println!("  edited, not committed: {}", dirty.join(", "));
+    }
+    Ok(())
+}
+
+/// The lock that guards a project's work tree: hold it as long as the tree must not move.
+pub fn tree_lock(ctx: &Ctx, project: Project, source: &Source) -> Result<Option<store::Lock>> {
+    if ctx.dry_run {
+        return Ok(None);
+    }
+    let name = format!("tree-{}-{}", project.name(), hash::short(&source.sha256));
+    store::lock(ctx, &name).map(Some)
+}
+
+pub(crate) fn rev(dir: &Path, name: &str) -> Result<String> {
+    let text = git(dir).args(["rev-parse", "--verify", name]).read()?;
+    Ok(text.trim().to_string())
+}
+
+/// Tracked files that differ from the last commit.
+fn edits(dir: &Path) -> Result<Vec<String>> {
+    let text = git(dir)
+        .args(["status", "--porcelain", "--untracked-files=no"])
+        .read()?;
+    Ok(text
+        .lines()
+        .filter_map(|l| l.get(3..).map(str::to_string))
+        .collect())
+}
+
+fn queue_ref(dir: &Path, queue: &Queue) -> Result<String> {
+    let base = rev(dir, "base")?;
+    let mut inputs = hash::Inputs::new();
+    inputs.text("base", &base);
+    queue.add_to(&mut inputs)?;
+    Ok(format!("refs/fpt/queue/{}", inputs.finish()))
+}
+
+/// Bring the tree to the queue. The caller holds [`tree_lock`].
+pub fn apply(ctx: &Ctx, project: Project, source: &Source) -> Result<Applied> {
+    apply_with(ctx, project, source, false)
+}
+
+fn apply_with(ctx: &Ctx, project: Project, source: &Source, force: bool) -> Result<Applied> {
+    let queue = Queue::load(&ctx.root, project)?;
+    let dir = sources::tree(ctx, project, source)?;
+    let stage = ctx.ui.stage(&format!(
+        "apply {} patches to {project} {}",
+        queue.patches.len(),
+        source.release
+    ));
+    if ctx.dry_run {
+        for patch in &queue.patches {
+            ctx.ui
+                .command(&git(&dir).args(["apply", "--cached"]).arg(&patch.path));
+        }
+        ctx.ui
+            .command(&git(&dir).args(["reset", "-q", "--keep", "QUEUE"]));
+        stage.done("dry run");
+        return Ok(Applied {
+            dir,
+            source: source.clone(),
+            commit: "QUEUE".into(),
+        });
+    }
+    recover(&dir)?;
+    let (commit, offsets) = commit_queue(ctx, &dir, &queue, &stage)?;
+    for line in &offsets {
+        stage.note(line);
+    }
+    let head = rev(&dir, "HEAD")?;
+    let applied = rev(&dir, "refs/fpt/applied")?;
+    let own = head != applied;
+    let edited = edits(&dir)?;
+    if !force && (own || !edited.is_empty()) {
+        return Err(Fail::infra(
+            format!("{} has changes that are not in the queue", dir.display()),
+            if edited.is_empty() {
+                "commits on top of the queue".to_string()
+            } else {
+                edited.join(", ")
+            },
+            format!(
+                "keep them with `cargo xtask patch refresh {0}`, or drop them with `cargo xtask patch apply {0} --force`",
+                project.name()
+            ),
+        ));
+    }
+    let mut changed = 0;
+    if head != commit || !edited.is_empty() {
+        let list = git(&dir)
+            .args(["diff", "--name-only", &head, &commit])
+            .read()?;
+        changed = list.lines().count();
+        let how = if force { "--hard" } else { "--keep" };
+        git(&dir).args(["reset", "-q", how, &commit]).read()?;
+        git(&dir)
+            .args(["update-ref", "refs/fpt/applied", &commit])
+            .read()?;
+    }
+    let placed = place(ctx, project, &dir)?;
+    stage.done(&match (changed, placed) {
+        (0, 0) => "nothing to change".to_string(),
+        (c, p) => format!("{c} tree files and {p} placed files changed"),
+    });
+    Ok(Applied {
+        dir,
+        source: source.clone(),
+        commit,
+    })
+}
+
+/// An interrupted git leaves its own lock file; the tree lock is ours, so nobody uses it.
+fn recover(dir: &Path) -> Result<()> {
+    let lock = dir.join(".git/index.lock");
+    if lock.exists() {
+        std::fs::remove_file(&lock).with_context(|| format!("cannot remove {}", lock.display()))?;
+    }
+    Ok(())
+}
+
+/// The queue as commits on top of `base`; made once per content. Also the places where a
+/// patch fitted only at another line.
+fn commit_queue(
+    ctx: &Ctx,
+    dir: &Path,
+    queue: &Queue,
+    stage: &Stage,
+) -> Result<(String, Vec<String>)> {
+    let name = queue_ref(dir, queue)?;
+    let have = git(dir)
+        .args(["rev-parse", "-q", "--verify", &name])
+        .output()?;
+    if have.status.success() {
+        return Ok((have.stdout.trim().to_string(), Vec::new()));
+    }
+    let scratch = Scratch::new(ctx, dir)?;
+    let mut parent = rev(dir, "base")?;
+    let mut offsets = Vec::new();
+    for patch in &queue.patches {
+        stage.line(&patch.name);
+        let (commit, moved) = scratch.commit(&parent, patch)?;
+        parent = commit;
+        offsets.extend(moved);
+    }
+    git(dir).args(["update-ref", &name, &parent]).read()?;
+    Ok((parent, offsets))
+}
+
+/// A private index in which patches become commits.
+pub(crate) struct Scratch {
+    dir: PathBuf,
+    tmp: tempfile::TempDir,
+    _guard: proc::RemoveOnExit,
+}
+
+impl Scratch {
+    pub(crate) fn new(ctx: &Ctx, dir: &Path) -> Result<Scratch> {
+        let parent = ctx.cache.join("tmp");
+        store::make_dir(&parent)?;
+        let tmp = tempfile::tempdir_in(&parent)
+            .with_context(|| format!("cannot create a folder in {}", parent.display()))?;
+        let scratch = Scratch {
+            dir: dir.to_path_buf(),
+            _guard: proc::remove_on_exit(tmp.path()),
+            tmp,
+        };
+        scratch.git().args(["read-tree", "base"]).read()?;
+        Ok(scratch)
+    }
+
+    fn git(&self) -> Cmd {
+        git(&self.dir).env("GIT_INDEX_FILE", self.tmp.path().join("index"))
+    }
+
+    /// Apply one patch to the index and commit the result.
+    pub(crate) fn commit(
+        &self,
+        parent: &str,
+        patch: &queue::Patch,
+    ) -> Result<(String, Vec<String>)> {
+        let out = self
+            .git()
+            .args(["apply", "--cached", "--verbose", "--whitespace=nowarn"])
+            .arg(&patch.path)
+            .output()?;
+        if !out.status.success() {
+            let why: Vec<&str> = out
+                .stderr
+                .lines()
+                .filter(|l| l.starts_with("error:"))
+                .collect();
+            return Err(Fail::infra(
+                format!("{} does not apply", patch.name),
+                why.join(" "),
+                "refresh the queue for this base, or fetch the release that BASE calls tested",
+            ));
+        }
+        let offsets = out
+            .stderr
+            .lines()
+            .filter(|l| l.contains("offset") || l.contains("fuzz"))
+            .map(|l| format!("{}: {l}", patch.name))
+            .collect();
+        let tree = self.git().arg("write-tree").read()?;
+        let message = self.tmp.path().join("message");
+        let rest = self.tmp.path().join("rest");
+        let info = git(&self.dir)
+            .args(["mailinfo", "--no-scissors", "--encoding=UTF-8"])
+            .arg(&message)
+            .arg(&rest)
+            .stdin(&patch.path)
+            .read()?;
+        let field = |name: &str| {
+            info.lines()
+                .find_map(|l| l.strip_prefix(name))
+                .map(str::trim)
+                .unwrap_or("")
+                .to_string()
+        };
+        let body = std::fs::read_to_string(&message)?;
+        let text = format!("{}\n\n{}", field("Subject:"), body.trim_start_matches('\n'));
+        std::fs::write(&message, text)?;
+        let commit = git(&self.dir)
+            .args(["commit-tree", tree.trim(), "-p", parent, "-F"])
+            .arg(&message)
+            .env("GIT_AUTHOR_NAME", field("Author:"))
+            .env("GIT_AUTHOR_EMAIL", field("Email:"))
+            .env("GIT_AUTHOR_DATE", field("Date:"))
+            .read()?;
+        Ok((commit.trim().to_string(), offsets))
+    }
+}
+
+/// Folders of the checkout that are placed into the kernel tree: from, to, which files.
+const PLACED: [(&str, &str, fn(&str) -> bool); 3] = [
+    ("rust-mm-fpt/kernel", "arch/x86/mm/fpt", is_rust),
+    ("rust-mm-fpt/core/src", "arch/x86/mm/fpt/fpt_core", is_core),
+    ("selftests/fpt", "tools/testing/selftests/fpt", is_any),
+];
+
+fn is_rust(name: &str) -> bool {
+    name.ends_with(".rs")
+}
+
+/// `lib.rs` is the root of the host build only.
+fn is_core(name: &str) -> bool {
+    name.ends_with(".rs") && name != "lib.rs"
+}
+
+fn is_any(_: &str) -> bool {
+    true
+}
+
+/// The placed files: source and place in the tree.
+pub(crate) fn placed_files(root: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
+    let mut out = Vec::new();
+    for (from, to, wanted) in PLACED {
+        let from = root.join(from);
+        for rel in hash::files_below(&from)? {
+            let name = rel.to_string_lossy();
+            if wanted(&name) && !name.starts_with('.') && !name.ends_with(".orig") {
+                out.push((from.join(&rel), Path::new(to).join(&rel)));
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// Put the Rust text and our selftests into the kernel tree; files that did not change
+/// keep their times, files that are gone are removed. Returns how many changed.
+fn place(ctx: &Ctx, project: Project, dir: &Path) -> Result<usize> {
+    if project != Project::Linux {
+        return Ok(0);
+    }
+    let mut changed = 0;
+    let manifest = dir.join(".git/fpt-placed");
+    let files = placed_files(&ctx.root)?;
+    let now: Vec<String> = files
+        .iter()
+        .map(|(_, to)| to.to_string_lossy().into_owned())
+        .collect();
+    let before = std::fs::read_to_string(&manifest).unwrap_or_default();
+    for old in before.lines().filter(|o| !now.iter().any(|n| n == o)) {
+        let path = dir.join(old);
+        if path.is_file() {
+            std::fs::remove_file(&path)
+                .with_context(|| format!("cannot remove {}", path.display()))?;
+            changed += 1;
+        }
+    }
+    // The list first: whatever is placed can also be found again after an interrupt.
+    store::write_if_changed(&manifest, (now.join("\n") + "\n").as_bytes())?;
+    let exclude: String = now.iter().map(|n| format!("/{n}\n")).collect();
+    store::write_if_changed(&dir.join(".git/info/exclude"), exclude.as_bytes())?;
+    for (from, to) in &files {
+        let data =
+            std::fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
+        let to = dir.join(to);
+        if store::write_if_changed(&to, &data)? {
+            changed += 1;
+        }
+        let mode = std::fs::metadata(from)?.permissions();
+        if std::fs::metadata(&to)?.permissions() != mode {
+            std::fs::set_permissions(&to, mode)?;
+        }
+    }
+    Ok(changed)
+}

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A queue on disk: `BASE`, `series` and numbered patch files.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+use crate::api::{hash, Fail, Result};
+use crate::sources::{Base, Project};
+
+#[derive(Clone, Debug)]
+pub struct Queue {
+    pub dir: PathBuf,
+    pub base: Base,
+    pub patches: Vec<Patch>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Patch {
+    pub name: String,
+    pub path: PathBuf,
+}
+
+pub const COVER: &str = "0000-cover-letter.patch";
+
+impl Queue {
+    /// Read it; every file named in `series` must be there.
+    pub fn load(root: &Path, project: Project) -> Result<Queue> {
+        let dir = project.queue_dir(root);
+        let base = Base::load(root, project)?;
+        let series = dir.join("series");
+        let text = fs::read_to_string(&series)
+            .with_context(|| format!("cannot read {}", series.display()))?;
+        let mut patches = Vec::new();
+        for name in names(&text) {
+            let path = dir.join(name);
+            if !path.is_file() {
+                return Err(Fail::infra(
+                    format!("{} names {name}", series.display()),
+                    "there is no such file",
+                    "restore it with git, or take the line out",
+                ));
+            }
+            patches.push(Patch {
+                name: name.to_string(),
+                path,
+            });
+        }
+        Ok(Queue { dir, base, patches })
+    }
+
+    /// Everything that the applied tree depends on.
+    pub fn add_to(&self, inputs: &mut hash::Inputs) -> Result<()> {
+        for patch in &self.patches {
+            inputs.file("patch", &patch.path)?;
+        }
+        Ok(())
+    }
+
+    /// Patch files that `series` does not name, and names that occur twice.
+    pub fn strays(&self) -> Result<Vec<String>> {
+        let mut out = Vec::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            let listed = self.patches.iter().filter(|p| p.name == name).count();
+            if name == COVER {
+                if listed != 0 {
+                    out.push(format!("{name} must not be in series"));
+                }
+            } else if name.ends_with(".patch") && listed != 1 {
+                out.push(format!("{name} stands {listed} times in series"));
+            }
+        }
+        out.sort();
+        Ok(out)
+    }
+}
+
+/// The patch names of a `series` text.
+pub fn names(text: &str) -> impl Iterator<Item = &str> {
+    text.lines()
+        .map(|l| l.split('#').next().unwrap_or("").trim())
+        .filter(|l| !l.is_empty())
+}
+
+/// A new `series` text: the old one's comments stay in front of the patch that they stood
+/// in front of, which is found by its title where its number has changed.
+pub fn rewrite_series(old: &str, new: &[String]) -> String {
+    let title = |n: &str| n.trim_start_matches(|c: char| c.is_ascii_digit()).to_string();
+    let mut groups: Vec<(String, Vec<String>)> = Vec::new();
+    let mut pending = Vec::new();
+    for line in old.lines() {
+        match names(line).next() {
+            Some(name) => groups.push((title(name), std::mem::take(&mut pending))),
+            None => pending.push(line.to_string()),
+        }
+    }
+    let mut out = String::new();
+    for (at, name) in new.iter().enumerate() {
+        let lead = groups
+            .iter()
+            .position(|(t, _)| *t == title(name))
+            .map(|i| groups.remove(i).1);
+        for line in lead.into_iter().flatten() {
+            // A group that moved to the top needs no empty line before it.
+            if at > 0 || !line.is_empty() {
+                out.push_str(&line);
+                out.push('\n');
+            }
+        }
+        out.push_str(name);
+        out.push('\n');
+    }
+    for line in pending {
+        out.push_str(&line);
+        out.push('\n');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn series_with_comments() {
+        let text = "# SPDX\n\n# group\n0001-a.patch # why\n 0002-b.patch\n";
+        assert_eq!(names(text).collect::<Vec<_>>(), ["0001-a.patch", "0002-b.patch"]);
+    }
+
+    #[test]
+    fn rewrite_keeps_groups() {
+        let old = "# SPDX\n0001-a.patch\n\n# second\n0002-b.patch\n# end\n";
+        let new = ["0001-a.patch", "0002-new.patch", "0003-b.patch"].map(String::from);
+        assert_eq!(
+            rewrite_series(old, &new),
+            "# SPDX\n0001-a.patch\n0002-new.patch\n\n# second\n0003-b.patch\n# end\n"
+        );
+        assert_eq!(rewrite_series(old, &["0001-a.patch".into(), "0002-b.patch".into()]), old);
+    }
+}
