@@ -205,6 +205,8 @@ impl Cmd {
         let set: Vec<_> = self
             .env
             .iter()
+            // What is not set need not be unset.
+            .filter(|(k, v)| v.is_some() || std::env::var_os(k).is_some())
             .map(|(k, v)| match v {
                 Some(v) => format!("{}={}", k.to_string_lossy(), quote(v)),
                 None => format!("-u {}", k.to_string_lossy()),

@@ -90,13 +90,19 @@ pub fn rewrite_series(old: &str, new: &[String]) -> String {
     let title = |n: &str| n.trim_start_matches(|c: char| c.is_ascii_digit()).to_string();
     let mut groups: Vec<(String, Vec<String>)> = Vec::new();
     let mut pending = Vec::new();
-    for line in old.lines() {
+    // The file's own header, up to the first empty line, belongs to no patch.
+    let top = old.lines().take_while(|l| names(l).next().is_none());
+    let mut header: Vec<&str> = top.clone().take_while(|l| !l.trim().is_empty()).collect();
+    if header.len() < top.count() {
+        header.push("");
+    }
+    for line in old.lines().skip(header.len()) {
         match names(line).next() {
             Some(name) => groups.push((title(name), std::mem::take(&mut pending))),
             None => pending.push(line.to_string()),
         }
     }
-    let mut out = String::new();
+    let mut out: String = header.iter().map(|l| format!("{l}\n")).collect();
     for (at, name) in new.iter().enumerate() {
         let lead = groups
             .iter()
@@ -136,6 +142,10 @@ mod tests {
         assert_eq!(
             rewrite_series(old, &new),
             "# SPDX\n0001-a.patch\n0002-new.patch\n\n# second\n0003-b.patch\n# end\n"
+        );
+        assert_eq!(
+            rewrite_series("# SPDX\n\n# g\n0001-gone.patch\n", &["0001-a.patch".into()]),
+            "# SPDX\n\n0001-a.patch\n"
         );
         assert_eq!(rewrite_series(old, &["0001-a.patch".into(), "0002-b.patch".into()]), old);
     }

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Bad input and missing tools: one clear line and the right exit code.
+
+mod host_common;
+
+use host_common::Lab;
+
+#[test]
+fn help_names_the_exit_codes() {
+    let lab = Lab::new();
+    let out = lab.run(&["--help"]);
+    out.code(0);
+    for word in ["doctor", "build-kernel", "69", "71", "124", "130"] {
+        assert!(out.stdout.contains(word), "{word}");
+    }
+}
+
+#[test]
+fn wrong_usage_is_2() {
+    let lab = Lab::new();
+    for args in [
+        &["frobnicate"][..],
+        &[],
+        &["build-kernel", "--profile", "nope"],
+        &["build-kernel", "-j", "0"],
+        &["build-kernel", "--compare-off", "--gcc"],
+        &["fetch", "linux", "--provider", "upstream"],
+        &["fetch", "--sha256", "00"],
+        &["patch"],
+        &["patch", "refresh"],
+    ] {
+        assert_eq!(lab.run(args).code, Some(2), "{args:?}");
+    }
+}
+
+#[test]
+fn misspelt_subcommand_gets_a_suggestion() {
+    let lab = Lab::new();
+    let out = lab.run(&["build-kernal"]);
+    out.code(2);
+    assert!(out.stderr.contains("'build-kernel'"), "{}", out.stderr);
+}
+
+#[test]
+fn modes_are_checked_against_the_kernel() {
+    let lab = Lab::new();
+    lab.run(&["build-kernel", "--mode", "l3l3"])
+        .code(2)
+        .error_has(&["unknown mode 'l3l3'", "did you mean 'l3l2'?"]);
+    lab.run(&["build-kernel", "--mode", "l4l3"])
+        .code(2)
+        .error_has(&["not in this kernel", "radix, l3l2"]);
+    lab.run(&["build-kernel", "--mode", "xyzzyxyzzy"])
+        .code(2)
+        .error_has(&["one of: radix, l3l2"]);
+    lab.run(&["build-kernel", "--profile", "option-off", "--mode", "l3l2"])
+        .code(2)
+        .error_has(&["built without FPT"]);
+}
+
+#[test]
+fn missing_list_of_modes_is_named() {
+    let lab = Lab::new();
+    std::fs::remove_file(lab.path("root/configs/modes")).expect("removed");
+    lab.run(&["build-kernel", "--mode", "radix"])
+        .code(69)
+        .error_has(&["configs/modes"]);
+}
+
+#[test]
+fn missing_tools_are_named_before_work_starts() {
+    let lab = Lab::new();
+    let out = lab
+        .command(&["fetch", "linux"])
+        .env("FPT_PATH", lab.path("bin"))
+        .output()
+        .expect("xtask starts");
+    let out = host_common::Out::from(out);
+    out.code(69).error_has(&["`fetch` needs", "dpkg-source", "xz", "cargo xtask setup"]);
+    assert!(!lab.path("cache/sources").exists(), "no work was begun");
+}
+
+#[test]
+fn one_missing_tool_comes_with_its_line() {
+    let lab = Lab::new();
+    for tool in ["apt-get", "dpkg-source", "tar", "xz", "patch", "git", "perl"] {
+        lab.script(&format!("bin/{tool}"), "#!/bin/sh\n");
+    }
+    let out = lab
+        .command(&["fetch", "linux"])
+        .env("FPT_PATH", lab.path("bin"))
+        .output()
+        .expect("xtask starts");
+    host_common::Out::from(out)
+        .code(69)
+        .error_has(&["needs curl", "apt-get install curl"]);
+}
+
+#[test]
+fn doctor_lists_what_is_missing_and_fails() {
+    let lab = Lab::new();
+    let out = lab
+        .command(&["doctor"])
+        .env("FPT_PATH", lab.path("bin"))
+        .output()
+        .expect("xtask starts");
+    let out = host_common::Out::from(out);
+    out.code(69);
+    let line = out.stdout.lines().find(|l| l.starts_with("missing  clang-19"));
+    assert!(line.is_some_and(|l| l.contains("apt-get install clang-19")), "{}", out.stdout);
+}
+
+#[test]
+fn setup_asks_and_without_a_terminal_wants_yes() {
+    let lab = Lab::new();
+    let out = lab
+        .command(&["setup"])
+        .env("FPT_PATH", lab.path("bin"))
+        .stdin(std::process::Stdio::null())
+        .output()
+        .expect("xtask starts");
+    let out = host_common::Out::from(out);
+    assert!(out.stdout.contains("To be installed:"), "{}", out.stdout);
+    out.code(2).error_has(&["add --yes"]);
+}
+
+#[test]
+fn setup_dry_run_prints_shell_lines() {
+    let lab = Lab::new();
+    let out = lab
+        .command(&["setup", "--dry-run"])
+        .env("FPT_PATH", lab.path("bin"))
+        .output()
+        .expect("xtask starts");
+    let out = host_common::Out::from(out);
+    out.code(0);
+    assert!(out.stdout.contains("apt-get "), "{}", out.stdout);
+    assert!(out.stdout.contains("install -y --no-install-recommends"), "{}", out.stdout);
+}
+
+#[test]
+fn outside_a_checkout() {
+    let lab = Lab::new();
+    let out = lab
+        .command(&["doctor"])
+        .env_remove("FPT_ROOT")
+        .env_remove("CARGO_MANIFEST_DIR")
+        .output()
+        .expect("xtask starts");
+    host_common::Out::from(out)
+        .code(2)
+        .error_has(&["not in a checkout"]);
+}
+
+#[test]
+fn bad_base_file() {
+    let lab = Lab::new();
+    lab.write("root/linux-patches/BASE", "name = 'linux'\nfrob = 1\n");
+    lab.run(&["patch", "status", "linux"])
+        .code(69)
+        .error_has(&["linux-patches/BASE is not valid"]);
+}
+
+#[test]
+fn series_names_a_file_that_is_not_there() {
+    let lab = Lab::new();
+    lab.write("root/linux-patches/series", "0001-gone.patch\n");
+    lab.run(&["patch", "status", "linux"])
+        .code(69)
+        .error_has(&["0001-gone.patch", "no such file"]);
+}
