@@ -40,7 +40,11 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
     }
     let mut freed = 0;
     // A build that runs now must not lose its folder.
-    let _locks = if ctx.dry_run { Vec::new() } else { all_locks(ctx)? };
+    let _locks = if ctx.dry_run {
+        Vec::new()
+    } else {
+        all_locks(ctx)?
+    };
     for name in names {
         let dir = ctx.cache.join(name);
         if !dir.exists() {
@@ -48,15 +52,25 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
         }
         let bytes = size(&dir);
         if ctx.dry_run {
-            ctx.ui.command(&crate::api::Cmd::new("rm").args(["-rf", "--"]).arg(&dir));
+            ctx.ui
+                .command(&crate::api::Cmd::new("rm").args(["-rf", "--"]).arg(&dir));
         } else {
-            std::fs::remove_dir_all(&dir)
-                .map_err(|e| anyhow::Error::new(e).context(format!("cannot remove {}", dir.display())))?;
+            std::fs::remove_dir_all(&dir).map_err(|e| {
+                anyhow::Error::new(e).context(format!("cannot remove {}", dir.display()))
+            })?;
             println!("removed {} ({} MB)", dir.display(), bytes / 1_000_000);
         }
         freed += bytes;
     }
-    println!("{} MB {}", freed / 1_000_000, if ctx.dry_run { "would be freed" } else { "freed" });
+    println!(
+        "{} MB {}",
+        freed / 1_000_000,
+        if ctx.dry_run {
+            "would be freed"
+        } else {
+            "freed"
+        }
+    );
     Ok(0)
 }
 
@@ -67,7 +81,12 @@ fn all_locks(ctx: &Ctx) -> Result<Vec<store::Lock>> {
     };
     let mut names: Vec<String> = entries
         .flatten()
-        .filter_map(|e| e.file_name().to_string_lossy().strip_suffix(".lock").map(str::to_string))
+        .filter_map(|e| {
+            e.file_name()
+                .to_string_lossy()
+                .strip_suffix(".lock")
+                .map(str::to_string)
+        })
         .collect();
     names.sort();
     for name in names {

@@ -44,7 +44,10 @@ fn queue(lab: &Lab, patches: &[(&str, String)]) {
 }
 
 fn mtime(path: &Path) -> SystemTime {
-    fs::metadata(path).expect("there").modified().expect("a time")
+    fs::metadata(path)
+        .expect("there")
+        .modified()
+        .expect("a time")
 }
 
 fn image(out: &Out) -> String {
@@ -55,7 +58,12 @@ fn builds(lab: &Lab) -> usize {
     fs::read_dir(lab.path("cache/build"))
         .expect("build folders")
         .flatten()
-        .map(|e| fs::read_to_string(e.path().join("builds")).unwrap_or_default().lines().count())
+        .map(|e| {
+            fs::read_to_string(e.path().join("builds"))
+                .unwrap_or_default()
+                .lines()
+                .count()
+        })
         .sum()
 }
 
@@ -63,7 +71,13 @@ fn builds(lab: &Lab) -> usize {
 fn build_is_cached_by_content_and_touches_only_what_changed() {
     let lab = Lab::new();
     lab.fetched();
-    queue(&lab, &[("0001-code-change-line-10.patch", patch(10, "int first;", true))]);
+    queue(
+        &lab,
+        &[(
+            "0001-code-change-line-10.patch",
+            patch(10, "int first;", true),
+        )],
+    );
     let out = lab.run(&["build-kernel", "--mode", "l3l2"]);
     out.code(0);
     assert!(image(&out).contains("int first;") && image(&out).contains("// root"));
@@ -77,14 +91,30 @@ fn build_is_cached_by_content_and_touches_only_what_changed() {
     let tree = lab.tree();
     let before = mtime(&tree.join("other.c"));
     let rust = mtime(&tree.join("arch/x86/mm/fpt/fpt_core/addr.rs"));
-    let config = fs::read_dir(lab.path("cache/build")).expect("builds").flatten().next().expect("one").path().join(".config");
+    let config = fs::read_dir(lab.path("cache/build"))
+        .expect("builds")
+        .flatten()
+        .next()
+        .expect("one")
+        .path()
+        .join(".config");
     let config_time = mtime(&config);
     std::thread::sleep(Duration::from_millis(20));
-    queue(&lab, &[("0001-code-change-line-10.patch", patch(10, "int second;", true))]);
+    queue(
+        &lab,
+        &[(
+            "0001-code-change-line-10.patch",
+            patch(10, "int second;", true),
+        )],
+    );
     let changed = lab.run(&["build-kernel"]);
     changed.code(0);
     assert!(image(&changed).contains("int second;"));
-    assert_eq!(mtime(&tree.join("other.c")), before, "a file that no patch changed");
+    assert_eq!(
+        mtime(&tree.join("other.c")),
+        before,
+        "a file that no patch changed"
+    );
     assert_eq!(mtime(&tree.join("arch/x86/mm/fpt/fpt_core/addr.rs")), rust);
     assert_eq!(mtime(&config), config_time, "an unchanged configuration");
     assert!(mtime(&tree.join("code.c")) > before);
@@ -96,10 +126,19 @@ fn build_is_cached_by_content_and_touches_only_what_changed() {
     assert!(image(&rusty).contains("// more"));
     fs::remove_file(lab.path("root/rust-mm-fpt/kernel/more.rs")).expect("removed");
     lab.run(&["build-kernel"]).code(0);
-    assert!(!tree.join("arch/x86/mm/fpt/more.rs").exists(), "a removed file goes from the tree");
+    assert!(
+        !tree.join("arch/x86/mm/fpt/more.rs").exists(),
+        "a removed file goes from the tree"
+    );
 
     // Back to the first content: no build.
-    queue(&lab, &[("0001-code-change-line-10.patch", patch(10, "int first;", true))]);
+    queue(
+        &lab,
+        &[(
+            "0001-code-change-line-10.patch",
+            patch(10, "int first;", true),
+        )],
+    );
     lab.write("root/rust-mm-fpt/core/src/addr.rs", "// addr\n");
     let n = builds(&lab);
     let back = lab.run(&["build-kernel"]);
@@ -111,10 +150,18 @@ fn build_is_cached_by_content_and_touches_only_what_changed() {
 fn dropped_option_is_an_error_that_names_it() {
     let lab = Lab::new();
     lab.write("kernel/linux-6.12.999/drop", "CONFIG_GUEST=y\n");
-    lab.write("kernel/linux-6.12.999/mm/Kconfig", "config GUEST\n\tbool \"x\"\n\tdepends on HYPERVISOR\n");
+    lab.write(
+        "kernel/linux-6.12.999/mm/Kconfig",
+        "config GUEST\n\tbool \"x\"\n\tdepends on HYPERVISOR\n",
+    );
     lab.fetched();
     let out = lab.run(&["build-kernel"]);
-    out.code(69).error_has(&["CONFIG_GUEST", "configs/guest.config", "came out as n", "depends on HYPERVISOR"]);
+    out.code(69).error_has(&[
+        "CONFIG_GUEST",
+        "configs/guest.config",
+        "came out as n",
+        "depends on HYPERVISOR",
+    ]);
     assert!(!lab.path("cache/artefacts/kernel").exists());
 }
 
@@ -146,10 +193,15 @@ fn edits_in_the_tree_are_not_lost() {
     lab.run(&["patch", "apply", "linux"]).code(0);
     let file = lab.tree().join("other.c");
     fs::write(&file, "int mine;\n").expect("written");
-    queue(&lab, &[("0001-code-change-line-10.patch", patch(10, "int x;", true))]);
-    lab.run(&["patch", "apply", "linux"])
-        .code(69)
-        .error_has(&["not in the queue", "other.c", "--force"]);
+    queue(
+        &lab,
+        &[("0001-code-change-line-10.patch", patch(10, "int x;", true))],
+    );
+    lab.run(&["patch", "apply", "linux"]).code(69).error_has(&[
+        "not in the queue",
+        "other.c",
+        "--force",
+    ]);
     assert_eq!(fs::read_to_string(&file).expect("there"), "int mine;\n");
     lab.run(&["patch", "apply", "linux", "--force"]).code(0);
     assert_eq!(fs::read_to_string(&file).expect("there"), "int other;\n");
@@ -176,24 +228,43 @@ fn refresh_and_check_agree() {
     let code = tree.join("code.c");
     fs::write(&code, numbered(60).replace("int v10;", "int ten;")).expect("written");
     git(&tree, &["commit", "-q", "-a", "-s", "-m", "code: one"]);
-    fs::write(&code, numbered(60).replace("int v10;", "int ten;").replace("int v40;", "int forty;")).expect("written");
+    fs::write(
+        &code,
+        numbered(60)
+            .replace("int v10;", "int ten;")
+            .replace("int v40;", "int forty;"),
+    )
+    .expect("written");
     git(&tree, &["commit", "-q", "-a", "-s", "-m", "code: two"]);
     lab.write("root/linux-patches/series", "# SPDX\n");
     lab.run(&["patch", "refresh", "linux"]).code(0);
-    assert_eq!(lab.read("root/linux-patches/series"), "# SPDX\n0001-code-one.patch\n0002-code-two.patch\n");
+    assert_eq!(
+        lab.read("root/linux-patches/series"),
+        "# SPDX\n0001-code-one.patch\n0002-code-two.patch\n"
+    );
     let out = lab.run(&["patch", "check", "linux"]);
     out.code(0);
     assert_eq!(out.stdout.matches("ok     ").count(), 7, "{}", out.stdout);
     // A second refresh changes nothing.
     let out = lab.run(&["patch", "refresh", "linux"]);
-    assert!(out.stdout.contains("2 patches, 0 changed"), "{}", out.stdout);
+    assert!(
+        out.stdout.contains("2 patches, 0 changed"),
+        "{}",
+        out.stdout
+    );
 
     let cases: [(&str, &dyn Fn(), &str); 5] = [
-        ("stray file", &|| lab.write("root/linux-patches/0009-x.patch", "x"), "0009-x.patch stands 0 times"),
+        (
+            "stray file",
+            &|| lab.write("root/linux-patches/0009-x.patch", "x"),
+            "0009-x.patch stands 0 times",
+        ),
         (
             "no sign-off",
             &|| {
-                let t = lab.read("root/linux-patches/0002-code-two.patch").replace("Signed-off-by", "Reviewed-by");
+                let t = lab
+                    .read("root/linux-patches/0002-code-two.patch")
+                    .replace("Signed-off-by", "Reviewed-by");
                 lab.write("root/linux-patches/0002-code-two.patch", &t);
             },
             "0002-code-two.patch has no Signed-off-by",
@@ -201,7 +272,9 @@ fn refresh_and_check_agree() {
         (
             "offset",
             &|| {
-                let t = lab.read("root/linux-patches/0002-code-two.patch").replace("@@ -37,7 +37,7 @@", "@@ -33,7 +33,7 @@");
+                let t = lab
+                    .read("root/linux-patches/0002-code-two.patch")
+                    .replace("@@ -37,7 +37,7 @@", "@@ -33,7 +33,7 @@");
                 lab.write("root/linux-patches/0002-code-two.patch", &t);
             },
             "offset 4",
@@ -209,7 +282,9 @@ fn refresh_and_check_agree() {
         (
             "edited by hand",
             &|| {
-                let t = lab.read("root/linux-patches/0001-code-one.patch").replace("---\n code.c", "---\n  code.c");
+                let t = lab
+                    .read("root/linux-patches/0001-code-one.patch")
+                    .replace("---\n code.c", "---\n  code.c");
                 lab.write("root/linux-patches/0001-code-one.patch", &t);
             },
             "0001-code-one.patch differs",
@@ -235,7 +310,11 @@ fn refresh_and_check_agree() {
         spoil();
         let out = lab.run(&["patch", "check", "linux"]);
         assert_eq!(out.code, Some(1), "{name}: {}{}", out.stdout, out.stderr);
-        assert!(out.stdout.contains("not ok") && out.stdout.contains(said), "{name}: {}", out.stdout);
+        assert!(
+            out.stdout.contains("not ok") && out.stdout.contains(said),
+            "{name}: {}",
+            out.stdout
+        );
         let _ = fs::remove_file(lab.path("root/linux-patches/0009-x.patch"));
         for (path, data) in kept {
             fs::write(path, data).expect("restored");
@@ -279,10 +358,18 @@ fn ctrl_c_leaves_no_child_no_lock_no_half_file() {
         let sleeping = format!("sleep {nap}");
         wait_until("the long build", || !processes(&sleeping).is_empty());
         let pid = child.id().to_string();
-        assert!(Command::new("kill").args(["-s", signal, &pid]).status().expect("kill").success());
+        assert!(Command::new("kill")
+            .args(["-s", signal, &pid])
+            .status()
+            .expect("kill")
+            .success());
         let status = child.wait().expect("it ends");
         assert_eq!(status.code(), Some(130), "SIG{signal}");
-        assert_eq!(processes(&sleeping), Vec::<String>::new(), "a child outlived SIG{signal}");
+        assert_eq!(
+            processes(&sleeping),
+            Vec::<String>::new(),
+            "a child outlived SIG{signal}"
+        );
         assert_eq!(lab.leftovers(), Vec::<std::path::PathBuf>::new());
         // The lock is free and the tree is usable.
         fs::write(lab.tree().join("slow"), "0").expect("written");
@@ -297,13 +384,18 @@ fn a_failed_build_shows_its_last_lines_and_the_log() {
     let lab = Lab::new();
     lab.write(
         "kernel/linux-6.12.999/Makefile",
-        &host_common::MAKEFILE.replace("\t@mkdir -p $(O)/include/config\n", "\t@echo code.c:7: broken; exit 3\n"),
+        &host_common::MAKEFILE.replace(
+            "\t@mkdir -p $(O)/include/config\n",
+            "\t@echo code.c:7: broken; exit 3\n",
+        ),
     );
     lab.fetched();
     let out = lab.run(&["build-kernel"]);
     out.code(69).error_has(&["'make' failed", "kernel-fpt.log"]);
     assert!(out.stderr.contains("| code.c:7: broken"), "{}", out.stderr);
-    assert!(lab.read("cache/logs/kernel-fpt.log").contains("code.c:7: broken"));
+    assert!(lab
+        .read("cache/logs/kernel-fpt.log")
+        .contains("code.c:7: broken"));
 }
 
 #[test]
@@ -328,7 +420,12 @@ fn dry_run_changes_nothing() {
     let lab = Lab::new();
     let out = lab.run(&["--dry-run", "build-kernel", "--profile", "debug"]);
     out.code(0);
-    for word in ["make -C", "vmlinux", "merge_config.sh", "RUSTC=/usr/bin/rustc"] {
+    for word in [
+        "make -C",
+        "vmlinux",
+        "merge_config.sh",
+        "RUSTC=/usr/bin/rustc",
+    ] {
         assert!(out.stdout.contains(word), "{word} in:\n{}", out.stdout);
     }
     assert!(!lab.path("cache").exists(), "a dry run must not write");

@@ -76,14 +76,23 @@ fn missing_tools_are_named_before_work_starts() {
         .output()
         .expect("xtask starts");
     let out = host_common::Out::from(out);
-    out.code(69).error_has(&["`fetch` needs", "dpkg-source", "xz", "cargo xtask setup"]);
+    out.code(69)
+        .error_has(&["`fetch` needs", "dpkg-source", "xz", "cargo xtask setup"]);
     assert!(!lab.path("cache/sources").exists(), "no work was begun");
 }
 
 #[test]
 fn one_missing_tool_comes_with_its_line() {
     let lab = Lab::new();
-    for tool in ["apt-get", "dpkg-source", "tar", "xz", "patch", "git", "perl"] {
+    for tool in [
+        "apt-get",
+        "dpkg-source",
+        "tar",
+        "xz",
+        "patch",
+        "git",
+        "perl",
+    ] {
         lab.script(&format!("bin/{tool}"), "#!/bin/sh\n");
     }
     let out = lab
@@ -106,8 +115,15 @@ fn doctor_lists_what_is_missing_and_fails() {
         .expect("xtask starts");
     let out = host_common::Out::from(out);
     out.code(69);
-    let line = out.stdout.lines().find(|l| l.starts_with("missing  clang-19"));
-    assert!(line.is_some_and(|l| l.contains("apt-get install clang-19")), "{}", out.stdout);
+    let line = out
+        .stdout
+        .lines()
+        .find(|l| l.starts_with("missing  clang-19"));
+    assert!(
+        line.is_some_and(|l| l.contains("apt-get install clang-19")),
+        "{}",
+        out.stdout
+    );
 }
 
 #[test]
@@ -135,7 +151,11 @@ fn setup_dry_run_prints_shell_lines() {
     let out = host_common::Out::from(out);
     out.code(0);
     assert!(out.stdout.contains("apt-get "), "{}", out.stdout);
-    assert!(out.stdout.contains("install -y --no-install-recommends"), "{}", out.stdout);
+    assert!(
+        out.stdout.contains("install -y --no-install-recommends"),
+        "{}",
+        out.stdout
+    );
 }
 
 #[test]

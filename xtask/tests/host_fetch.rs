@@ -14,7 +14,16 @@ use std::time::Duration;
 use host_common::{sha256, Lab, Out};
 
 fn upstream<'a>(from: &'a str, hash: &'a str) -> [&'a str; 8] {
-    ["fetch", "linux", "--provider", "upstream", "--from", from, "--sha256", hash]
+    [
+        "fetch",
+        "linux",
+        "--provider",
+        "upstream",
+        "--from",
+        from,
+        "--sha256",
+        hash,
+    ]
 }
 
 #[test]
@@ -27,7 +36,9 @@ fn tarball_by_path_is_taken_only_with_its_hash() {
         .error_has(&["not the expected file", &hash]);
     assert!(!lab.path("cache/sources/linux").join(&wrong).exists());
     lab.run(&upstream(&path, &hash)).code(0);
-    lab.run(&upstream(&path, "12ab")).code(2).error_has(&["64 hexadecimal digits"]);
+    lab.run(&upstream(&path, "12ab"))
+        .code(2)
+        .error_has(&["64 hexadecimal digits"]);
     lab.run(&upstream("nowhere/linux-6.12.1.tar.xz", &hash))
         .code(2)
         .error_has(&["no file"]);
@@ -67,7 +78,11 @@ fn server(data: Vec<u8>, cut: usize, delay: Duration) -> (String, Arc<AtomicUsiz
                 .and_then(|n| n.parse().ok())
                 .unwrap_or(0);
             let rest = data.get(from..).unwrap_or(&[]);
-            let status = if from > 0 { "206 Partial Content" } else { "200 OK" };
+            let status = if from > 0 {
+                "206 Partial Content"
+            } else {
+                "200 OK"
+            };
             let _ = write!(
                 stream,
                 "HTTP/1.1 {status}\r\nContent-Length: {}\r\nContent-Range: bytes {from}-{}/{}\r\nConnection: close\r\n\r\n",
@@ -80,7 +95,10 @@ fn server(data: Vec<u8>, cut: usize, delay: Duration) -> (String, Arc<AtomicUsiz
             let _ = stream.write_all(&rest[..send]);
         }
     });
-    (format!("http://127.0.0.1:{port}/linux-6.12.999.tar.xz"), count)
+    (
+        format!("http://127.0.0.1:{port}/linux-6.12.999.tar.xz"),
+        count,
+    )
 }
 
 #[test]
@@ -91,7 +109,10 @@ fn cut_download_is_never_taken_for_whole_and_is_continued() {
     let (url, count) = server(data, 1, Duration::ZERO);
     lab.run(&upstream(&url, &hash)).code(69);
     let place = lab.path("cache/sources/linux").join(&hash);
-    assert!(!place.exists(), "half a file must not get the place of the whole one");
+    assert!(
+        !place.exists(),
+        "half a file must not get the place of the whole one"
+    );
     lab.run(&upstream(&url, &hash)).code(0);
     assert_eq!(sha256(&place.join("linux-6.12.999.tar.xz")), hash);
     assert_eq!(count.load(Ordering::SeqCst), 2);
@@ -104,12 +125,20 @@ fn two_runs_at_once_download_once() {
     let data = fs::read(path).expect("the tarball");
     let (url, count) = server(data, 0, Duration::from_millis(500));
     let args = upstream(&url, &hash);
-    let first = lab.command(&args).stderr(std::process::Stdio::null()).spawn().expect("xtask starts");
+    let first = lab
+        .command(&args)
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("xtask starts");
     let second = lab.run(&args);
     let mut first = first;
     assert!(first.wait().expect("it ends").success());
     second.code(0);
-    assert_eq!(count.load(Ordering::SeqCst), 1, "the second run must wait for the first");
+    assert_eq!(
+        count.load(Ordering::SeqCst),
+        1,
+        "the second run must wait for the first"
+    );
 }
 
 /// A shell in its own mount namespace, if this user may have one.
@@ -163,13 +192,25 @@ fn full_disk_gives_one_line_and_leaves_nothing() {
         }
         None => {
             // No private mounts here: a `cp` that meets a full disk.
-            lab.script("full/cp", "#!/bin/sh\necho 'cp: No space left on device' >&2; exit 1\n");
+            lab.script(
+                "full/cp",
+                "#!/bin/sh\necho 'cp: No space left on device' >&2; exit 1\n",
+            );
             let path = format!("{}:/usr/bin:/bin", lab.path("full").display());
-            Out::from(lab.command(&args).env("PATH", path).output().expect("xtask starts"))
+            Out::from(
+                lab.command(&args)
+                    .env("PATH", path)
+                    .output()
+                    .expect("xtask starts"),
+            )
         }
     };
     out.code(69).error_has(&["disk is full", "free some space"]);
-    assert!(!out.stderr.contains(&format!("{hash}/linux")), "{}", out.stderr);
+    assert!(
+        !out.stderr.contains(&format!("{hash}/linux")),
+        "{}",
+        out.stderr
+    );
 }
 
 #[test]
@@ -186,7 +227,12 @@ fn debian_archive_gives_the_tested_release() {
     let pool = lab.path("repo/pool");
     fs::create_dir_all(&pool).expect("a folder");
     let deb = pool.join("linux-source-6.12_6.12.999-1_all.deb");
-    let built = Command::new("dpkg-deb").args(["--root-owner-group", "-b"]).arg(lab.path("deb")).arg(&deb).output().expect("dpkg-deb");
+    let built = Command::new("dpkg-deb")
+        .args(["--root-owner-group", "-b"])
+        .arg(lab.path("deb"))
+        .arg(&deb)
+        .output()
+        .expect("dpkg-deb");
     assert!(built.status.success());
     let size = fs::metadata(&deb).expect("built").len();
     let packages = format!(
@@ -205,7 +251,13 @@ fn debian_archive_gives_the_tested_release() {
             packages.len()
         ),
     );
-    lab.write("etc/sources.list", &format!("deb [trusted=yes] file:{} {code} main\n", lab.path("repo").display()));
+    lab.write(
+        "etc/sources.list",
+        &format!(
+            "deb [trusted=yes] file:{} {code} main\n",
+            lab.path("repo").display()
+        ),
+    );
     let fetch = || {
         Out::from(
             lab.command(&["fetch", "linux"])
@@ -216,7 +268,12 @@ fn debian_archive_gives_the_tested_release() {
     };
     let out = fetch();
     out.code(0);
-    assert!(out.stdout.contains(&format!("6.12.999-1 (debian), sha256 {hash}")), "{}", out.stdout);
+    assert!(
+        out.stdout
+            .contains(&format!("6.12.999-1 (debian), sha256 {hash}")),
+        "{}",
+        out.stdout
+    );
     assert_eq!(lab.leftovers(), Vec::<std::path::PathBuf>::new());
     // From the cache now: the archive may be gone.
     fs::remove_dir_all(lab.path("repo")).expect("removed");
@@ -226,11 +283,16 @@ fn debian_archive_gives_the_tested_release() {
 #[test]
 fn archive_without_an_entry_for_this_release() {
     let lab = Lab::new();
-    lab.write("etc/sources.list", "deb http://127.0.0.1:9/ elsewhere main\n");
+    lab.write(
+        "etc/sources.list",
+        "deb http://127.0.0.1:9/ elsewhere main\n",
+    );
     let out = lab
         .command(&["fetch", "linux"])
         .env("FPT_APT_ETC", lab.path("etc"))
         .output()
         .expect("xtask starts");
-    Out::from(out).code(69).error_has(&["no Debian archive found", "--provider upstream"]);
+    Out::from(out)
+        .code(69)
+        .error_has(&["no Debian archive found", "--provider upstream"]);
 }

@@ -33,7 +33,8 @@ impl Inputs {
     }
 
     pub fn file(&mut self, name: &str, path: &Path) -> Result<&mut Self> {
-        let data = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let data =
+            std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         Ok(self.bytes(name, &data))
     }
 

@@ -41,11 +41,7 @@ impl Mode {
             Some(near) => format!("did you mean '{near}'?"),
             None => format!("one of: {}", have.join(", ")),
         };
-        Err(Fail::usage(
-            format!("unknown mode '{word}'"),
-            "",
-            hint,
-        ))
+        Err(Fail::usage(format!("unknown mode '{word}'"), "", hint))
     }
 
     /// Every mode of the kernel, in the order of `configs/modes`.

@@ -337,7 +337,11 @@ impl Cmd {
         if out.status.success() {
             return Ok(out.stdout);
         }
-        let said = if out.stderr.trim().is_empty() { &out.stdout } else { &out.stderr };
+        let said = if out.stderr.trim().is_empty() {
+            &out.stdout
+        } else {
+            &out.stderr
+        };
         let tail: Vec<&str> = said.trim().lines().rev().take(3).collect();
         let tail: Vec<&str> = tail.into_iter().rev().collect();
         Err(Fail::infra(

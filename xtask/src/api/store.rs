@@ -47,7 +47,11 @@ pub fn lock(ctx: &Ctx, name: &str) -> Result<Lock> {
             let owner = fs::read_to_string(&path).unwrap_or_default();
             ctx.ui.info(&format!(
                 "waiting for another run that holds the '{name}' lock (pid {})",
-                if owner.trim().is_empty() { "unknown" } else { owner.trim() }
+                if owner.trim().is_empty() {
+                    "unknown"
+                } else {
+                    owner.trim()
+                }
             ));
             told = true;
         }

@@ -145,7 +145,9 @@ impl Stage {
         let mut draw = false;
         if let Some(stage) = screen.stage(self.id) {
             let now = Instant::now();
-            stage.lines.push_back(console::strip_ansi_codes(text).into_owned());
+            stage
+                .lines
+                .push_back(console::strip_ansi_codes(text).into_owned());
             if stage.lines.len() > TAIL {
                 stage.lines.pop_front();
             }
@@ -277,7 +279,8 @@ impl Screen {
             let skip = stage.lines.len().saturating_sub(WINDOW);
             for line in stage.lines.iter().skip(skip) {
                 let clean: String = line.chars().filter(|c| !c.is_control()).collect();
-                let cut = console::truncate_str(&clean, width.saturating_sub(4), "...").into_owned();
+                let cut =
+                    console::truncate_str(&clean, width.saturating_sub(4), "...").into_owned();
                 rows.push(format!("    {}", style(cut).for_stderr().dim()));
             }
         }

@@ -60,7 +60,13 @@ pub fn compare_off(ctx: &Ctx) -> Result<Comparison> {
     let _lock = patch::tree_lock(ctx, Project::Linux, &source)?;
     let patched_src = prepare_tree(ctx, Profile::OptionOff, &source)?;
     let base_src = prepare_tree(ctx, Profile::Unpatched, &source)?;
-    let patched = objects(ctx, Profile::OptionOff, Compiler::Llvm, &patched_src, "text")?;
+    let patched = objects(
+        ctx,
+        Profile::OptionOff,
+        Compiler::Llvm,
+        &patched_src,
+        "text",
+    )?;
     let base = objects(ctx, Profile::Unpatched, Compiler::Llvm, &base_src, "text")?;
     if ctx.dry_run {
         return Ok(Comparison::default());
@@ -157,7 +163,8 @@ fn sections(path: &Path) -> Result<BTreeMap<String, Code>> {
 
 /// Local statics carry a running number that moves when another one comes before.
 fn unnumbered(name: &str) -> String {
-    name.trim_end_matches(|c: char| c.is_ascii_digit()).to_string()
+    name.trim_end_matches(|c: char| c.is_ascii_digit())
+        .to_string()
 }
 
 fn difference(a: &BTreeMap<String, Code>, b: &BTreeMap<String, Code>) -> Option<String> {
@@ -199,7 +206,10 @@ mod tests {
     fn one(code: &[u8], target: &str) -> BTreeMap<String, Code> {
         BTreeMap::from([(
             ".text".to_string(),
-            Code { code: code.to_vec(), relocations: vec![(1, target.to_string())] },
+            Code {
+                code: code.to_vec(),
+                relocations: vec![(1, target.to_string())],
+            },
         )])
     }
 

@@ -217,7 +217,10 @@ mod tests {
     use super::*;
 
     fn fragment(name: &str, text: &str) -> Fragment {
-        Fragment { name: name.into(), text: text.into() }
+        Fragment {
+            name: name.into(),
+            text: text.into(),
+        }
     }
 
     #[test]
@@ -229,13 +232,19 @@ mod tests {
         let good = "CONFIG_ON=y\nCONFIG_GONE=y\nCONFIG_NUM=8\nCONFIG_STR=\"\"\n# CONFIG_LATER is not set\n";
         assert_eq!(verify(&fragments, good), []);
         let bad = "CONFIG_ON=m\nCONFIG_NUM=4\nCONFIG_OFF=y\nCONFIG_STR=\"x\"\nCONFIG_N=y\n";
-        let names: Vec<String> = verify(&fragments, bad).into_iter().map(|d| d.name).collect();
+        let names: Vec<String> = verify(&fragments, bad)
+            .into_iter()
+            .map(|d| d.name)
+            .collect();
         assert_eq!(names, ["GONE", "N", "NUM", "OFF", "ON", "STR"]);
     }
 
     #[test]
     fn later_fragment_wins() {
-        let fragments = [fragment("a", "CONFIG_X=y\n"), fragment("b", "# CONFIG_X is not set\n")];
+        let fragments = [
+            fragment("a", "CONFIG_X=y\n"),
+            fragment("b", "# CONFIG_X is not set\n"),
+        ];
         assert_eq!(verify(&fragments, ""), []);
         assert_eq!(verify(&fragments, "CONFIG_X=y\n")[0].fragment, "b");
     }

@@ -52,7 +52,11 @@ pub fn main(ctx: &Ctx, args: KernelArgs) -> Result<i32> {
             ));
         }
     }
-    let compiler = if args.gcc { Compiler::Gcc } else { Compiler::Llvm };
+    let compiler = if args.gcc {
+        Compiler::Gcc
+    } else {
+        Compiler::Llvm
+    };
     let kernel = kernel_with(ctx, args.profile, compiler)?;
     if !ctx.dry_run {
         println!("{}", kernel.vmlinux.display());
@@ -81,7 +85,9 @@ pub fn kernel_with(ctx: &Ctx, profile: Profile, compiler: Compiler) -> Result<Ke
     let out = build_dir(ctx, profile.name(), compiler, &source);
     let src = src_dir(ctx, profile, &source);
     if let Some(kernel) = cached(ctx, &hash, &out, &src) {
-        let stage = ctx.ui.stage(&format!("kernel {}{}", profile.name(), compiler.suffix()));
+        let stage = ctx
+            .ui
+            .stage(&format!("kernel {}{}", profile.name(), compiler.suffix()));
         stage.done(&format!("up to date, {}", hash::short(&hash)));
         return Ok(kernel);
     }
@@ -97,12 +103,18 @@ pub fn kernel_with(ctx: &Ctx, profile: Profile, compiler: Compiler) -> Result<Ke
         compiler.suffix(),
         source.release
     ));
-    let log = ctx
-        .log_dir()
-        .join(format!("kernel-{}{}.log", profile.name(), compiler.suffix()));
+    let log = ctx.log_dir().join(format!(
+        "kernel-{}{}.log",
+        profile.name(),
+        compiler.suffix()
+    ));
     start_log(ctx, &log)?;
     config::configure(ctx, &stage, &log, &tools, &src, &out, &fragments)?;
-    ctx.step(&stage, &log, &tools.make(&src, &out, ctx.jobs).arg("vmlinux"))?;
+    ctx.step(
+        &stage,
+        &log,
+        &tools.make(&src, &out, ctx.jobs).arg("vmlinux"),
+    )?;
     if ctx.dry_run {
         stage.done("dry run");
         return Ok(Kernel {
@@ -119,7 +131,10 @@ pub fn kernel_with(ctx: &Ctx, profile: Profile, compiler: Compiler) -> Result<Ke
     let mut meta = Meta::new();
     meta.insert("version".into(), version);
     meta.insert("profile".into(), profile.name().into());
-    meta.insert("source".into(), format!("{} {}", source.version, source.sha256));
+    meta.insert(
+        "source".into(),
+        format!("{} {}", source.version, source.sha256),
+    );
     meta.insert("tools".into(), tools.versions.join("; "));
     meta.insert("built_in".into(), crate::api::ui::elapsed(stage.elapsed()));
     artefact::create(ctx, "kernel", &hash, &meta, |dir| {
@@ -129,7 +144,11 @@ pub fn kernel_with(ctx: &Ctx, profile: Profile, compiler: Compiler) -> Result<Ke
     })?;
     stage.done(&hash::short(&hash).to_string());
     cached(ctx, &hash, &out, &src).ok_or_else(|| {
-        Fail::infra("the kernel was built but is not in the cache", "", "is another run cleaning it?")
+        Fail::infra(
+            "the kernel was built but is not in the cache",
+            "",
+            "is another run cleaning it?",
+        )
     })
 }
 
@@ -153,8 +172,12 @@ pub fn objects(
         });
     }
     let out = build_dir(ctx, &format!("{tag}-{}", profile.name()), compiler, &source);
-    let stage = ctx.ui.stage(&format!("build objects, {tag} {}", profile.name()));
-    let log = ctx.log_dir().join(format!("objects-{tag}-{}.log", profile.name()));
+    let stage = ctx
+        .ui
+        .stage(&format!("build objects, {tag} {}", profile.name()));
+    let log = ctx
+        .log_dir()
+        .join(format!("objects-{tag}-{}.log", profile.name()));
     start_log(ctx, &log)?;
     config::configure(ctx, &stage, &log, &tools, src, &out, &fragments)?;
     let make = tools

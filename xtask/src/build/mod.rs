@@ -108,8 +108,8 @@ pub fn kcount(ctx: &Ctx, qemu: &Qemu) -> Result<PathBuf> {
 
 /// Run cargo on this workspace with the toolchain that runs us; the target folder.
 pub fn cargo(ctx: &Ctx, title: &str, args: &[&str], env: &[(&str, &Path)]) -> Result<PathBuf> {
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| ctx.root.join("target"), PathBuf::from);
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| ctx.root.join("target"), PathBuf::from);
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut cmd = Cmd::new(program)
         .args(args)

@@ -107,11 +107,18 @@ pub fn qemu(ctx: &Ctx) -> Result<Qemu> {
     option_roms(ctx, &stage, &log, &src, &out)?;
     if ctx.dry_run {
         stage.done("dry run");
-        return Ok(at(&artefact::dir(ctx, "qemu", &hash), &source.release, &hash));
+        return Ok(at(
+            &artefact::dir(ctx, "qemu", &hash),
+            &source.release,
+            &hash,
+        ));
     }
     let mut meta = Meta::new();
     meta.insert("version".into(), source.release.clone());
-    meta.insert("source".into(), format!("{} {}", source.version, source.sha256));
+    meta.insert(
+        "source".into(),
+        format!("{} {}", source.version, source.sha256),
+    );
     meta.insert("built_in".into(), crate::api::ui::elapsed(stage.elapsed()));
     artefact::create(ctx, "qemu", &hash, &meta, |dir| {
         let bin = dir.join("qemu-system-x86_64");
@@ -129,13 +136,21 @@ pub fn qemu(ctx: &Ctx) -> Result<Qemu> {
             &include.join("qemu-plugin.h"),
         )?;
         // A binary that does not start must not get into the cache.
-        let said = Cmd::new(&bin).arg("-L").arg(&data).arg("--version").read()?;
+        let said = Cmd::new(&bin)
+            .arg("-L")
+            .arg(&data)
+            .arg("--version")
+            .read()?;
         stage.note(said.lines().next().unwrap_or(""));
         Ok(())
     })?;
     stage.done(hash::short(&hash));
     cached(ctx, &hash).ok_or_else(|| {
-        Fail::infra("QEMU was built but is not in the cache", "", "is another run cleaning it?")
+        Fail::infra(
+            "QEMU was built but is not in the cache",
+            "",
+            "is another run cleaning it?",
+        )
     })
 }
 

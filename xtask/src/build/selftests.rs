@@ -17,7 +17,12 @@ const UPSTREAM: [&str; 3] = ["mm", "mincore", "proc"];
 
 /// Programs without which the build is not what it seems: make ignores the failure of a
 /// whole folder.
-const EXPECTED: [&str; 4] = ["mm/mremap_test", "mm/cow", "mincore/mincore_selftest", "proc/proc-self-map-files-001"];
+const EXPECTED: [&str; 4] = [
+    "mm/mremap_test",
+    "mm/cow",
+    "mincore/mincore_selftest",
+    "proc/proc-self-map-files-001",
+];
 
 /// Build them for the tree of `kernel`; a folder with one sub-folder per target.
 pub fn kselftests(ctx: &Ctx, _kernel: &Kernel) -> Result<PathBuf> {
@@ -49,7 +54,9 @@ pub fn kselftests(ctx: &Ctx, _kernel: &Kernel) -> Result<PathBuf> {
         targets.push("fpt");
     }
     let out = kernel::build_dir(ctx, "kselftests", Compiler::Llvm, &source);
-    let stage = ctx.ui.stage(&format!("build kernel selftests: {}", targets.join(" ")));
+    let stage = ctx
+        .ui
+        .stage(&format!("build kernel selftests: {}", targets.join(" ")));
     let log = ctx.log_dir().join("kselftests.log");
     if !ctx.dry_run {
         if log.exists() {
@@ -103,9 +110,14 @@ pub fn kselftests(ctx: &Ctx, _kernel: &Kernel) -> Result<PathBuf> {
         ));
     }
     let mut meta = Meta::new();
-    meta.insert("source".into(), format!("{} {}", source.version, source.sha256));
+    meta.insert(
+        "source".into(),
+        format!("{} {}", source.version, source.sha256),
+    );
     meta.insert("targets".into(), targets.join(" "));
-    artefact::create(ctx, "kselftests", &hash, &meta, |dir| copy_tree(&install, dir))?;
+    artefact::create(ctx, "kselftests", &hash, &meta, |dir| {
+        copy_tree(&install, dir)
+    })?;
     stage.done(hash::short(&hash));
     Ok(target)
 }

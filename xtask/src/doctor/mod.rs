@@ -121,7 +121,10 @@ pub fn require(ctx: &Ctx, wanted: For) -> Result<()> {
         format!("`{}` needs {}", wanted.command(), names.join(", ")),
         "not installed",
         if lines.len() == 1 {
-            format!("install it with `{}`, or everything with `cargo xtask setup`", lines.join(""))
+            format!(
+                "install it with `{}`, or everything with `cargo xtask setup`",
+                lines.join("")
+            )
         } else {
             "run `cargo xtask setup`, or see `cargo xtask doctor` for each line".to_string()
         },
@@ -165,8 +168,7 @@ pub fn doctor(ctx: &Ctx, _args: DoctorArgs) -> Result<i32> {
 /// Whether clang and rustc of the kernel build share one LLVM.
 fn compilers() -> String {
     let rustc = toolchain::rustc_versions(&toolchain::rustc_path());
-    let clang = toolchain::find_program("clang-19")
-        .and_then(|p| toolchain::clang_version(&p));
+    let clang = toolchain::find_program("clang-19").and_then(|p| toolchain::clang_version(&p));
     match (rustc, clang) {
         (Some((release, rust)), Some(clang)) if rust == clang => {
             format!("LLVM: rustc {release} and clang both use {clang}")
@@ -211,9 +213,18 @@ mod tests {
 
     #[test]
     fn releases() {
-        assert_eq!(Distro::from_os_release("ID=debian\nVERSION_ID=\"12\"\n"), Distro::Debian12);
-        assert_eq!(Distro::from_os_release("VERSION_ID=\"13\"\nID=debian\n"), Distro::Debian13);
-        assert_eq!(Distro::from_os_release("ID=fedora\nVERSION_ID=40\n"), Distro::Other);
+        assert_eq!(
+            Distro::from_os_release("ID=debian\nVERSION_ID=\"12\"\n"),
+            Distro::Debian12
+        );
+        assert_eq!(
+            Distro::from_os_release("VERSION_ID=\"13\"\nID=debian\n"),
+            Distro::Debian13
+        );
+        assert_eq!(
+            Distro::from_os_release("ID=fedora\nVERSION_ID=40\n"),
+            Distro::Other
+        );
     }
 
     #[test]

@@ -48,7 +48,10 @@ impl Plan {
     fn describe(&self, ctx: &Ctx, distro: Distro) -> String {
         let mut lines = Vec::new();
         if !self.packages.is_empty() {
-            lines.push(format!("  from the Debian archive: {}", self.packages.join(" ")));
+            lines.push(format!(
+                "  from the Debian archive: {}",
+                self.packages.join(" ")
+            ));
         }
         if self.rust {
             lines.push(format!(
@@ -88,7 +91,11 @@ pub fn setup(ctx: &Ctx, args: SetupArgs) -> Result<i32> {
         println!("Nothing was installed.");
         return Ok(0);
     }
-    let _lock = if ctx.dry_run { None } else { Some(store::lock(ctx, "setup")?) };
+    let _lock = if ctx.dry_run {
+        None
+    } else {
+        Some(store::lock(ctx, "setup")?)
+    };
     let log = ctx.log_dir().join("setup.log");
     if !plan.packages.is_empty() || plan.rust {
         let root = Root::new(ctx)?;
@@ -108,7 +115,14 @@ pub fn setup(ctx: &Ctx, args: SetupArgs) -> Result<i32> {
         let stage = ctx.ui.stage(&format!("build bindgen {BINDGEN}"));
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let cmd = Cmd::new(cargo)
-            .args(["install", "bindgen-cli", "--locked", "--version", BINDGEN, "--root"])
+            .args([
+                "install",
+                "bindgen-cli",
+                "--locked",
+                "--version",
+                BINDGEN,
+                "--root",
+            ])
             .arg(toolchain::bindgen_root(ctx))
             .env_remove("CARGO_TARGET_DIR")
             .env_remove("RUSTFLAGS");
@@ -190,22 +204,28 @@ impl Root {
 
 /// Install the Rust toolchain at exactly one version. The archive's newest may be too new,
 /// and the right one may leave it: the packages are kept in the cache folder.
-fn install_rust(
-    ctx: &Ctx,
-    stage: &Stage,
-    log: &Path,
-    root: &Root,
-    distro: Distro,
-) -> Result<()> {
+fn install_rust(ctx: &Ctx, stage: &Stage, log: &Path, root: &Root, distro: Distro) -> Result<()> {
     let packages = rust_packages(distro);
     let first = packages.first().copied().unwrap_or("rustc");
     let kept = ctx.cache.join("debs");
-    let text = ctx.read(&Cmd::new("apt-cache").args(["madison", first]).env("LC_ALL", "C"))?;
-    let install = ["install", "-y", "--no-install-recommends", "--allow-downgrades"];
+    let text = ctx.read(
+        &Cmd::new("apt-cache")
+            .args(["madison", first])
+            .env("LC_ALL", "C"),
+    )?;
+    let install = [
+        "install",
+        "-y",
+        "--no-install-recommends",
+        "--allow-downgrades",
+    ];
     if let Some(version) = pick_version(&text, RUST_LINE) {
         stage.note(&format!("{first} {version}"));
         let wanted: Vec<String> = packages.iter().map(|p| format!("{p}={version}")).collect();
-        let args: Vec<&str> = install.into_iter().chain(wanted.iter().map(String::as_str)).collect();
+        let args: Vec<&str> = install
+            .into_iter()
+            .chain(wanted.iter().map(String::as_str))
+            .collect();
         keep_debs(ctx, stage, log, &kept, &wanted);
         return ctx.step(stage, log, &root.apt(&args));
     }
@@ -226,7 +246,10 @@ fn install_rust(
         ));
     }
     stage.note("from the packages kept in the cache folder");
-    let args: Vec<&str> = install.into_iter().chain(debs.iter().map(String::as_str)).collect();
+    let args: Vec<&str> = install
+        .into_iter()
+        .chain(debs.iter().map(String::as_str))
+        .collect();
     ctx.step(stage, log, &root.apt(&args))
 }
 
@@ -279,10 +302,18 @@ fn fetch_meson(ctx: &Ctx, log: &Path) -> Result<()> {
     let stage = ctx.ui.stage("fetch meson for QEMU");
     let tmp_parent = ctx.cache.join("tmp");
     if ctx.dry_run {
-        ctx.ui.command(&Cmd::new("/usr/bin/python3").args(["-m", "venv", "VENV"]));
+        ctx.ui
+            .command(&Cmd::new("/usr/bin/python3").args(["-m", "venv", "VENV"]));
         ctx.ui.command(
             &Cmd::new("VENV/bin/pip")
-                .args(["download", "--no-deps", "--require-hashes", "-r", "REQUIREMENTS", "-d"])
+                .args([
+                    "download",
+                    "--no-deps",
+                    "--require-hashes",
+                    "-r",
+                    "REQUIREMENTS",
+                    "-d",
+                ])
                 .arg(ctx.cache.join("tools")),
         );
         stage.done("dry run");
@@ -297,7 +328,14 @@ fn fetch_meson(ctx: &Ctx, log: &Path) -> Result<()> {
     let make = Cmd::new("/usr/bin/python3").args(["-m", "venv"]).arg(&venv);
     ctx.step(&stage, log, &toolchain::clean_env(make))?;
     let get = Cmd::new(venv.join("bin/pip"))
-        .args(["download", "--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes", "-r"])
+        .args([
+            "download",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--require-hashes",
+            "-r",
+        ])
         .arg(&requirements)
         .arg("-d")
         .arg(tmp.path());
@@ -319,7 +357,10 @@ mod tests {
 
     #[test]
     fn the_right_line_is_picked_though_a_newer_one_is_there() {
-        assert_eq!(pick_version(MADISON, "1.85").as_deref(), Some("1.85.0+dfsg3-1~deb12u3"));
+        assert_eq!(
+            pick_version(MADISON, "1.85").as_deref(),
+            Some("1.85.0+dfsg3-1~deb12u3")
+        );
         assert_eq!(pick_version(MADISON, "1.8"), None);
         assert_eq!(pick_version("", "1.85"), None);
     }

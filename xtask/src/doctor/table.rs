@@ -35,7 +35,9 @@ impl Item {
         match self.how {
             How::Apt(package) => format!("apt-get install {package}"),
             How::Rust => rust_line(distro),
-            How::Bindgen => "cargo xtask setup (cargo install bindgen-cli into the cache folder)".into(),
+            How::Bindgen => {
+                "cargo xtask setup (cargo install bindgen-cli into the cache folder)".into()
+            }
             How::Meson => "cargo xtask setup (pip download meson into the cache folder)".into(),
         }
     }
@@ -102,7 +104,11 @@ pub const TABLE: &[Item] = &[
     program!("gcc", "gcc", &[Qemu, KernelGcc, Selftests]),
     header!("libc6-dev", &[Qemu, Kernel, KernelGcc, Selftests, Guest]),
     program!("ninja", "ninja-build", &[Qemu]),
-    program!("pkg-config", "pkg-config", &[Qemu, Kernel, KernelGcc, Selftests]),
+    program!(
+        "pkg-config",
+        "pkg-config",
+        &[Qemu, Kernel, KernelGcc, Selftests]
+    ),
     Item {
         name: "python3 with venv",
         needed: &[Qemu],
@@ -110,7 +116,11 @@ pub const TABLE: &[Item] = &[
             let ok = Cmd::new("/usr/bin/python3")
                 .args(["-c", "import ensurepip, venv"])
                 .succeeds();
-            if ok { Ok(String::new()) } else { Err("not installed".into()) }
+            if ok {
+                Ok(String::new())
+            } else {
+                Err("not installed".into())
+            }
         },
         how: How::Apt("python3-venv"),
     },
@@ -134,11 +144,21 @@ pub const TABLE: &[Item] = &[
     header!("libcap-ng-dev", &[Qemu]),
     header!("libattr1-dev", &[Qemu]),
     header!("zlib1g-dev", &[Qemu]),
-    file_item("seabios", &[Qemu], |_| file_there("/usr/share/seabios/bios-256k.bin"), "seabios"),
+    file_item(
+        "seabios",
+        &[Qemu],
+        |_| file_there("/usr/share/seabios/bios-256k.bin"),
+        "seabios",
+    ),
     program!("clang-19", "clang-19", &[Kernel]),
     program!("ld.lld-19", "lld-19", &[Kernel]),
     program!("llvm-objcopy-19", "llvm-19", &[Kernel]),
-    file_item("libclang-19", &[Kernel, KernelGcc], |_| file_there("/usr/lib/llvm-19/lib/libclang-19.so.1"), "libclang1-19"),
+    file_item(
+        "libclang-19",
+        &[Kernel, KernelGcc],
+        |_| file_there("/usr/lib/llvm-19/lib/libclang-19.so.1"),
+        "libclang1-19",
+    ),
     program!("flex", "flex", &[Kernel, KernelGcc]),
     program!("bison", "bison", &[Kernel, KernelGcc]),
     program!("bc", "bc", &[Kernel, KernelGcc]),
@@ -216,7 +236,10 @@ fn rustc_right() -> Result<String, String> {
         return Err(format!("no {}", path.display()));
     };
     if !release.starts_with(&format!("{RUST_LINE}.")) {
-        return Err(format!("{} is {release}, the kernel needs {RUST_LINE}", path.display()));
+        return Err(format!(
+            "{} is {release}, the kernel needs {RUST_LINE}",
+            path.display()
+        ));
     }
     Ok(format!("{release}, LLVM {llvm}"))
 }

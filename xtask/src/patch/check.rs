@@ -37,7 +37,12 @@ impl Check {
 
 impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", if self.ok() { "ok    " } else { "not ok" }, self.name)?;
+        write!(
+            f,
+            "{} {}",
+            if self.ok() { "ok    " } else { "not ok" },
+            self.name
+        )?;
         for problem in &self.problems {
             write!(f, "\n    {problem}")?;
         }
@@ -96,7 +101,12 @@ pub fn check(ctx: &Ctx, project: Project) -> Result<Vec<Check>> {
         if names.iter().collect::<Vec<_>>() != listed {
             export.problems.push(format!(
                 "names differ: {}",
-                names.iter().filter(|n| !listed.contains(n)).cloned().collect::<Vec<_>>().join(", ")
+                names
+                    .iter()
+                    .filter(|n| !listed.contains(n))
+                    .cloned()
+                    .collect::<Vec<_>>()
+                    .join(", ")
             ));
         }
         for patch in queue.patches.iter().filter(|p| names.contains(&p.name)) {
@@ -109,7 +119,9 @@ pub fn check(ctx: &Ctx, project: Project) -> Result<Vec<Check>> {
             }
         }
     } else {
-        export.problems.push("not possible: a patch does not apply".into());
+        export
+            .problems
+            .push("not possible: a patch does not apply".into());
     }
     out.push(export);
 
@@ -175,7 +187,9 @@ fn style(project: Project, queue: &Queue, dir: &Path) -> Result<Check> {
     files.extend(queue.patches.iter());
     let mut warnings = BTreeSet::new();
     for patch in files {
-        let mut cmd = Cmd::new("perl").arg("scripts/checkpatch.pl").args(["--terse", "--no-summary"]);
+        let mut cmd = Cmd::new("perl")
+            .arg("scripts/checkpatch.pl")
+            .args(["--terse", "--no-summary"]);
         if project == Project::Linux {
             cmd = cmd.args(["--strict", "--show-types"]);
         }
@@ -193,9 +207,11 @@ fn style(project: Project, queue: &Queue, dir: &Path) -> Result<Check> {
         }
         // Neither clean nor explained: checkpatch itself did not run.
         if !out.status.success() && seen == 0 {
-            check
-                .problems
-                .push(format!("{}: checkpatch failed: {}", patch.name, out.stderr.trim()));
+            check.problems.push(format!(
+                "{}: checkpatch failed: {}",
+                patch.name,
+                out.stderr.trim()
+            ));
         }
     }
     if !warnings.is_empty() {
@@ -210,27 +226,44 @@ mod tests {
     use super::*;
 
     fn patch() -> Patch {
-        Patch { name: "0001-x.patch".into(), path: "0001-x.patch".into() }
+        Patch {
+            name: "0001-x.patch".into(),
+            path: "0001-x.patch".into(),
+        }
     }
 
     #[test]
     fn sign_off_must_stand_in_the_message() {
-        assert!(unsigned(&patch(), "Subject: x\n\nSigned-off-by: A <a@b>\n---\n f | 1 +\n").is_none());
-        assert!(unsigned(&patch(), "Subject: x\n\nbody\n---\n+Signed-off-by: A <a@b>\n").is_some());
+        assert!(unsigned(
+            &patch(),
+            "Subject: x\n\nSigned-off-by: A <a@b>\n---\n f | 1 +\n"
+        )
+        .is_none());
+        assert!(unsigned(
+            &patch(),
+            "Subject: x\n\nbody\n---\n+Signed-off-by: A <a@b>\n"
+        )
+        .is_some());
     }
 
     #[test]
     fn new_files_need_a_licence() {
         let with = "x\ndiff --git a/f b/f\nnew file mode 100644\n--- /dev/null\n+++ b/f\n@@ -0,0 +1 @@\n+// SPDX-License-Identifier: GPL-2.0\n";
         assert!(unlicensed(&patch(), with).is_empty());
-        assert_eq!(unlicensed(&patch(), &with.replace("SPDX-License-Identifier: ", "")).len(), 1);
+        assert_eq!(
+            unlicensed(&patch(), &with.replace("SPDX-License-Identifier: ", "")).len(),
+            1
+        );
         let edit = "x\ndiff --git a/f b/f\n--- a/f\n+++ b/f\n@@ -1 +1 @@\n+x\n";
         assert!(unlicensed(&patch(), edit).is_empty());
     }
 
     #[test]
     fn rust_text_is_found() {
-        assert_eq!(rust_text(&patch(), "+++ b/arch/x86/mm/fpt/core.rs\n").len(), 1);
+        assert_eq!(
+            rust_text(&patch(), "+++ b/arch/x86/mm/fpt/core.rs\n").len(),
+            1
+        );
         assert!(rust_text(&patch(), "+++ b/arch/x86/mm/fpt/Makefile\n").is_empty());
     }
 }

@@ -36,7 +36,10 @@ pub fn each(ctx: &Ctx) -> Result<Vec<Check>> {
             crate::api::store::write_if_changed(&work.join(to), &std::fs::read(from)?)?;
         }
         for profile in [Profile::OptionOff, Profile::Fpt] {
-            let mut check = Check::new(project, &format!("{} builds ({})", patch.name, profile.name()));
+            let mut check = Check::new(
+                project,
+                &format!("{} builds ({})", patch.name, profile.name()),
+            );
             if let Err(err) = build::objects(ctx, profile, Compiler::Llvm, &work, "each") {
                 check.problems.push(err.to_string());
             }

@@ -127,7 +127,10 @@ fn status(ctx: &Ctx, project: Project) -> Result<()> {
         hash::short(&source.sha256)
     );
     if !dir.is_dir() {
-        println!("  tree: not unpacked yet (`cargo xtask patch apply {}`)", project.name());
+        println!(
+            "  tree: not unpacked yet (`cargo xtask patch apply {}`)",
+            project.name()
+        );
         return Ok(());
     }
     println!("  tree: {}", dir.display());
@@ -146,7 +149,10 @@ fn status(ctx: &Ctx, project: Project) -> Result<()> {
     } else if wanted.status.success() && wanted.stdout.trim() == head {
         "holds the queue of this checkout".to_string()
     } else {
-        format!("holds another queue: `patch apply {}` changes it", project.name())
+        format!(
+            "holds another queue: `patch apply {}` changes it",
+            project.name()
+        )
     };
     println!("  {state}");
     let dirty = edits(&dir)?;

@@ -87,7 +87,10 @@ pub fn names(text: &str) -> impl Iterator<Item = &str> {
 /// A new `series` text: the old one's comments stay in front of the patch that they stood
 /// in front of, which is found by its title where its number has changed.
 pub fn rewrite_series(old: &str, new: &[String]) -> String {
-    let title = |n: &str| n.trim_start_matches(|c: char| c.is_ascii_digit()).to_string();
+    let title = |n: &str| {
+        n.trim_start_matches(|c: char| c.is_ascii_digit())
+            .to_string()
+    };
     let mut groups: Vec<(String, Vec<String>)> = Vec::new();
     let mut pending = Vec::new();
     // The file's own header, up to the first empty line, belongs to no patch.
@@ -132,7 +135,10 @@ mod tests {
     #[test]
     fn series_with_comments() {
         let text = "# SPDX\n\n# group\n0001-a.patch # why\n 0002-b.patch\n";
-        assert_eq!(names(text).collect::<Vec<_>>(), ["0001-a.patch", "0002-b.patch"]);
+        assert_eq!(
+            names(text).collect::<Vec<_>>(),
+            ["0001-a.patch", "0002-b.patch"]
+        );
     }
 
     #[test]
@@ -147,6 +153,9 @@ mod tests {
             rewrite_series("# SPDX\n\n# g\n0001-gone.patch\n", &["0001-a.patch".into()]),
             "# SPDX\n\n0001-a.patch\n"
         );
-        assert_eq!(rewrite_series(old, &["0001-a.patch".into(), "0002-b.patch".into()]), old);
+        assert_eq!(
+            rewrite_series(old, &["0001-a.patch".into(), "0002-b.patch".into()]),
+            old
+        );
     }
 }

@@ -80,7 +80,9 @@ pub fn refresh(
         Queue::load(&ctx.root, project)?;
         let own = sources::tree_dir(ctx, project, &sources::planned(ctx, project)?);
         if own == dir {
-            git(&dir).args(["update-ref", "refs/fpt/applied", "HEAD"]).read()?;
+            git(&dir)
+                .args(["update-ref", "refs/fpt/applied", "HEAD"])
+                .read()?;
         }
     }
     Ok(0)
@@ -96,7 +98,9 @@ fn first(dir: &Path) -> Result<String> {
     if let Ok(base) = super::rev(dir, "refs/tags/base") {
         return Ok(base);
     }
-    let roots = git(dir).args(["rev-list", "--max-parents=0", "HEAD"]).read()?;
+    let roots = git(dir)
+        .args(["rev-list", "--max-parents=0", "HEAD"])
+        .read()?;
     Ok(roots.lines().next().unwrap_or("").to_string())
 }
 

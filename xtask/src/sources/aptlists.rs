@@ -35,10 +35,7 @@ impl Entry {
 
     /// The suite without `-security` and the like; `-` alone if none.
     pub fn base_suite(&self) -> &str {
-        self.suite
-            .split(['-', '/'])
-            .next()
-            .unwrap_or(&self.suite)
+        self.suite.split(['-', '/']).next().unwrap_or(&self.suite)
     }
 
     pub fn is_main_suite(&self) -> bool {
@@ -82,7 +79,10 @@ fn one_line(text: &str) -> Vec<Entry> {
     let mut out = Vec::new();
     for line in text.lines() {
         let line = line.split('#').next().unwrap_or("").trim();
-        let Some(rest) = line.strip_prefix("deb").filter(|r| r.starts_with([' ', '\t'])) else {
+        let Some(rest) = line
+            .strip_prefix("deb")
+            .filter(|r| r.starts_with([' ', '\t']))
+        else {
             continue;
         };
         let mut rest = rest.trim_start();

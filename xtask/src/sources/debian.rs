@@ -130,7 +130,11 @@ pub fn fetch(ctx: &Ctx, project: Project, base: &Base) -> Result<Source> {
     let suites: Vec<Option<&str>> = if base.debian.suites.is_empty() {
         vec![None]
     } else {
-        base.debian.suites.iter().map(|s| Some(s.as_str())).collect()
+        base.debian
+            .suites
+            .iter()
+            .map(|s| Some(s.as_str()))
+            .collect()
     };
     let mut seen = Vec::new();
     for suite in suites {
@@ -150,7 +154,10 @@ pub fn fetch(ctx: &Ctx, project: Project, base: &Base) -> Result<Source> {
         };
         stage.note(&format!("{} {version}", base.debian.package));
         let source = download(ctx, project, base, &apt, &version, &stage, &log)?;
-        stage.done(&format!("{version}, sha256 {}", hash::short(&source.sha256)));
+        stage.done(&format!(
+            "{version}, sha256 {}",
+            hash::short(&source.sha256)
+        ));
         return Ok(source);
     }
     Err(Fail::infra(
@@ -201,7 +208,11 @@ fn download(
     let package = format!("{}={version}", base.debian.package);
     // apt checks hashes and signatures; the folder gets its name only when all is there.
     let new = store::NewDir::new(&super::source_dir(ctx, project).join("new"))?;
-    ctx.step(stage, log, &download_cmd(apt, base, &package).cwd(new.path()))?;
+    ctx.step(
+        stage,
+        log,
+        &download_cmd(apt, base, &package).cwd(new.path()),
+    )?;
     let file = match base.debian.kind {
         PackageKind::Source => find(new.path(), ".dsc")?,
         PackageKind::Binary => {
@@ -223,7 +234,10 @@ fn download(
         }
     };
     let sha256 = hash::of_file(&file)?;
-    let name = file.file_name().context("a file has a name")?.to_os_string();
+    let name = file
+        .file_name()
+        .context("a file has a name")?
+        .to_os_string();
     let dir = new.commit_as(&super::source_dir(ctx, project).join(&sha256))?;
     Ok(Source {
         provider: "debian".into(),
@@ -303,8 +317,14 @@ mod tests {
         let have: Vec<String> = ["6.13.1-1", "6.12.120-1", "6.12.117-1~deb12u1"]
             .map(String::from)
             .to_vec();
-        assert_eq!(choose(&base("6.12.117"), &have).as_deref(), Some("6.12.117-1~deb12u1"));
-        assert_eq!(choose(&base("6.12.90"), &have).as_deref(), Some("6.12.120-1"));
+        assert_eq!(
+            choose(&base("6.12.117"), &have).as_deref(),
+            Some("6.12.117-1~deb12u1")
+        );
+        assert_eq!(
+            choose(&base("6.12.90"), &have).as_deref(),
+            Some("6.12.120-1")
+        );
         assert_eq!(choose(&base("6.12.90"), &have[..1]), None);
     }
 
@@ -316,9 +336,15 @@ mod tests {
             components: vec!["main".into()],
             fields: Vec::new(),
         };
-        let own = [own("bookworm-security", "http://s.example"), own("bookworm", "http://m.example")];
+        let own = [
+            own("bookworm-security", "http://s.example"),
+            own("bookworm", "http://m.example"),
+        ];
         let got = stanzas(&own, Some("trixie"), PackageKind::Source);
-        assert_eq!(got, ["Types: deb-src\nURIs: http://m.example\nSuites: trixie\nComponents: main\n"]);
+        assert_eq!(
+            got,
+            ["Types: deb-src\nURIs: http://m.example\nSuites: trixie\nComponents: main\n"]
+        );
         assert_eq!(stanzas(&own, None, PackageKind::Binary).len(), 2);
     }
 }

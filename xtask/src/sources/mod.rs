@@ -273,7 +273,8 @@ fn fetch(ctx: &Ctx, project: Project, update: bool) -> Result<Source> {
         return planned(ctx, project);
     }
     let usable = |ctx: &Ctx| -> Result<Option<Source>> {
-        Ok(recorded(ctx, project)?.filter(|s| s.file.is_file() || tree_dir(ctx, project, s).is_dir()))
+        Ok(recorded(ctx, project)?
+            .filter(|s| s.file.is_file() || tree_dir(ctx, project, s).is_dir()))
     };
     if !update {
         if let Some(source) = usable(ctx)? {
@@ -301,9 +302,11 @@ fn fetch(ctx: &Ctx, project: Project, update: bool) -> Result<Source> {
 
 /// Where the source of a project lies unpacked, as a git work tree.
 pub fn tree_dir(ctx: &Ctx, project: Project, source: &Source) -> PathBuf {
-    ctx.cache
-        .join("trees")
-        .join(format!("{}-{}", project.name(), hash::short(&source.sha256)))
+    ctx.cache.join("trees").join(format!(
+        "{}-{}",
+        project.name(),
+        hash::short(&source.sha256)
+    ))
 }
 
 /// A `git` that no configuration of the user's can change.
@@ -320,7 +323,12 @@ pub fn git(dir: &Path) -> Cmd {
     ] {
         cmd = cmd.arg("-c").arg(setting);
     }
-    for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_EXTERNAL_DIFF"] {
+    for name in [
+        "GIT_DIR",
+        "GIT_WORK_TREE",
+        "GIT_INDEX_FILE",
+        "GIT_EXTERNAL_DIFF",
+    ] {
         cmd = cmd.env_remove(name);
     }
     cmd.env("GIT_CONFIG_GLOBAL", "/dev/null")
@@ -448,6 +456,9 @@ mod tests {
 
     #[test]
     fn unknown_key_in_base_is_refused() {
-        assert!(toml::from_str::<Base>("name = 'x'\nline='1'\ntested='1'\nfrob=1\n[debian]\npackage='p'\nkind='binary'").is_err());
+        assert!(toml::from_str::<Base>(
+            "name = 'x'\nline='1'\ntested='1'\nfrob=1\n[debian]\npackage='p'\nkind='binary'"
+        )
+        .is_err());
     }
 }

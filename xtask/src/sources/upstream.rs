@@ -107,7 +107,9 @@ fn file_name(from: &str) -> Result<String> {
 /// `linux-6.12.5.tar.xz` to `6.12.5`.
 fn release_in(name: &str) -> String {
     let stem = name.split(".tar").next().unwrap_or("");
-    let at = stem.find(|c: char| c.is_ascii_digit()).unwrap_or(stem.len());
+    let at = stem
+        .find(|c: char| c.is_ascii_digit())
+        .unwrap_or(stem.len());
     super::release_of(stem.get(at..).unwrap_or(""))
 }
 
@@ -120,7 +122,12 @@ mod tests {
         assert_eq!(release_in("linux-6.12.5.tar.xz"), "6.12.5");
         assert_eq!(release_in("qemu-10.0.2.tar.bz2"), "10.0.2");
         assert_eq!(release_in("linux.tar.xz"), "");
-        assert_eq!(file_name("http://h.example/a/linux-6.12.tar.gz?x=1").ok().as_deref(), Some("linux-6.12.tar.gz"));
+        assert_eq!(
+            file_name("http://h.example/a/linux-6.12.tar.gz?x=1")
+                .ok()
+                .as_deref(),
+            Some("linux-6.12.tar.gz")
+        );
         assert!(file_name("http://h.example/").is_err());
         assert!(file_name("nowhere/linux-6.12.tar.xz").is_err());
     }

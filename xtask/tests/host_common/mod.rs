@@ -62,7 +62,10 @@ impl Lab {
         lab.write("kernel/linux-6.12.999/code.c", &numbered(60));
         lab.write("kernel/linux-6.12.999/other.c", "int other;\n");
         lab.write("kernel/linux-6.12.999/drop", "");
-        lab.script("kernel/linux-6.12.999/scripts/kconfig/merge_config.sh", MERGE);
+        lab.script(
+            "kernel/linux-6.12.999/scripts/kconfig/merge_config.sh",
+            MERGE,
+        );
         lab.write("kernel/linux-6.12.999/scripts/checkpatch.pl", "exit 0;\n");
         lab.script("bin/bindgen", "#!/bin/sh\necho bindgen 0.71.1\n");
         lab
@@ -123,7 +126,14 @@ impl Lab {
     pub fn fetched(&self) {
         let (path, hash) = self.tarball();
         let out = self.run(&[
-            "fetch", "linux", "--provider", "upstream", "--from", &path, "--sha256", &hash,
+            "fetch",
+            "linux",
+            "--provider",
+            "upstream",
+            "--from",
+            &path,
+            "--sha256",
+            &hash,
         ]);
         out.code(0);
     }
@@ -162,7 +172,10 @@ pub fn numbered(lines: usize) -> String {
 }
 
 pub fn sha256(path: &Path) -> String {
-    let out = Command::new("sha256sum").arg(path).output().expect("sha256sum");
+    let out = Command::new("sha256sum")
+        .arg(path)
+        .output()
+        .expect("sha256sum");
     String::from_utf8_lossy(&out.stdout)
         .split_whitespace()
         .next()
