@@ -161,13 +161,17 @@ FPT_TEST(hugetlb_mprotect_and_mremap)
 	p = hugetlb_at(BASE, 4 * HUGE, MAP_FIXED_NOREPLACE);
 	ASSERT_EQ((void *)BASE, p);
 	fill(p, 2048, PAGE, 9);
-	ASSERT_EQ(0, mprotect(p + HUGE, HUGE, PROT_READ));
+	ASSERT_EQ(0, mprotect(p, 4 * HUGE, PROT_READ));
 	EXPECT_EQ(SIGSEGV, try_access(p + HUGE, true));
-	EXPECT_EQ(0, try_access(p, true));
-	ASSERT_EQ(0, mprotect(p + HUGE, HUGE, PROT_READ | PROT_WRITE));
+	ASSERT_EQ(0, mprotect(p, 4 * HUGE, PROT_READ | PROT_WRITE));
 	q = mremap(p, 4 * HUGE, 4 * HUGE, MREMAP_MAYMOVE | MREMAP_FIXED, BASE + SPAN + GIB - 2 * HUGE);
 	ASSERT_EQ((void *)(BASE + SPAN + GIB - 2 * HUGE), q);
 	EXPECT_EQ(-1, bad(q, 2048, PAGE, 9));
+	/* splits the VMA for good: hugetlb VMAs do not merge */
+	ASSERT_EQ(0, mprotect(q + HUGE, HUGE, PROT_READ));
+	EXPECT_EQ(SIGSEGV, try_access(q + HUGE, true));
+	EXPECT_EQ(0, try_access(q, true));
+	EXPECT_EQ(0, try_access(q + 2 * HUGE, true));
 }
 
 FPT_TEST(hugetlb_shared_by_processes)

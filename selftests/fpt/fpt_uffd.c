@@ -14,7 +14,8 @@ struct handler {
 	int fd;
 	char *src;		/* page i of the range is copied from here */
 	char *base;
-	uint64_t wp_seen, missing_seen, minor_seen, errors;
+	/* written by the handler while the test looks on */
+	volatile uint64_t wp_seen, missing_seen, minor_seen, errors;
 };
 
 static int uffd_open(uint64_t features)
