@@ -59,6 +59,8 @@ enum Command {
     BuildQemu(build::QemuArgs),
     /// Build a kernel
     BuildKernel(build::KernelArgs),
+    /// Build the selftests of the kernel's tree and ours
+    BuildSelftests,
     /// Boot a kernel: a shell, or one command
     Run(guest::run::Args),
     /// Show which page-table entries hardware visits for an address
@@ -103,6 +105,13 @@ fn run(cli: Cli) -> Result<i32> {
         Command::Patch(args) => patch::main(&ctx, args),
         Command::BuildQemu(args) => build::qemu_main(&ctx, args),
         Command::BuildKernel(args) => build::kernel_main(&ctx, args),
+        Command::BuildSelftests => {
+            let dir = build::tree_selftests(&ctx)?;
+            if !ctx.dry_run {
+                println!("{}", dir.display());
+            }
+            Ok(0)
+        }
         Command::Run(args) => guest::run::main(&ctx, args),
         Command::Walk(args) => guest::walk::main(&ctx, args),
         Command::Selftest(args) => guest::selftest::main(&ctx, args),

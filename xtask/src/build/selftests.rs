@@ -24,8 +24,14 @@ const EXPECTED: [&str; 4] = [
     "proc/proc-self-map-files-001",
 ];
 
-/// Build them for the tree of `kernel`; a folder with one sub-folder per target.
+/// Build them from the tree that `kernel` was built from; a folder with one sub-folder per
+/// target.
 pub fn kselftests(ctx: &Ctx, _kernel: &Kernel) -> Result<PathBuf> {
+    tree_selftests(ctx)
+}
+
+/// Build them from this checkout's patched tree.
+pub fn tree_selftests(ctx: &Ctx) -> Result<PathBuf> {
     doctor::require(ctx, doctor::For::Selftests)?;
     let source = sources::ensure(ctx, Project::Linux)?;
     let gcc = ctx.read(&clean_env(Cmd::new("gcc")).arg("--version"))?;
