@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
+
 use super::artefact::{self, Meta};
 use super::toolchain::clean_env;
 use super::{kernel, Compiler, Kernel, Profile};
@@ -14,15 +16,6 @@ use crate::sources::{self, Project};
 const RECIPE: &str = "1";
 
 const UPSTREAM: [&str; 3] = ["mm", "mincore", "proc"];
-
-/// Programs without which the build is not what it seems: make ignores the failure of a
-/// whole folder.
-const EXPECTED: [&str; 4] = [
-    "mm/mremap_test",
-    "mm/cow",
-    "mincore/mincore_selftest",
-    "proc/proc-self-map-files-001",
-];
 
 /// Build them from the tree that `kernel` was built from; a folder with one sub-folder per
 /// target.
@@ -98,11 +91,13 @@ pub fn tree_selftests(ctx: &Ctx) -> Result<PathBuf> {
         stage.done("dry run");
         return Ok(target);
     }
-    let mut missing: Vec<String> = EXPECTED
-        .iter()
-        .filter(|p| !install.join(p).is_file())
-        .map(|p| p.to_string())
-        .collect();
+    // make ignores the failure of a whole folder: look for every program that will be run.
+    let mut missing = Vec::new();
+    for (dir, program) in listed_programs(&ctx.root)? {
+        if targets.contains(&dir.as_str()) && !install.join(&dir).join(&program).is_file() {
+            missing.push(format!("{dir}/{program}"));
+        }
+    }
     for name in &targets {
         if !install.join(name).is_dir() {
             missing.push(name.to_string());
@@ -126,6 +121,37 @@ pub fn tree_selftests(ctx: &Ctx) -> Result<PathBuf> {
     })?;
     stage.done(hash::short(&hash));
     Ok(target)
+}
+
+/// Folder and file of every built program that `selftests/list.toml` names.
+fn listed_programs(root: &Path) -> Result<Vec<(String, String)>> {
+    #[derive(serde::Deserialize)]
+    struct List {
+        program: Vec<Program>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Program {
+        dir: String,
+        argv: Vec<String>,
+    }
+    let path = root.join("selftests/list.toml");
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    let list: List = toml::from_str(&text).map_err(|e| {
+        Fail::infra(
+            format!("{} is not valid", path.display()),
+            e.message().to_string(),
+            "docs/guest.md says what it may hold",
+        )
+    })?;
+    Ok(list
+        .program
+        .into_iter()
+        .filter_map(|p| {
+            let file = p.argv.first()?.strip_prefix("./")?.to_string();
+            Some((p.dir, file))
+        })
+        .collect())
 }
 
 fn copy_tree(from: &Path, to: &Path) -> Result<()> {

@@ -147,7 +147,7 @@ fn unsigned(patch: &Patch, text: &str) -> Option<String> {
         .then(|| format!("{} has no Signed-off-by", patch.name))
 }
 
-/// New files without an SPDX line among their first three.
+/// New files without an SPDX line in their head.
 fn unlicensed(patch: &Patch, text: &str) -> Vec<String> {
     let mut out = Vec::new();
     for part in text.split("\ndiff --git ").skip(1) {
@@ -162,7 +162,7 @@ fn unlicensed(patch: &Patch, text: &str) -> Vec<String> {
             .lines()
             .skip_while(|l| !l.starts_with("@@"))
             .skip(1)
-            .take(3)
+            .take(12)
             .any(|l| l.contains("SPDX-License-Identifier:"));
         // A .gitignore of one line and binary blobs cannot be told apart otherwise.
         if !head && name != "?" {
