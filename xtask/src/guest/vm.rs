@@ -375,6 +375,32 @@ impl Guest {
         }
     }
 
+    /// The first line of command `id` that begins with `start`; the command goes on.
+    pub fn wait_line(&mut self, id: u64, start: &str, limit: Duration) -> Result<String> {
+        let until = Instant::now() + limit;
+        let mut text = String::new();
+        loop {
+            match self.next_queued(Some(until))? {
+                Some(Ev::Out { id: from, data, .. }) if from == id => {
+                    text.push_str(&String::from_utf8_lossy(&data.to_vec().unwrap_or_default()));
+                    let mut lines = text.split_inclusive('\n').filter(|l| l.ends_with('\n'));
+                    if let Some(line) = lines.find(|l| l.starts_with(start)) {
+                        return Ok(line.trim_end().to_string());
+                    }
+                }
+                Some(Ev::Exit { id: from, code, signal, .. }) if from == id => {
+                    let status = Exit { code, signal, timeout: false, ms: 0 }.status();
+                    return Err(Fail::test(format!("the program in the guest ended ({status})"), text, ""));
+                }
+                Some(_) => {}
+                None => {
+                    let why = format!("'{start}' did not come within {} s", limit.as_secs());
+                    return Err(Fail::new(code::TIMEOUT, "the program in the guest is silent", why, "").into());
+                }
+            }
+        }
+    }
+
     /// Runs a command and collects its output (both streams, as they came).
     pub fn run(&mut self, mut exec: Exec) -> Result<(Exit, String)> {
         exec.id = self.new_id();
