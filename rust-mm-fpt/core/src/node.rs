@@ -90,6 +90,13 @@ pub trait NodeMem {
     /// Releases it.
     fn unlock(&mut self);
 
+    /// Asked under the lock: may a node of `kind` be published here? False if a huge mapping that
+    /// it could not hold was announced meanwhile; the attempt then ends like a lost race, with
+    /// the entry still empty.
+    fn still_allowed(&mut self, _kind: NodeKind) -> bool {
+        true
+    }
+
     /// Reads the entry.
     fn load(&mut self) -> Entry;
 
@@ -316,7 +323,7 @@ where
         }
     };
     ops.lock();
-    let free = ops.load().is_none();
+    let free = ops.load().is_none() && ops.still_allowed(kind);
     if free {
         // Before the entry is visible: whoever sees the node sees it accounted for.
         ops.account(kind);
@@ -521,6 +528,10 @@ pub trait NodeDemote {
     /// Stores entry `index` (0..512) of the table, which nobody else can see yet.
     fn store_table(&mut self, table: &Self::Table, index: u32, entry: Entry);
 
+    /// Does any VMA intersect the span of slice `slice` (0..512)? Asked twice for each slice; the
+    /// answer must not change in between.
+    fn slice_in_use(&mut self, kind: NodeKind, slice: u32) -> bool;
+
     /// Splits the order-9 block at `pa` into 512 tables of 4 KiB that live on their own: page
     /// type, lock, charge and reference of each slice are a conventional table's afterwards.
     /// Cannot fail.
@@ -528,13 +539,20 @@ pub trait NodeDemote {
 
     /// Moves the address space's page-table bytes from one node to 512 tables and the new one.
     fn account_demoted(&mut self, kind: NodeKind);
+
+    /// Flushes the span, paging-structure caches included.
+    fn flush(&mut self, kind: NodeKind);
+
+    /// Frees slice table `pa` (zero, and unreachable since the flush) as a conventional table,
+    /// its accounting included.
+    fn free_slice(&mut self, kind: NodeKind, pa: PhysAddr);
 }
 
 /// How [`demote_node`] ended.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 #[must_use]
 pub enum DemoteOutcome {
-    /// The node is conventional now. The caller flushes the span, page-table caches included.
+    /// The node is conventional now.
     Demoted,
     /// The entry does not point at a node.
     NotFlat,
@@ -542,12 +560,16 @@ pub enum DemoteOutcome {
     NoMemory,
 }
 
-/// Turns the node below the entry into a conventional table of 512 conventional tables, without
+/// Turns the node below the entry into a conventional table of conventional tables, without
 /// copying an entry: the node's slices become the tables.
+///
+/// Slices that no VMA intersects do not become tables but are freed: `free_pgtables` looks for
+/// tables under VMAs only, so a table outside every VMA would be lost when the table above it
+/// goes.
 ///
 /// The caller excludes every holder of a pointer into the span (`mm_take_all_locks`), because a
 /// folded level's pointer means another level afterwards. Lockless walkers are safe: both trees
-/// lead to the same entries.
+/// lead to the same entries, and what is freed is freed after the flush.
 #[inline]
 pub fn demote_node<O>(ops: &mut O, flags: u64) -> DemoteOutcome
 where
@@ -570,12 +592,14 @@ where
         }
     };
     for slice in 0..SLICES {
-        let pa = slice_addr(entry.addr(), slice);
-        ops.store_table(
-            &table,
-            slice,
-            Entry::table(pa, flags).unwrap_or(Entry::NONE),
-        );
+        if ops.slice_in_use(kind, slice) {
+            let pa = slice_addr(entry.addr(), slice);
+            ops.store_table(
+                &table,
+                slice,
+                Entry::table(pa, flags).unwrap_or(Entry::NONE),
+            );
+        }
     }
     ops.split_block(kind, entry.addr());
     ops.lock();
@@ -584,6 +608,12 @@ where
     core::mem::forget(table);
     ops.account_demoted(kind);
     ops.unreserve(kind);
+    ops.flush(kind);
+    for slice in 0..SLICES {
+        if !ops.slice_in_use(kind, slice) {
+            ops.free_slice(kind, slice_addr(entry.addr(), slice));
+        }
+    }
     ops.count(Counter::kind(kind, KindCounter::Live), -1);
     ops.count(Counter::FLAT_BYTES, (NODE_BYTES as i64).wrapping_neg());
     ops.count(Counter::DEMOTIONS, 1);

@@ -156,11 +156,11 @@ pub const fn cr3_is_valid(cr3: u64, cfg: &Cfg) -> bool {
 /// The processor's walk of `va` from CR3 = `cr3`. No side effects: accessed and dirty bits stay.
 pub fn hw_walk<M: PhysMem + ?Sized>(mem: &M, cr3: u64, va: VirtAddr, cfg: &Cfg) -> HwWalk {
     let mut walk = HwWalk::new();
-    if !va.is_canonical() {
-        return walk;
-    }
     if !cr3_is_valid(cr3, cfg) {
         return walk.end(Outcome::BadCr3);
+    }
+    if !va.is_canonical() {
+        return walk;
     }
     let mut rsvd = ADDR_MASK & !low_mask(cfg.phys_bits);
     if !cfg.nxe {

@@ -1,0 +1,443 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What an address space should contain, and a driver that keeps both in step.
+
+use crate::mm::{Mm, MmError, USER_END};
+use crate::world::World;
+use fpt_core::addr::{PhysAddr, VirtAddr};
+use fpt_core::entry::{ACCESSED, DIRTY, NX, PRESENT, PSE, RW, USER};
+use fpt_core::geometry::{Level, Mode};
+use fpt_core::walk::{hw_walk, sw_walk, Cfg, Outcome, Perm, SwOutcome};
+use std::collections::BTreeMap;
+
+/// A mapping.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Leaf {
+    /// 1: 4 KiB, 2: 2 MiB, 3: 1 GiB.
+    pub level: Level,
+    /// Physical address.
+    pub pa: u64,
+    /// Writable?
+    pub write: bool,
+}
+
+impl Leaf {
+    fn entry(&self) -> u64 {
+        let ps = if self.level == Level::L1 { 0 } else { PSE };
+        let rw = if self.write { RW } else { 0 };
+        self.pa | PRESENT | USER | ACCESSED | DIRTY | NX | ps | rw
+    }
+}
+
+/// One operation of a random sequence. Addresses are built from [`Place`]s, so that boundaries
+/// between tables, nodes and slices are met often.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Op {
+    /// Map `pages` pages.
+    Map(Place, u8),
+    /// Map a 2 MiB leaf.
+    MapHuge2M(Place),
+    /// Map a 1 GiB leaf.
+    MapHuge1G(Place),
+    /// Unmap from one place to another.
+    Unmap(Place, Place),
+    /// Unmap the whole span of this level around a place.
+    UnmapSpan(Place, Level),
+    /// Change the writability of a range.
+    Protect(Place, Place, bool),
+    /// Move up to `pages` pages.
+    Move(Place, Place, u8),
+    /// Move an aligned GiB.
+    MoveGib(Place, Place),
+    /// Demote what covers a place.
+    Demote(Place),
+    /// Fork; the child is kept if there is room for it.
+    Fork,
+    /// The current process exits; another becomes current.
+    Exit,
+    /// Another process becomes current.
+    Switch(u8),
+    /// A bad entry is reported in the current process.
+    Taint,
+    /// Pools are drained.
+    Drain,
+    /// Order-9 blocks: none to be had, or again to be had.
+    Starve(bool),
+}
+
+/// Indices that an address is built from: each is 0, 1, 2, 255, 256, 510 or 511.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Place(pub u8, pub u8, pub u8, pub u8);
+
+impl Place {
+    /// The address.
+    pub fn va(self) -> u64 {
+        const P4D: [u64; 4] = [0, 1, 254, 255];
+        const IDX: [u64; 7] = [0, 1, 2, 255, 256, 510, 511];
+        let idx = |i: u8| IDX[usize::from(i) % IDX.len()];
+        P4D[usize::from(self.0) % 4] << 39
+            | idx(self.1) << 30
+            | idx(self.2) << 21
+            | idx(self.3) << 12
+    }
+}
+
+/// A process: an address space and what should be in it.
+pub struct Process {
+    /// The address space.
+    pub mm: Mm,
+    /// The truth.
+    pub leaves: BTreeMap<u64, Leaf>,
+}
+
+/// Statistics of a run, so that a test can see that it tested something.
+#[derive(Copy, Clone, Default, Debug)]
+pub struct Seen {
+    /// Translations compared.
+    pub walks: u64,
+    /// Demotions done.
+    pub demoted: u64,
+    /// GiBs moved by their entry.
+    pub gibs_moved: u64,
+    /// Forks done.
+    pub forks: u64,
+    /// Operations that ended for want of memory.
+    pub no_memory: u64,
+    /// Walks of fewer than four steps to a page of 4 KiB.
+    pub short_walks: u64,
+}
+
+/// The machine with its processes.
+pub struct Harness {
+    /// The machine.
+    pub world: World,
+    /// Up to four processes.
+    pub procs: Vec<Process>,
+    current: usize,
+    next_pa: u64,
+    mode: Mode,
+    /// What happened.
+    pub seen: Seen,
+}
+
+impl Harness {
+    /// One process of this mode.
+    pub fn new(mut world: World, mode: Mode) -> Result<Self, MmError> {
+        let mm = Mm::new(&mut world, mode, None)?;
+        Ok(Harness {
+            world,
+            procs: vec![Process {
+                mm,
+                leaves: BTreeMap::new(),
+            }],
+            current: 0,
+            next_pa: 1 << 40,
+            mode,
+            seen: Seen::default(),
+        })
+    }
+
+    fn leaf(&mut self, level: Level) -> Leaf {
+        let size = level.span_bytes();
+        self.next_pa = (self.next_pa + size - 1) & !(size - 1);
+        let pa = self.next_pa;
+        self.next_pa += size;
+        Leaf {
+            level,
+            pa,
+            write: pa >> 12 & 1 == 0,
+        }
+    }
+
+    /// Does a leaf overlap the range?
+    fn overlaps(leaves: &BTreeMap<u64, Leaf>, start: u64, end: u64) -> bool {
+        leaves
+            .range(..end)
+            .next_back()
+            .is_some_and(|(va, l)| va + l.level.span_bytes() > start)
+    }
+
+    /// The gap around a range in which nothing is mapped once the range is not.
+    fn gap(leaves: &BTreeMap<u64, Leaf>, start: u64, end: u64) -> (u64, u64) {
+        let floor = leaves
+            .range(..start)
+            .next_back()
+            .map_or(0, |(va, l)| va + l.level.span_bytes());
+        let ceiling = leaves.range(end..).next().map_or(USER_END, |(va, _)| *va);
+        (floor, ceiling)
+    }
+
+    /// Widens a range so that it cuts no huge leaf.
+    fn snap(leaves: &BTreeMap<u64, Leaf>, mut start: u64, mut end: u64) -> (u64, u64) {
+        if let Some((va, l)) = leaves.range(..=start).next_back() {
+            if va + l.level.span_bytes() > start {
+                start = *va;
+            }
+        }
+        if let Some((va, l)) = leaves.range(..end).next_back() {
+            end = end.max(va + l.level.span_bytes());
+        }
+        (start, end)
+    }
+
+    /// Performs one operation on both sides.
+    pub fn step(&mut self, op: Op) {
+        if self.procs.is_empty() {
+            match Mm::new(&mut self.world, self.mode, None) {
+                Ok(mm) => self.procs.push(Process {
+                    mm,
+                    leaves: BTreeMap::new(),
+                }),
+                Err(_) => {
+                    self.seen.no_memory += 1;
+                    return;
+                }
+            }
+        }
+        self.current %= self.procs.len();
+        let result = self.step_inner(op);
+        if result == Err(MmError::NoMemory) {
+            self.seen.no_memory += 1;
+        }
+        self.world.check();
+    }
+
+    fn step_inner(&mut self, op: Op) -> Result<(), MmError> {
+        match op {
+            Op::Map(place, pages) => {
+                for i in 0..u64::from(pages) {
+                    let va = place.va() + i * 4096;
+                    let leaf = self.leaf(Level::L1);
+                    let p = &mut self.procs[self.current];
+                    if va >= USER_END || Self::overlaps(&p.leaves, va, va + 4096) {
+                        continue;
+                    }
+                    let result = p.mm.map(&mut self.world, va, leaf.entry());
+                    if result.is_ok() {
+                        p.leaves.insert(va, leaf);
+                    }
+                    Self::sweep(&mut self.world, p, va, va + 4096);
+                    result?;
+                }
+            }
+            Op::MapHuge2M(place) => return self.map_huge(place.va(), Level::L2),
+            Op::MapHuge1G(place) => return self.map_huge(place.va(), Level::L3),
+            Op::Unmap(a, b) => self.unmap(a.va().min(b.va()), a.va().max(b.va()) + 4096),
+            Op::UnmapSpan(place, level) => {
+                let start = place.va() & !(level.span_bytes() - 1);
+                self.unmap(start, start + level.span_bytes());
+            }
+            Op::Protect(a, b, write) => {
+                let (start, end) = (a.va().min(b.va()), a.va().max(b.va()) + 4096);
+                let p = &mut self.procs[self.current];
+                let (start, end) = Self::snap(&p.leaves, start, end);
+                p.mm.for_each_leaf(&mut self.world, start, end, |v| {
+                    if write {
+                        v | RW
+                    } else {
+                        v & !RW
+                    }
+                });
+                for (_, l) in p.leaves.range_mut(start..end) {
+                    l.write = write;
+                }
+            }
+            Op::Move(from, to, pages) => {
+                for i in 0..u64::from(pages) {
+                    let (from, to) = (from.va() + i * 4096, to.va() + i * 4096);
+                    let p = &mut self.procs[self.current];
+                    match p.leaves.get(&from) {
+                        Some(l) if l.level == Level::L1 => {}
+                        _ => continue,
+                    }
+                    if to >= USER_END || Self::overlaps(&p.leaves, to, to + 4096) {
+                        continue;
+                    }
+                    let result = p.mm.move_page(&mut self.world, from, to);
+                    if result.is_ok() {
+                        let leaf = p.leaves.remove(&from).unwrap();
+                        p.leaves.insert(to, leaf);
+                    }
+                    Self::sweep(&mut self.world, p, from, from + 4096);
+                    Self::sweep(&mut self.world, p, to, to + 4096);
+                    result?;
+                }
+            }
+            Op::MoveGib(from, to) => {
+                let gib = Level::L3.span_bytes();
+                let (from, to) = (from.va() & !(gib - 1), to.va() & !(gib - 1));
+                let p = &mut self.procs[self.current];
+                if from == to
+                    || Self::overlaps(&p.leaves, to, to + gib)
+                    || !Self::overlaps(&p.leaves, from, from + gib)
+                {
+                    return Ok(());
+                }
+                let moved = p.mm.move_gib(&mut self.world, from, to);
+                if moved == Ok(true) {
+                    self.seen.gibs_moved += 1;
+                    let inside: Vec<u64> = p
+                        .leaves
+                        .range(from..from + gib)
+                        .map(|(va, _)| *va)
+                        .collect();
+                    for va in inside {
+                        let leaf = p.leaves.remove(&va).unwrap();
+                        p.leaves.insert(va - from + to, leaf);
+                    }
+                }
+                Self::sweep(&mut self.world, p, from, from + gib);
+                Self::sweep(&mut self.world, p, to, to + gib);
+                moved?;
+            }
+            Op::Demote(place) => {
+                let p = &mut self.procs[self.current];
+                let leaves = &p.leaves;
+                let mapped = |a, b| Self::overlaps(leaves, a, b);
+                let done = p.mm.demote_at(&mut self.world, place.va(), &mapped)?;
+                self.seen.demoted += u64::from(done);
+            }
+            Op::Fork => {
+                if self.procs.len() < 4 {
+                    let p = &self.procs[self.current];
+                    let mm = p.mm.fork(&mut self.world)?;
+                    let leaves = p.leaves.clone();
+                    self.procs.push(Process { mm, leaves });
+                    self.seen.forks += 1;
+                }
+            }
+            Op::Exit => {
+                let p = self.procs.swap_remove(self.current);
+                if p.mm.tainted {
+                    p.mm.leave_dirt(&mut self.world);
+                }
+                p.mm.exit(&mut self.world);
+            }
+            Op::Switch(n) => self.current = usize::from(n) % self.procs.len(),
+            Op::Taint => self.procs[self.current].mm.tainted = true,
+            Op::Drain => self.world.drain(),
+            Op::Starve(on) => {
+                use crate::world::Fail;
+                match (&self.world.fail, on) {
+                    (Fail::Never, true) => self.world.fail = Fail::Blocks,
+                    (Fail::Blocks, false) => self.world.fail = Fail::Never,
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees the tables that an operation left where nothing is mapped, as the kernel does when
+    /// the VMA goes. Does nothing where something is mapped.
+    fn sweep(world: &mut World, p: &mut Process, start: u64, end: u64) {
+        if !Self::overlaps(&p.leaves, start, end) {
+            let gap = Self::gap(&p.leaves, start, end);
+            p.mm.free_tables(world, start, end, gap.0, gap.1);
+        }
+    }
+
+    fn map_huge(&mut self, va: u64, level: Level) -> Result<(), MmError> {
+        let va = va & !(level.span_bytes() - 1);
+        let leaf = self.leaf(level);
+        let p = &mut self.procs[self.current];
+        if Self::overlaps(&p.leaves, va, va + level.span_bytes()) {
+            return Ok(());
+        }
+        let leaves = &p.leaves;
+        let mapped = |a, b| Self::overlaps(leaves, a, b);
+        let result =
+            p.mm.map_huge(&mut self.world, va, level, leaf.entry(), &mapped);
+        if result.is_ok() {
+            p.leaves.insert(va, leaf);
+        }
+        Self::sweep(&mut self.world, p, va, va + level.span_bytes());
+        result
+    }
+
+    fn unmap(&mut self, start: u64, end: u64) {
+        let p = &mut self.procs[self.current];
+        let (start, end) = Self::snap(&p.leaves, start, end);
+        let gap = Self::gap(&p.leaves, start, end);
+        p.mm.unmap(&mut self.world, start, end, gap.0, gap.1);
+        p.leaves.retain(|va, _| *va < start || *va >= end);
+    }
+
+    /// Compares every process with its oracle, at each leaf and around it.
+    pub fn compare(&mut self) {
+        let cfg = Cfg {
+            fpte: true,
+            nxe: true,
+            phys_bits: 52,
+        };
+        for p in &self.procs {
+            p.mm.check(&self.world, &|a, b| Self::overlaps(&p.leaves, a, b));
+            let mut probes: Vec<u64> = Vec::new();
+            for (va, l) in &p.leaves {
+                let size = l.level.span_bytes();
+                probes.extend([*va, va + size / 2, va + size - 1]);
+                probes.extend([va.wrapping_sub(1), va + size]);
+                // Same slot of the neighbouring slice, of the neighbouring node.
+                probes.extend([va ^ (1 << 21), va ^ (1 << 30), va ^ (1 << 39)]);
+            }
+            for va in probes.into_iter().filter(|va| *va < USER_END) {
+                self.seen.walks += 1;
+                let want = p
+                    .leaves
+                    .range(..=va)
+                    .next_back()
+                    .filter(|(base, l)| *base + l.level.span_bytes() > va);
+                let mem = &self.world.mem;
+                let hw = hw_walk(mem, p.mm.cr3(), VirtAddr::new(va), &cfg);
+                let sw = sw_walk(mem, p.mm.l4, VirtAddr::new(va));
+                match want {
+                    Some((base, l)) => {
+                        let perm = Perm {
+                            write: l.write,
+                            exec: false,
+                            user: true,
+                        };
+                        let shift = l.level.shift();
+                        let page = Outcome::Page {
+                            base: PhysAddr::new(l.pa),
+                            shift,
+                            perm,
+                        };
+                        assert_eq!(hw.outcome, page, "hardware walk of {va:#x}");
+                        assert_eq!(
+                            hw.translate(VirtAddr::new(va)).map(PhysAddr::as_u64),
+                            Some(l.pa + (va - base))
+                        );
+                        let last = hw.steps().last().unwrap();
+                        let leaf = SwOutcome::Leaf {
+                            slot: last.pa,
+                            entry: last.value,
+                            shift,
+                        };
+                        assert_eq!(sw, leaf, "software walk of {va:#x}");
+                        if l.level == Level::L1 && hw.visited() < 4 {
+                            self.seen.short_walks += 1;
+                        }
+                    }
+                    None => {
+                        assert_eq!(hw.outcome, Outcome::Fault { error_code: 0 }, "{va:#x}");
+                        let slot = hw.steps().last().unwrap().pa;
+                        match sw {
+                            SwOutcome::Absent { slot: s, .. } => assert_eq!(s, slot, "{va:#x}"),
+                            other => panic!("software walk of {va:#x}: {other:?}"),
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ends all processes and checks that nothing is left.
+    pub fn finish(mut self) -> (World, Seen) {
+        for p in self.procs.drain(..) {
+            p.mm.exit(&mut self.world);
+        }
+        self.world.check_empty();
+        (self.world, self.seen)
+    }
+}

@@ -1,0 +1,464 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is machine-wide in the kernel: pools, caps, counters; and failure injection.
+
+use crate::mem::{SimBlock, SimMem};
+use crate::mm::Mm;
+use fpt_core::addr::PhysAddr;
+use fpt_core::counters::{Counter, KindCounter};
+use fpt_core::entry::Entry;
+use fpt_core::geometry::{Level, NodeKind, NODE_BYTES};
+use fpt_core::node::{self, NodeAlloc, NodeDemote, NodeMem, RootMem};
+use fpt_core::policy::Policy;
+use fpt_core::pool::PoolView;
+use std::cell::Cell;
+
+/// Requests that may fail, for failure injection.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Request {
+    /// Room under the caps.
+    Reserve,
+    /// An order-9 block.
+    Block,
+    /// Preparation of a slice.
+    Slice,
+    /// The charge.
+    Charge,
+    /// A table of 4 KiB.
+    Table,
+}
+
+/// Which requests fail.
+#[derive(Clone, Debug, Default)]
+pub enum Fail {
+    /// None.
+    #[default]
+    Never,
+    /// The k-th (from 0) of those that concern nodes; of the 512 slices of a block only the
+    /// 1st, 2nd, 256th and 512th count.
+    NodeAt(u64),
+    /// The k-th of all, 4 KiB tables included.
+    AnyAt(u64),
+    /// Every order-9 block.
+    Blocks,
+    /// Each node request with this probability in 256, by a fixed pseudo-random sequence.
+    Randomly(u8),
+}
+
+/// Slots of a pool.
+pub const POOL_MAX: usize = 8;
+
+/// The machine.
+pub struct World {
+    /// Its memory.
+    pub mem: SimMem,
+    /// Pools by kind: slots and length.
+    pub pools: [([u64; POOL_MAX], u32); NodeKind::COUNT],
+    /// `fpt.pool`.
+    pub pool_cap: u32,
+    /// Pools bypassed, as under page poisoning.
+    pub bypass: bool,
+    /// Debug builds look for words that are not zero.
+    pub check_zero: bool,
+    /// Counters by [`Counter::index`].
+    pub counters: [i64; Counter::COUNT],
+    /// Failure injection.
+    pub fail: Fail,
+    /// Requests so far.
+    pub requests: u64,
+    /// State of [`Fail::Randomly`].
+    pub seed: u64,
+    /// Nodes in use under the caps.
+    pub global_flat: u64,
+    /// Most that there may be.
+    pub global_cap: u64,
+    /// Most nodes per address space.
+    pub mm_cap: u64,
+    /// `fpt.policy`.
+    pub policy: Policy,
+    /// `fpt.min_span`, bytes.
+    pub min_span: u64,
+    /// Untainted nodes that came back with a word that is not zero.
+    pub dirty_returns: Cell<u64>,
+    /// Most blocks that a pool ever held.
+    pub pool_high: u32,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        World {
+            mem: SimMem::default(),
+            pools: [([0; POOL_MAX], 0); NodeKind::COUNT],
+            pool_cap: 2,
+            bypass: false,
+            check_zero: true,
+            counters: [0; Counter::COUNT],
+            fail: Fail::Never,
+            requests: 0,
+            seed: 0x9e37_79b9_7f4a_7c15,
+            global_flat: 0,
+            global_cap: u64::MAX,
+            mm_cap: u64::MAX,
+            policy: Policy::Eager,
+            min_span: 0,
+            dirty_returns: Cell::new(0),
+            pool_high: 0,
+        }
+    }
+}
+
+impl World {
+    /// May this request succeed? Counts it.
+    pub fn allow(&mut self, request: Request) -> bool {
+        let node = request != Request::Table;
+        if matches!(self.fail, Fail::NodeAt(_)) && !node {
+            return true;
+        }
+        let nth = self.requests;
+        self.requests += 1;
+        match self.fail {
+            Fail::Never => true,
+            Fail::NodeAt(k) | Fail::AnyAt(k) => nth != k,
+            Fail::Blocks => request != Request::Block,
+            Fail::Randomly(p) => {
+                self.seed = self
+                    .seed
+                    .wrapping_mul(6364136223846793005)
+                    .wrapping_add(1442695040888963407);
+                !node || ((self.seed >> 33) & 255) as u8 >= p
+            }
+        }
+    }
+
+    /// The pool of a kind.
+    pub fn pool(&mut self, kind: NodeKind) -> PoolView<'_, u64> {
+        let (slots, len) = &mut self.pools[kind.index()];
+        PoolView::new(slots, len, self.pool_cap)
+    }
+
+    /// Value of a counter.
+    pub fn counter(&self, counter: Counter) -> i64 {
+        self.counters[counter.index()]
+    }
+
+    /// Empties all pools.
+    pub fn drain(&mut self) {
+        for kind in NodeKind::ALL {
+            node::drain_pool(self, kind, u32::MAX);
+        }
+    }
+
+    /// Asserts what must hold between any two operations.
+    pub fn check(&mut self) {
+        assert_eq!(
+            self.dirty_returns.get(),
+            0,
+            "an untainted node came back dirty"
+        );
+        for kind in NodeKind::ALL {
+            let len = self.pool(kind).len();
+            assert!(len <= self.pool_cap, "pool of {kind:?} over its bound");
+            assert_eq!(
+                i64::from(len),
+                self.counter(Counter::kind(kind, KindCounter::PoolNodes))
+            );
+            let blocks: Vec<u64> = self.pools[kind.index()].0[..len as usize].to_vec();
+            for pa in blocks {
+                let pa = PhysAddr::new(pa);
+                self.mem.assert_block(pa, kind, false);
+                assert!(self.mem.is_zero(pa), "block in the pool is not zero");
+            }
+        }
+        let live: i64 = NodeKind::ALL
+            .iter()
+            .map(|k| self.counter(Counter::kind(*k, KindCounter::Live)))
+            .sum();
+        assert_eq!(
+            live as u64, self.global_flat,
+            "reservations and live nodes differ"
+        );
+        assert_eq!(self.counter(Counter::FLAT_BYTES), live * NODE_BYTES as i64);
+        assert!(self.global_flat <= self.global_cap);
+    }
+
+    /// Asserts that everything is back where it was: for the end of a test, when no address
+    /// space is left. Empties the pools.
+    pub fn check_empty(&mut self) {
+        self.check();
+        assert_eq!(self.global_flat, 0);
+        self.drain();
+        self.check();
+        assert_eq!(
+            self.mem.in_use(),
+            (0, 0),
+            "4 KiB tables, order-9 blocks left"
+        );
+    }
+}
+
+impl NodeAlloc for World {
+    type Block = SimBlock;
+
+    fn take_pooled(&mut self, kind: NodeKind) -> Option<SimBlock> {
+        let pa = PhysAddr::new(self.pool(kind).pop()?);
+        self.mem.assert_block(pa, kind, false);
+        assert!(self.mem.is_zero(pa), "block from the pool is not zero");
+        Some(SimBlock::from_pa(pa))
+    }
+
+    fn put_pooled(&mut self, kind: NodeKind, block: SimBlock) -> Result<(), SimBlock> {
+        self.mem.assert_block(block.pa(), kind, false);
+        let pa = block.into_pa();
+        let result = self.pool(kind).push(pa.as_u64());
+        self.pool_high = self.pool_high.max(self.pool(kind).len());
+        result.map_err(|pa| SimBlock::from_pa(PhysAddr::new(pa)))
+    }
+
+    fn pool_bypassed(&self, _kind: NodeKind) -> bool {
+        self.bypass
+    }
+
+    fn alloc(&mut self, kind: NodeKind) -> Option<SimBlock> {
+        self.allow(Request::Block)
+            .then(|| self.mem.alloc_block(kind))
+    }
+
+    fn free(&mut self, kind: NodeKind, block: SimBlock) {
+        self.mem.free_block(block, kind);
+    }
+
+    fn phys(&self, block: &SimBlock) -> PhysAddr {
+        block.pa()
+    }
+
+    fn prepare_slice(&mut self, kind: NodeKind, block: &SimBlock, slice: u32) -> bool {
+        if matches!(slice, 0 | 1 | 255 | 511) && !self.allow(Request::Slice) {
+            return false;
+        }
+        self.mem.set_prepared(block, kind, slice, true);
+        true
+    }
+
+    fn unprepare_slice(&mut self, kind: NodeKind, block: &SimBlock, slice: u32) {
+        self.mem.set_prepared(block, kind, slice, false);
+    }
+
+    fn charge(&mut self, kind: NodeKind, block: &SimBlock) -> bool {
+        if !self.allow(Request::Charge) {
+            return false;
+        }
+        self.mem.set_charged(block, kind, true);
+        true
+    }
+
+    fn uncharge(&mut self, kind: NodeKind, block: &SimBlock) {
+        self.mem.set_charged(block, kind, false);
+    }
+
+    fn is_zero(&self, _kind: NodeKind, block: &SimBlock) -> bool {
+        // Only asked about blocks that nobody tainted.
+        let zero = !self.check_zero || self.mem.is_zero(block.pa());
+        self.dirty_returns
+            .set(self.dirty_returns.get() + u64::from(!zero));
+        zero
+    }
+
+    fn claim(&mut self, kind: NodeKind, pa: PhysAddr) -> SimBlock {
+        self.mem.assert_block(pa, kind, true);
+        SimBlock::from_pa(pa)
+    }
+
+    fn count(&mut self, counter: Counter, delta: i64) {
+        self.counters[counter.index()] += delta;
+    }
+}
+
+/// One entry of one address space: what the kernel glue builds on the stack for each hook.
+pub struct Ops<'a> {
+    /// The machine.
+    pub world: &'a mut World,
+    /// The address space.
+    pub mm: &'a mut Mm,
+    /// Where the entry is.
+    pub slot: PhysAddr,
+    /// For demotion: is there a mapping below this slice?
+    pub in_use: &'a dyn Fn(u32) -> bool,
+    locked: bool,
+    flushed: bool,
+}
+
+impl<'a> Ops<'a> {
+    /// For the entry at `slot`.
+    pub fn new(world: &'a mut World, mm: &'a mut Mm, slot: PhysAddr) -> Self {
+        Ops {
+            world,
+            mm,
+            slot,
+            in_use: &|_| true,
+            locked: false,
+            flushed: false,
+        }
+    }
+}
+
+impl NodeAlloc for Ops<'_> {
+    type Block = SimBlock;
+
+    fn take_pooled(&mut self, kind: NodeKind) -> Option<SimBlock> {
+        assert!(!self.locked);
+        self.world.take_pooled(kind)
+    }
+    fn put_pooled(&mut self, kind: NodeKind, block: SimBlock) -> Result<(), SimBlock> {
+        assert!(!self.locked);
+        self.world.put_pooled(kind, block)
+    }
+    fn pool_bypassed(&self, kind: NodeKind) -> bool {
+        self.world.pool_bypassed(kind)
+    }
+    fn alloc(&mut self, kind: NodeKind) -> Option<SimBlock> {
+        assert!(!self.locked);
+        self.world.alloc(kind)
+    }
+    fn free(&mut self, kind: NodeKind, block: SimBlock) {
+        assert!(!self.locked);
+        self.world.free(kind, block)
+    }
+    fn phys(&self, block: &SimBlock) -> PhysAddr {
+        block.pa()
+    }
+    fn prepare_slice(&mut self, kind: NodeKind, block: &SimBlock, slice: u32) -> bool {
+        assert!(!self.locked);
+        self.world.prepare_slice(kind, block, slice)
+    }
+    fn unprepare_slice(&mut self, kind: NodeKind, block: &SimBlock, slice: u32) {
+        assert!(!self.locked);
+        self.world.unprepare_slice(kind, block, slice)
+    }
+    fn charge(&mut self, kind: NodeKind, block: &SimBlock) -> bool {
+        assert!(!self.locked);
+        self.world.charge(kind, block)
+    }
+    fn uncharge(&mut self, kind: NodeKind, block: &SimBlock) {
+        assert!(!self.locked);
+        self.world.uncharge(kind, block)
+    }
+    fn is_zero(&self, kind: NodeKind, block: &SimBlock) -> bool {
+        self.world.is_zero(kind, block)
+    }
+    fn claim(&mut self, kind: NodeKind, pa: PhysAddr) -> SimBlock {
+        self.world.claim(kind, pa)
+    }
+    fn count(&mut self, counter: Counter, delta: i64) {
+        self.world.count(counter, delta)
+    }
+}
+
+impl NodeMem for Ops<'_> {
+    fn reserve(&mut self, _kind: NodeKind) -> bool {
+        if self.world.global_flat >= self.world.global_cap
+            || self.mm.flat_nodes >= self.world.mm_cap
+            || !self.world.allow(Request::Reserve)
+        {
+            return false;
+        }
+        self.world.global_flat += 1;
+        self.mm.flat_nodes += 1;
+        true
+    }
+    fn unreserve(&mut self, _kind: NodeKind) {
+        self.world.global_flat -= 1;
+        self.mm.flat_nodes -= 1;
+    }
+    fn lock(&mut self) {
+        assert!(!self.locked);
+        self.locked = true;
+    }
+    fn unlock(&mut self) {
+        assert!(self.locked);
+        self.locked = false;
+    }
+    fn load(&mut self) -> Entry {
+        Entry::new(self.world.mem.read(self.slot))
+    }
+    fn publish(&mut self, entry: Entry) {
+        assert!(self.locked, "publish without the lock");
+        self.world.mem.write(self.slot, entry.as_u64());
+    }
+    fn clear(&mut self) {
+        self.world.mem.write(self.slot, 0);
+    }
+    fn account(&mut self, kind: NodeKind) {
+        if kind != NodeKind::Root {
+            self.mm.pgtables_bytes += NODE_BYTES as i64;
+        }
+    }
+    fn unaccount(&mut self, kind: NodeKind) {
+        if kind != NodeKind::Root {
+            self.mm.pgtables_bytes -= NODE_BYTES as i64;
+        }
+    }
+    fn tainted(&self) -> bool {
+        self.mm.tainted
+    }
+}
+
+impl RootMem for Ops<'_> {
+    fn store_l4(&mut self, l4: PhysAddr, index: u32, entry: Entry) {
+        self.world
+            .mem
+            .write(l4.offset(u64::from(index) * 8), entry.as_u64());
+    }
+    fn clear_l4(&mut self, l4: PhysAddr, index: u32) {
+        self.world.mem.write(l4.offset(u64::from(index) * 8), 0);
+    }
+}
+
+impl NodeDemote for Ops<'_> {
+    type Table = (PhysAddr, Level);
+
+    fn alloc_table(&mut self, kind: NodeKind) -> Option<Self::Table> {
+        if !self.world.allow(Request::Table) {
+            return None;
+        }
+        let level = match kind {
+            NodeKind::Root => return None,
+            NodeKind::Mid => Level::L3,
+            NodeKind::Bottom => Level::L2,
+        };
+        Some((self.world.mem.alloc_table(level), level))
+    }
+    fn table_phys(&self, table: &Self::Table) -> PhysAddr {
+        table.0
+    }
+    fn free_table(&mut self, _kind: NodeKind, table: Self::Table) {
+        self.world.mem.free_table(table.0, table.1);
+    }
+    fn store_table(&mut self, table: &Self::Table, index: u32, entry: Entry) {
+        assert!(entry.is_present());
+        self.world
+            .mem
+            .write(table.0.offset(u64::from(index) * 8), entry.as_u64());
+    }
+    fn split_block(&mut self, kind: NodeKind, pa: PhysAddr) {
+        self.world.mem.split_block(pa, kind);
+    }
+    fn slice_in_use(&mut self, _kind: NodeKind, slice: u32) -> bool {
+        (self.in_use)(slice)
+    }
+    fn flush(&mut self, _kind: NodeKind) {
+        self.flushed = true;
+    }
+    fn free_slice(&mut self, kind: NodeKind, pa: PhysAddr) {
+        assert!(self.flushed, "slice freed before the flush");
+        assert!(
+            self.world.mem.frame_is_zero(pa),
+            "slice outside every mapping is not zero"
+        );
+        self.world.mem.free_table(pa, kind.entry_level());
+        self.mm.pgtables_bytes -= 4096;
+    }
+    fn account_demoted(&mut self, _kind: NodeKind) {
+        // 512 tables of 4 KiB are as many bytes as the node; the new table comes on top.
+        self.mm.pgtables_bytes += 4096;
+    }
+}

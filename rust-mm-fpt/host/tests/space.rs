@@ -1,0 +1,367 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Random sequences of operations against the oracle, in every mode.
+
+use fpt_core::counters::{Counter, KindCounter};
+use fpt_core::geometry::{Level, Mode, NodeKind};
+use fpt_core::policy::Policy;
+use fpt_host::oracle::{Harness, Op, Place, Seen};
+use fpt_host::world::{Fail, World};
+use proptest::prelude::*;
+
+fn place() -> impl Strategy<Value = Place> {
+    (0..4u8, 0..7u8, 0..7u8, 0..7u8).prop_map(|(a, b, c, d)| Place(a, b, c, d))
+}
+
+fn level() -> impl Strategy<Value = Level> {
+    prop_oneof![
+        Just(Level::L1),
+        Just(Level::L2),
+        Just(Level::L3),
+        Just(Level::L4)
+    ]
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        12 => (place(), 1..5u8).prop_map(|(p, n)| Op::Map(p, n)),
+        2 => place().prop_map(Op::MapHuge2M),
+        1 => place().prop_map(Op::MapHuge1G),
+        4 => (place(), place()).prop_map(|(a, b)| Op::Unmap(a, b)),
+        2 => (place(), level()).prop_map(|(p, l)| Op::UnmapSpan(p, l)),
+        2 => (place(), place(), any::<bool>()).prop_map(|(a, b, w)| Op::Protect(a, b, w)),
+        3 => (place(), place(), 1..5u8).prop_map(|(a, b, n)| Op::Move(a, b, n)),
+        3 => (place(), place()).prop_map(|(a, b)| Op::MoveGib(a, b)),
+        2 => place().prop_map(Op::Demote),
+        3 => Just(Op::Fork),
+        2 => Just(Op::Exit),
+        3 => any::<u8>().prop_map(Op::Switch),
+        1 => Just(Op::Taint),
+        1 => Just(Op::Drain),
+        2 => any::<bool>().prop_map(Op::Starve),
+    ]
+}
+
+fn setup() -> impl Strategy<Value = (u32, bool, u64, u64, Policy, u64, Fail)> {
+    (
+        0..4u32,
+        prop::bool::weighted(0.1),
+        prop_oneof![3 => Just(u64::MAX), 1 => 0..6u64],
+        prop_oneof![3 => Just(u64::MAX), 1 => 0..4u64],
+        prop_oneof![3 => Just(Policy::Eager), 1 => Just(Policy::Size)],
+        prop_oneof![Just(0u64), Just(16384), Just(1 << 21)],
+        prop_oneof![
+            4 => Just(Fail::Never),
+            2 => any::<u8>().prop_map(Fail::Randomly),
+            1 => (0..400u64).prop_map(Fail::AnyAt),
+        ],
+    )
+}
+
+fn run(
+    mode: Mode,
+    (pool_cap, bypass, global_cap, mm_cap, policy, min_span, fail): (
+        u32,
+        bool,
+        u64,
+        u64,
+        Policy,
+        u64,
+        Fail,
+    ),
+    ops: &[Op],
+) -> Seen {
+    let world = World {
+        pool_cap,
+        bypass,
+        global_cap,
+        mm_cap,
+        policy,
+        min_span,
+        fail,
+        ..World::default()
+    };
+    let Ok(mut h) = Harness::new(world, mode) else {
+        return Seen::default();
+    };
+    for (i, op) in ops.iter().enumerate() {
+        h.step(*op);
+        if i % 4 == 3 {
+            h.compare();
+        }
+    }
+    h.compare();
+    let (world, seen) = h.finish();
+    assert!(world.pool_high <= pool_cap);
+    if bypass {
+        assert_eq!(world.pool_high, 0);
+    }
+    if mode == Mode::Radix || global_cap == 0 || mm_cap == 0 {
+        for kind in NodeKind::ALL {
+            assert_eq!(world.counter(Counter::kind(kind, KindCounter::Installs)), 0);
+        }
+    }
+    seen
+}
+
+macro_rules! sequences {
+    ($($name:ident $mode:expr;)*) => {
+        proptest! {
+            #![proptest_config(ProptestConfig {
+                cases: 250,
+                failure_persistence: None,
+                ..ProptestConfig::default()
+            })]
+            $(
+                #[test]
+                fn $name(setup in setup(), ops in prop::collection::vec(op(), 1..48)) {
+                    run($mode, setup, &ops);
+                }
+            )*
+        }
+    };
+}
+
+sequences! {
+    radix Mode::Radix;
+    l4l3 Mode::L4L3;
+    l3l2 Mode::L3L2;
+    l4l3_l2l1 Mode::L4L3L2L1;
+}
+
+/// A sequence that touches every kind of operation, for the tests below.
+fn scenario() -> Vec<Op> {
+    let mut ops = Vec::new();
+    for i in 0..4u8 {
+        ops.push(Op::Map(Place(i, i, 6 - i, 5), 4));
+        ops.push(Op::Map(Place(i, 6, 6, 6), 3));
+    }
+    ops.extend([
+        Op::MapHuge2M(Place(0, 1, 3, 0)),
+        Op::Fork,
+        Op::Protect(Place(0, 0, 0, 0), Place(1, 3, 3, 3), false),
+        Op::Switch(1),
+        Op::Move(Place(0, 0, 6, 5), Place(3, 1, 1, 1), 4),
+        Op::MoveGib(Place(1, 1, 0, 0), Place(2, 4, 0, 0)),
+        Op::Demote(Place(3, 3, 0, 0)),
+        Op::Map(Place(3, 3, 4, 4), 2),
+        Op::MapHuge1G(Place(3, 4, 0, 0)),
+        Op::Fork,
+        Op::UnmapSpan(Place(3, 3, 0, 0), Level::L4),
+        Op::Unmap(Place(0, 6, 6, 6), Place(2, 2, 4, 5)),
+        Op::Exit,
+        Op::Switch(0),
+        Op::Map(Place(2, 2, 2, 2), 2),
+        Op::Taint,
+        Op::Exit,
+        Op::Map(Place(1, 1, 1, 1), 1),
+        Op::Fork,
+    ]);
+    ops
+}
+
+/// What the scenario needs in requests, with nothing failing.
+fn requests(mode: Mode, fail: Fail) -> u64 {
+    let world = World {
+        fail,
+        ..World::default()
+    };
+    let mut h = Harness::new(world, mode).unwrap();
+    for op in scenario() {
+        h.step(op);
+    }
+    h.compare();
+    assert_eq!(h.seen.no_memory, 0);
+    let n = h.world.requests;
+    h.finish();
+    n
+}
+
+/// Both tests of the k-th request, one mode each so that they run in parallel.
+macro_rules! kth {
+    ($($name:ident $mode:expr;)*) => {
+        mod the_kth_node_request_fails {
+            use super::*;
+            $(#[test] fn $name() { kth_node($mode) })*
+        }
+        mod the_kth_request_of_any_kind_fails {
+            use super::*;
+            $(#[test] fn $name() { kth_any($mode) })*
+        }
+    };
+}
+
+kth! {
+    radix Mode::Radix;
+    l4l3 Mode::L4L3;
+    l3l2 Mode::L3L2;
+    l4l3_l2l1 Mode::L4L3L2L1;
+}
+
+fn kth_node(mode: Mode) {
+    {
+        let n = requests(mode, Fail::NodeAt(u64::MAX));
+        eprintln!("{n} node requests");
+        assert_eq!(n == 0, mode == Mode::Radix);
+        for k in 0..n {
+            let world = World {
+                fail: Fail::NodeAt(k),
+                ..World::default()
+            };
+            let mut h = Harness::new(world, mode).unwrap();
+            for op in scenario() {
+                h.step(op);
+            }
+            h.compare();
+            assert_eq!(
+                h.seen.no_memory, 0,
+                "a node request that fails is never an error"
+            );
+            let fallbacks: i64 = NodeKind::ALL
+                .iter()
+                .map(|k| h.world.counter(Counter::kind(*k, KindCounter::Fallbacks)))
+                .sum();
+            assert_eq!(fallbacks, 1, "{mode:?}, request {k}");
+            h.finish();
+        }
+    }
+}
+
+fn kth_any(mode: Mode) {
+    {
+        let n = requests(mode, Fail::AnyAt(u64::MAX));
+        eprintln!("{n} requests");
+        let mut failed = 0;
+        for k in 0..n {
+            let world = World {
+                fail: Fail::AnyAt(k),
+                ..World::default()
+            };
+            let Ok(mut h) = Harness::new(world, mode) else {
+                failed += 1;
+                continue;
+            };
+            for op in scenario() {
+                h.step(op);
+            }
+            h.compare();
+            failed += h.seen.no_memory;
+            h.finish();
+        }
+        assert!(failed > 0, "{mode:?}: no 4 KiB allocation failed");
+    }
+}
+
+#[test]
+fn the_scenario_reaches_what_it_is_for() {
+    for mode in Mode::ALL {
+        let mut h = Harness::new(World::default(), mode).unwrap();
+        for op in scenario() {
+            h.step(op);
+        }
+        h.compare();
+        let seen = h.seen;
+        assert_eq!(seen.forks, 3);
+        assert_eq!(seen.gibs_moved > 0, mode != Mode::L3L2);
+        assert_eq!(
+            seen.demoted > 0,
+            mode == Mode::L3L2 || mode == Mode::L4L3L2L1
+        );
+        assert_eq!(seen.short_walks > 0, mode != Mode::Radix);
+        let (world, _) = h.finish();
+        let (mut fresh, mut frees) = (0, 0);
+        for kind in NodeKind::ALL {
+            let count = |c| world.counter(Counter::kind(kind, c));
+            assert_eq!(count(KindCounter::Installs) > 0, mode.flattens(kind));
+            assert_eq!(
+                count(KindCounter::PoolHits) > 0,
+                mode.flattens(kind),
+                "{mode:?} {kind:?}"
+            );
+            assert_eq!(count(KindCounter::Live), 0);
+            assert_eq!(count(KindCounter::PoolNodes), 0);
+            fresh += count(KindCounter::Installs) - count(KindCounter::PoolHits);
+            frees += count(KindCounter::Frees);
+        }
+        // Each block from the page allocator went back to it, or was demoted.
+        assert_eq!(fresh, frees + world.counter(Counter::DEMOTIONS));
+        assert_eq!(world.counter(Counter::TAINTED) > 0, mode != Mode::Radix);
+    }
+}
+
+#[test]
+fn nothing_is_pooled_when_pools_are_bypassed_or_empty() {
+    for (bypass, pool_cap) in [(true, 4), (false, 0)] {
+        let mut h = Harness::new(
+            World {
+                bypass,
+                pool_cap,
+                ..World::default()
+            },
+            Mode::L4L3L2L1,
+        )
+        .unwrap();
+        for op in scenario() {
+            h.step(op);
+        }
+        let (world, _) = h.finish();
+        assert_eq!(world.pool_high, 0);
+        assert_eq!(
+            world.counter(Counter::kind(NodeKind::Bottom, KindCounter::PoolHits)),
+            0
+        );
+    }
+}
+
+#[test]
+fn a_dirty_node_is_seen_and_not_pooled() {
+    let mut h = Harness::new(World::default(), Mode::L4L3L2L1).unwrap();
+    h.step(Op::Map(Place(0, 0, 0, 0), 1));
+    let p = h.procs.pop().unwrap();
+    p.mm.leave_dirt(&mut h.world);
+    p.mm.exit(&mut h.world);
+    assert_eq!(h.world.dirty_returns.get(), 1);
+    assert_eq!(h.world.counter(Counter::TAINTED), 1);
+    assert_eq!(h.world.pool(NodeKind::Bottom).len(), 0);
+    assert_eq!(h.world.pool(NodeKind::Root).len(), 1);
+    h.world.dirty_returns.set(0);
+    h.world.check_empty();
+}
+
+/// The checks of this harness can fail: a table entry changed behind its back is noticed.
+#[test]
+fn a_wrong_entry_is_noticed() {
+    for mode in Mode::ALL {
+        let mut h = Harness::new(World::default(), mode).unwrap();
+        h.step(Op::Map(Place(1, 1, 1, 1), 2));
+        h.compare();
+        let va = Place(1, 1, 1, 1).va();
+        h.procs[0]
+            .mm
+            .for_each_leaf(&mut h.world, va, va + 4096, |v| v ^ 0x1000);
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || h.compare()));
+        assert!(result.is_err(), "{mode:?}");
+    }
+}
+
+/// A program that touches one page in every GiB stays under the cap.
+#[test]
+fn a_sparse_toucher_stays_under_the_caps() {
+    for (global_cap, mm_cap) in [(5, u64::MAX), (u64::MAX, 5)] {
+        let world = World {
+            global_cap,
+            mm_cap,
+            ..World::default()
+        };
+        let mut h = Harness::new(world, Mode::L4L3L2L1).unwrap();
+        for p4d in 0..4 {
+            for pud in 0..7 {
+                h.step(Op::Map(Place(p4d, pud, 0, 0), 1));
+            }
+        }
+        h.compare();
+        assert_eq!(h.procs[0].mm.flat_nodes, 5);
+        assert_eq!(h.world.counter(Counter::REFUSED_CAP), 28 - 4);
+        h.finish();
+    }
+}

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Flattened page tables: the kernel side of the Rust core.
+//!
+//! `fpt_core` decides (geometry, policy, life cycle of a node) and contains no unsafe code; this
+//! file lends it the kernel's memory, locks and counters, and is what C calls. It is the only
+//! place with `unsafe`.
+//!
+//! Lock order, outermost first: `mmap_lock` or a VMA lock; `mm->page_table_lock` (install and
+//! publish); the pool locks are leaves and never nest in it.
+//!
+//! Memory ordering: a node's 2 MiB are zeroed, or were seen to be zero, before the entry that
+//! points at it is published with a release store. Hardware and software walkers reach the node
+//! through that entry only (address dependency). Whoever clears an entry flushes the TLB before
+//! the node is retired.
+
+#[forbid(unsafe_code)]
+#[allow(dead_code, unreachable_pub)]
+mod fpt_core {
+    //! The core, placed beside this file; on the host it is the crate `fpt-core`.
+    pub mod addr;
+    pub mod counters;
+    pub mod entry;
+    pub mod geometry;
+    pub mod node;
+    pub mod policy;
+    pub mod pool;
+}
+
+mod glue;
+pub mod hooks;
