@@ -70,7 +70,7 @@ static void touch(char *p, size_t len)
 
 static void wait_ok(pid_t pid)
 {
-	int status;
+	int status = 0;
 
 	if (pid < 0 || waitpid(pid, &status, 0) != pid)
 		die("fork or wait");
