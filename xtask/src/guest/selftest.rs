@@ -30,6 +30,8 @@ const DEATHS: usize = 8;
 /// Runs of a program whose results differ, after the first one.
 const RERUNS: usize = 3;
 const RADIX: &str = "radix";
+/// A case of this name stands for a test that could not even start: red, in both modes too.
+const PREPARE: &str = "preparation";
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -351,7 +353,7 @@ impl Suite<'_> {
             let case = if program.compare && in_radix != in_mode {
                 let detail = format!("radix: {}\n{mode}: {}\nits last lines in {mode}:\n{}", text(in_radix), text(in_mode), tail(runs));
                 Case::failed(&suite, name, detail, ms)
-            } else if program.must_pass() && (has(in_mode, Status::Fail) || (program.compare && has(in_radix, Status::Fail))) {
+            } else if (program.must_pass() || name == PREPARE) && (has(in_mode, Status::Fail) || (program.compare && has(in_radix, Status::Fail))) {
                 let detail = format!("{} (radix: {})\nits last lines in {mode}:\n{}", text(in_mode), text(in_radix), tail(runs));
                 Case::failed(&suite, name, detail, ms)
             } else if in_mode.iter().all(|s| s.1 == Status::Skip) {
@@ -492,8 +494,11 @@ fn one(guest: &mut Guest, program: &Program) -> Result<Ran> {
     let state = format!("fpt-prep reset {} {} {}", program.hugepages, program.hugepages_1g, i32::from(program.swap()));
     let (exit, said) = guest.run(Exec { argv: vec!["sh".into(), "-c".into(), state], timeout_s: 120, ..Exec::default() })?;
     let said = said.trim();
+    if let (0, Some(why)) = (exit.status(), said.strip_prefix("skip: ")) {
+        return Ok(Ran::one("program", format!("skip: {why}"), Status::Skip, said));
+    }
     if exit.status() != 0 || said != "ok" {
-        return Ok(Ran::one("program", "skip: the guest could not be prepared", Status::Skip, said));
+        return Ok(Ran::one(PREPARE, "the guest could not be prepared", Status::Fail, said));
     }
     for file in program.files() {
         let (exit, _) = guest.run(Exec { argv: vec!["test".into(), "-e".into(), file.into()], timeout_s: 30, ..Exec::default() })?;
@@ -505,7 +510,7 @@ fn one(guest: &mut Guest, program: &Program) -> Result<Ran> {
     if !program.setup.is_empty() {
         let (exit, text) = guest.run(shell(&program.setup))?;
         if exit.status() != 0 {
-            return Ok(Ran::one("program", "its setup failed", Status::Fail, text));
+            return Ok(Ran::one(PREPARE, "its setup failed", Status::Fail, text));
         }
     }
     let id = guest.new_id();
@@ -531,7 +536,7 @@ fn one(guest: &mut Guest, program: &Program) -> Result<Ran> {
     if !program.teardown.is_empty() {
         let (exit, text) = guest.run(shell(&program.teardown))?;
         if exit.status() != 0 {
-            return Ok(Ran::one("program", "its teardown failed", Status::Fail, text));
+            return Ok(Ran::one(PREPARE, "its teardown failed", Status::Fail, text));
         }
     }
     let text = |raw: &[u8]| String::from_utf8_lossy(raw).into_owned();
