@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Removes caches.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::api::{store, Ctx, Result};
 
@@ -102,7 +102,7 @@ fn size(dir: &Path) -> u64 {
     entries
         .flatten()
         .map(|e| match e.metadata() {
-            Ok(m) if m.is_dir() => size(&PathBuf::from(e.path())),
+            Ok(m) if m.is_dir() => size(&e.path()),
             Ok(m) => m.len(),
             Err(_) => 0,
         })

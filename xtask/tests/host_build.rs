@@ -124,6 +124,12 @@ fn build_is_cached_by_content_and_touches_only_what_changed() {
     let rusty = lab.run(&["build-kernel"]);
     rusty.code(0);
     assert!(image(&rusty).contains("// more"));
+    let asked = config.with_file_name("questions");
+    assert_eq!(
+        fs::read_to_string(asked).expect("written").lines().count(),
+        1,
+        "neither a C nor a Rust change asks Kconfig again"
+    );
     fs::remove_file(lab.path("root/rust-mm-fpt/kernel/more.rs")).expect("removed");
     lab.run(&["build-kernel"]).code(0);
     assert!(

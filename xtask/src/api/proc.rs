@@ -56,10 +56,20 @@ pub fn handle_signals() -> Result<()> {
     Ok(())
 }
 
-/// End every live job and remove every registered temporary file. The registry stays
-/// locked, so that no other thread can start anything more.
+/// End every live job and remove every registered temporary file, for good: the registry
+/// stays locked, so that no other thread can start anything more before the exit.
 fn abandon() {
     let live = live();
+    end(&live);
+    std::mem::forget(live);
+}
+
+/// End every live job and remove every registered temporary file.
+pub fn end_all() {
+    end(&live());
+}
+
+fn end(live: &Live) {
     for pgid in live.groups.values() {
         signal_group(*pgid, Signal::TERM);
     }
@@ -73,7 +83,6 @@ fn abandon() {
     for path in &live.files {
         remove(path);
     }
-    std::mem::forget(live);
 }
 
 fn remove(path: &Path) {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 
 use super::{Profile, Toolchain};
-use crate::api::{store, Cmd, Ctx, Fail, Result, Stage};
+use crate::api::{hash, store, Cmd, Ctx, Fail, Result, Stage};
 use crate::sources::git;
 
 /// A fragment's name (for messages) and text.
@@ -111,17 +111,25 @@ pub fn configure(
     fragments: &[Fragment],
 ) -> Result<String> {
     let dir = out.join("fpt-config");
+    let config = out.join(".config");
+    let stamp = dir.join("stamp");
+    let inputs = stamp_of(ctx, tools, src, fragments)?;
+    if !ctx.dry_run {
+        if let Ok(text) = std::fs::read_to_string(&config) {
+            let now = format!("{inputs} {}", hash::of_text(&text));
+            if std::fs::read_to_string(&stamp).is_ok_and(|old| old == now) {
+                return Ok(text);
+            }
+        }
+    }
     let mut files = Vec::new();
-    let mut stamp = String::new();
     for (at, fragment) in fragments.iter().enumerate() {
         let file = dir.join(format!("{at:02}.config"));
-        stamp.push_str(&format!("# {}\n{}\n", fragment.name, fragment.text));
         if !ctx.dry_run {
             store::write_if_changed(&file, fragment.text.as_bytes())?;
         }
         files.push(file);
     }
-    let config = out.join(".config");
     let merged = dir.join("merged");
     if !ctx.dry_run {
         store::make_dir(&merged)?;
@@ -141,8 +149,7 @@ pub fn configure(
         .make(src, out, ctx.jobs)
         .arg(format!("KCONFIG_CONFIG={}", full.join("config").display()))
         .env("KCONFIG_ALLCONFIG", merged.join(".config"));
-    ctx.step(stage, log, &all.clone().arg("allnoconfig"))?;
-    ctx.step(stage, log, &all.arg("olddefconfig"))?;
+    ctx.step(stage, log, &all.arg("allnoconfig"))?;
     if ctx.dry_run {
         return Ok(String::new());
     }
@@ -174,7 +181,25 @@ pub fn configure(
         ));
     }
     store::write_if_changed(&config, text.as_bytes())?;
+    let now = format!("{inputs} {}", hash::of_text(&text));
+    store::write_if_changed(&stamp, now.as_bytes())?;
     Ok(text)
+}
+
+/// Everything that the configuration depends on. Kconfig asks the compilers hundreds of
+/// questions, which takes longer than compiling one changed file.
+fn stamp_of(ctx: &Ctx, tools: &Toolchain, src: &Path, fragments: &[Fragment]) -> Result<String> {
+    let mut inputs = hash::Inputs::new();
+    inputs.text("tools", &tools.versions.join("\n"));
+    for fragment in fragments {
+        inputs.text("fragment", &fragment.text);
+    }
+    if !ctx.dry_run {
+        let tree = ctx.read(&git(src).args(["ls-tree", "-r", "HEAD"]))?;
+        let kconfig: Vec<&str> = tree.lines().filter(|l| l.contains("Kconfig")).collect();
+        inputs.text("Kconfig", &kconfig.join("\n"));
+    }
+    Ok(inputs.finish())
 }
 
 /// Why an option may have been dropped: it does not exist, or what it depends on.

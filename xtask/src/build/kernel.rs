@@ -142,7 +142,7 @@ pub fn kernel_with(ctx: &Ctx, profile: Profile, compiler: Compiler) -> Result<Ke
         artefact::copy(&out.join("System.map"), &dir.join("System.map"))?;
         artefact::copy(&config::config_path(&out), &dir.join("config"))
     })?;
-    stage.done(&hash::short(&hash).to_string());
+    stage.done(hash::short(&hash));
     cached(ctx, &hash, &out, &src).ok_or_else(|| {
         Fail::infra(
             "the kernel was built but is not in the cache",

@@ -391,8 +391,9 @@ impl Scratch {
     }
 }
 
-/// Folders of the checkout that are placed into the kernel tree: from, to, which files.
-const PLACED: [(&str, &str, fn(&str) -> bool); 3] = [
+/// A folder of the checkout that is placed into the kernel tree: from, to, which files.
+type Placed = (&'static str, &'static str, fn(&str) -> bool);
+const PLACED: [Placed; 3] = [
     ("rust-mm-fpt/kernel", "arch/x86/mm/fpt", is_rust),
     ("rust-mm-fpt/core/src", "arch/x86/mm/fpt/fpt_core", is_core),
     ("selftests/fpt", "tools/testing/selftests/fpt", is_any),

@@ -19,9 +19,8 @@ pub const MERGE: &str = "#!/bin/sh\n\
 pub const MAKEFILE: &str = "\
 # SPDX-License-Identifier: GPL-2.0\n\
 allnoconfig:\n\
+\t@echo asked >> $(O)/questions\n\
 \t@grep -v -x -F -f drop $(KCONFIG_ALLCONFIG) > $(KCONFIG_CONFIG)\n\
-olddefconfig:\n\
-\t@true\n\
 vmlinux:\n\
 \t@test ! -f slow || sleep $$(cat slow)\n\
 \t@mkdir -p $(O)/include/config\n\
