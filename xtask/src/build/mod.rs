@@ -11,6 +11,8 @@ pub mod toolchain;
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
+
 use crate::api::{Cmd, Ctx, Fail, Result};
 use crate::doctor;
 
@@ -95,13 +97,32 @@ fn system_program(ctx: &Ctx, name: &str, for_: doctor::For) -> Result<PathBuf> {
     }
 }
 
-/// The instruction-counting plugin (a shared object), built against this QEMU's header.
+/// Plugin interface that the counting plugin is written for.
+const PLUGIN_API: u32 = 4;
+
+/// The instruction-counting plugin (a shared object), for a QEMU that can load it.
 pub fn kcount(ctx: &Ctx, qemu: &Qemu) -> Result<PathBuf> {
+    if !ctx.dry_run {
+        let header = qemu.include.join("qemu-plugin.h");
+        let text = std::fs::read_to_string(&header)
+            .with_context(|| format!("cannot read {}", header.display()))?;
+        let version = text
+            .lines()
+            .find_map(|l| l.strip_prefix("#define QEMU_PLUGIN_VERSION "))
+            .and_then(|v| v.trim().parse::<u32>().ok());
+        if version.is_none_or(|v| v < PLUGIN_API) {
+            return Err(Fail::infra(
+                "this QEMU cannot load the counting plugin",
+                format!("{} has another plugin interface than {PLUGIN_API}", header.display()),
+                "build QEMU 9.2 or newer",
+            ));
+        }
+    }
     let target = cargo(
         ctx,
         "build the counting plugin",
         &["build", "--release", "-p", "fpt-kcount"],
-        &[("FPT_QEMU_INCLUDE", &qemu.include)],
+        &[],
     )?;
     Ok(target.join("release/libfpt_kcount.so"))
 }
