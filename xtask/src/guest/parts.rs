@@ -16,7 +16,7 @@ use crate::build::{self, Kernel, Profile};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-fn named(var: &str, what: &str) -> Result<Option<PathBuf>> {
+pub fn named(var: &str, what: &str) -> Result<Option<PathBuf>> {
     let Some(path) = std::env::var_os(var).map(PathBuf::from) else { return Ok(None) };
     if path.is_file() {
         return Ok(Some(path));

@@ -35,6 +35,8 @@ pub struct Spec {
     pub plugin: Option<String>,
     /// Wait for gdb on this local port.
     pub gdb: Option<u16>,
+    /// Virtual time that counts instructions: the same run gives the same counts. One thread.
+    pub icount: bool,
 }
 
 /// What every guest's kernel is told. An oops is a panic and a panic ends QEMU at once, so that no
@@ -60,7 +62,7 @@ impl Spec {
         cmd = cmd
             .args(["-name", "fpt", "-M", "q35,usb=off,smbus=off,sata=off,vmport=off,hpet=off,graphics=off"])
             .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
-            .args(["-accel", "tcg,thread=multi", "-cpu"])
+            .args(["-accel", if self.icount { "tcg,thread=single" } else { "tcg,thread=multi" }, "-cpu"])
             .arg(format!("max,{fpt}-erms,-fsrm"))
             .args(["-smp", &self.smp.to_string(), "-m", &self.mem])
             .arg("-kernel")
@@ -83,6 +85,9 @@ impl Spec {
                 .arg(format!("local,id=host,path={},security_model=none,multidevs=remap", comma(dir)))
                 .args(["-device", "virtio-9p-pci,fsdev=host,mount_tag=host"]);
         }
+        if self.icount {
+            cmd = cmd.args(["-icount", "shift=0,sleep=off"]);
+        }
         if let Some(plugin) = &self.plugin {
             cmd = cmd.arg("-plugin").arg(plugin);
         }
@@ -94,7 +99,7 @@ impl Spec {
 }
 
 /// QEMU's option parser takes a doubled comma for one.
-fn comma(path: &Path) -> String {
+pub fn comma(path: &Path) -> String {
     path.to_string_lossy().replace(',', ",,")
 }
 
@@ -129,6 +134,7 @@ mod tests {
             share: Some("/a,b".into()),
             plugin: None,
             gdb: Some(1234),
+            icount: false,
         }
     }
 

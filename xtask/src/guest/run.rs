@@ -80,6 +80,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
         share: Some(share),
         plugin: None,
         gdb: None,
+        icount: false,
     };
     if ctx.dry_run {
         ctx.ui.command(&spec.command(&qemu, &std::env::temp_dir().join("fpt")));

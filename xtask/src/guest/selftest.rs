@@ -152,6 +152,7 @@ impl Plan {
             share: None,
             plugin: None,
             gdb: None,
+            icount: false,
         }
     }
 }

@@ -1,10 +1,493 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask test`: everything that CI runs, stage by stage. A stage that cannot run is a failure that says
+//! so; nothing is left out silently.
 
-use crate::api::{Ctx, Fail, Result};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::Context as _;
+
+use super::kcount::{self, Count};
+use super::list;
+use super::parts::{self, Parts};
+use super::results::{Case, Outcome, Report};
+use super::rundir::{self, RunDir};
+use super::selftest::{self, check_mode, print_failures, Plan, Suite};
+use super::tap::{self, Status};
+use super::vm::Guest;
+use super::walk;
+use crate::api::{code, fail, proc, store, Cmd, Ctx, Fail, Mode, Result};
+use crate::build::{self, Profile};
+use crate::patch;
+use crate::sources::{self, Project};
+
+/// Translations of the differential test.
+const TRANSLATIONS: u32 = 120_000;
+/// Programs that `--quick` compares, besides our own.
+const QUICK: [&str; 6] = ["fpt/", "mm/mremap_test", "mm/cow", "mm/mlock2", "mm/soft-dirty", "proc/"];
+
+/// A stage's name, whether `--quick` has it, what it does.
+type StageRow = (&'static str, bool, &'static str);
+const STAGES: [StageRow; 11] = [
+    ("host", true, "cargo test of the workspace"),
+    ("patches", true, "the patch queues"),
+    ("build", true, "QEMU, kernel, selftests"),
+    ("differential", true, "QEMU's walk against the Rust core's"),
+    ("qemu", true, "bare-metal programs on QEMU"),
+    ("boot", true, "every mode on the patched QEMU, radix on the distribution's"),
+    ("walk", true, "what hardware visits, against pagemap"),
+    ("kunit", true, "the kernel's unit tests"),
+    ("selftest", true, "selftests, compared with radix"),
+    ("option-off", false, "code with CONFIG_X86_FPT=n against the unpatched tree"),
+    ("kcount", false, "kernel instructions against their limits"),
+];
 
 #[derive(clap::Args, Debug)]
-pub struct Args {}
+pub struct Args {
+    /// Only these stages (may be given several times); what they need is built
+    #[arg(long, value_name = "STAGE")]
+    only: Vec<String>,
+    /// Leave out the long stages and most upstream selftests
+    #[arg(long)]
+    quick: bool,
+    /// Print the stages and stop
+    #[arg(long)]
+    list: bool,
+}
 
-pub fn main(_ctx: &Ctx, _args: Args) -> Result<i32> {
-    Err(Fail::infra("not built yet", "", ""))
+pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
+    if args.list {
+        for (name, quick, what) in STAGES {
+            println!("{name:<14}{what}{}", if quick { "" } else { " (not with --quick)" });
+        }
+        return Ok(code::OK);
+    }
+    for word in &args.only {
+        if !STAGES.iter().any(|s| s.0 == word) {
+            let hint = match fail::did_you_mean(word, STAGES.iter().map(|s| s.0)) {
+                Some(near) => format!("did you mean '{near}'?"),
+                None => "`cargo xtask test --list` shows them".to_string(),
+            };
+            return Err(Fail::usage(format!("unknown stage '{word}'"), "", hint));
+        }
+    }
+    let chosen: Vec<StageRow> = STAGES
+        .into_iter()
+        .filter(|s| if args.only.is_empty() { s.1 || !args.quick } else { args.only.iter().any(|o| o == s.0) })
+        .collect();
+    if ctx.dry_run {
+        for (name, _, what) in &chosen {
+            println!("{name:<14}{what}");
+        }
+        return Ok(code::OK);
+    }
+    let run = RunDir::new(ctx, "test")?;
+    rundir::recorded(&run, || {
+        let mut tests = Tests { ctx, run: &run, quick: args.quick, parts: None };
+        let mut report = Report::default();
+        for (n, (name, _, what)) in chosen.iter().enumerate() {
+            let start = Instant::now();
+            ctx.ui.info(&format!("--- [{}/{}] {name}: {what}", n + 1, chosen.len()));
+            let cases = match tests.stage(name) {
+                Ok(cases) if cases.is_empty() => vec![Case::failed(name, "stage", "it checked nothing", 0)],
+                Ok(cases) => cases,
+                Err(err) => {
+                    let (line, _) = fail::report(&err);
+                    vec![Case::failed(name, "stage", line, start.elapsed().as_millis() as u64)]
+                }
+            };
+            let stage = Report { cases };
+            print_failures(ctx, &stage);
+            ctx.ui.info(&format!("--- {name}: {} ({})", stage.summary(), crate::api::ui::elapsed(start.elapsed())));
+            report.cases.extend(stage.cases);
+            // What is known so far survives an interrupt.
+            run.results(&report)?;
+        }
+        ctx.ui.info(&format!("results: {}", run.path.display()));
+        println!("{}", report.summary());
+        Ok(if report.green() { code::OK } else { code::TEST_FAILED })
+    })
+}
+
+struct Tests<'a> {
+    ctx: &'a Ctx,
+    run: &'a RunDir,
+    quick: bool,
+    parts: Option<Parts>,
+}
+
+impl Tests<'_> {
+    fn stage(&mut self, name: &str) -> Result<Vec<Case>> {
+        match name {
+            "host" => self.host(),
+            "patches" => self.patches(),
+            "build" => self.build(),
+            "differential" => self.differential(),
+            "qemu" => self.bare_metal(),
+            "boot" => self.boot(),
+            "walk" => self.walk(),
+            "kunit" => self.kunit(),
+            "selftest" => self.selftest(),
+            "option-off" => self.option_off(),
+            "kcount" => self.kcount(),
+            other => Err(Fail::usage(format!("unknown stage '{other}'"), "", "")),
+        }
+    }
+
+    fn parts(&mut self) -> Result<&Parts> {
+        if self.parts.is_none() {
+            let kernel = parts::kernel(self.ctx, Profile::Fpt)?;
+            let parts = selftest::build_parts(self.ctx, kernel)?;
+            parts.record(self.run);
+            self.parts = Some(parts);
+        }
+        self.parts.as_ref().ok_or_else(|| Fail::infra("nothing was built", "", ""))
+    }
+
+    fn modes(&self) -> Result<Vec<Mode>> {
+        Mode::all(&self.ctx.root)
+    }
+
+    fn host(&self) -> Result<Vec<Case>> {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut cmd = Cmd::new(cargo)
+            .args(["test", "--workspace", "--locked", "--no-fail-fast", "--manifest-path"])
+            .arg(self.ctx.root.join("Cargo.toml"))
+            .env("CARGO_TERM_COLOR", "never");
+        // The tests choose their own files; and this run's jobserver or target is not theirs.
+        for name in ["FPT_VMLINUX", "FPT_QEMU", "FPT_QEMU_DATA", "FPT_INITRD", "FPT_BUSYBOX", "FPT_RUNS", "FPT_ROOT"] {
+            cmd = cmd.env_remove(name);
+        }
+        let log = self.run.path.join("cargo-test.log");
+        let stage = self.ctx.ui.stage("cargo test");
+        let start = Instant::now();
+        let status = cmd.run_logged_status(&stage, &log)?;
+        let text = std::fs::read_to_string(&log).with_context(|| format!("cannot read {}", log.display()))?;
+        let mut cases = cargo_cases(&text);
+        let ms = start.elapsed().as_millis() as u64;
+        if status.success() {
+            stage.done("");
+            cases.push(Case::passed("host", "cargo test", ms));
+        } else {
+            stage.failed("");
+            cases.push(Case::failed("host", "cargo test", format!("{}; see {}", proc::describe(status), log.display()), ms));
+        }
+        Ok(cases)
+    }
+
+    fn patches(&self) -> Result<Vec<Case>> {
+        let mut cases = Vec::new();
+        for project in Project::ALL {
+            for check in patch::check(self.ctx, project)? {
+                cases.push(match check.ok() {
+                    true => Case::passed("patches", &check.name, 0),
+                    false => Case::failed("patches", &check.name, check.problems.join("\n"), 0),
+                });
+            }
+        }
+        Ok(cases)
+    }
+
+    fn build(&mut self) -> Result<Vec<Case>> {
+        let mut cases = Vec::new();
+        let mut step = |name: &str, work: &mut dyn FnMut() -> Result<()>| {
+            let start = Instant::now();
+            let result = work();
+            let ms = start.elapsed().as_millis() as u64;
+            cases.push(match result {
+                Ok(()) => Case::passed("build", name, ms),
+                Err(err) => Case::failed("build", name, fail::report(&err).0, ms),
+            });
+        };
+        let ctx = self.ctx;
+        step("QEMU", &mut || parts::qemu(ctx, false).map(drop));
+        step("kernel", &mut || parts::kernel(ctx, Profile::Fpt).map(drop));
+        step("selftests and guest image", &mut || self.parts().map(drop));
+        Ok(cases)
+    }
+
+    fn differential(&mut self) -> Result<Vec<Case>> {
+        let target = build::cargo(self.ctx, "build the differential test", &["build", "--release", "-p", "fpt-host", "--bin", "fpt-diff"], &[])?;
+        let qemu = parts::qemu(self.ctx, false)?;
+        let mut cmd = Cmd::new(target.join("release/fpt-diff"))
+            .arg("--qemu")
+            .arg(&qemu.bin)
+            .args(["--count", &TRANSLATIONS.to_string()]);
+        if let Some(dir) = &qemu.datadir {
+            cmd = cmd.arg("-L").arg(dir);
+        }
+        self.program("differential", &format!("{TRANSLATIONS} random translations"), &cmd, |out| {
+            let compared = out.split_whitespace().next().and_then(|w| w.parse::<u64>().ok()).unwrap_or(0);
+            if compared >= u64::from(TRANSLATIONS) && out.contains("all equal") {
+                return Ok(());
+            }
+            Err(format!("it compared {compared}"))
+        })
+        .map(|case| vec![case])
+    }
+
+    /// Runs a program of the host; its exit code and what `judge` says of its output decide.
+    fn program(&self, suite: &str, name: &str, cmd: &Cmd, judge: impl Fn(&str) -> Result<(), String>) -> Result<Case> {
+        let start = Instant::now();
+        let stage = self.ctx.ui.stage(name);
+        let out = cmd.output()?;
+        let all = format!("$ {}\n{}{}", cmd.quoted(), out.stdout, out.stderr);
+        let log = format!("{suite}.log");
+        self.run.append(&log, &all)?;
+        let ms = start.elapsed().as_millis() as u64;
+        let verdict = if out.status.success() { judge(&out.stdout) } else { Err(proc::describe(out.status)) };
+        Ok(match verdict {
+            Ok(()) => {
+                stage.done(out.stdout.lines().next().unwrap_or(""));
+                Case::new(suite, name, Outcome::Passed, out.stdout.lines().next().unwrap_or(""), ms)
+            }
+            Err(why) => {
+                stage.failed(&why);
+                Case::failed(suite, name, format!("{why}\n{}", tail(&all)), ms)
+            }
+        })
+    }
+
+    /// QEMU's bare-metal programs, built from the patched tree: they need a C compiler and nothing else.
+    fn bare_metal(&mut self) -> Result<Vec<Case>> {
+        let qemu = parts::qemu(self.ctx, false)?;
+        let source = sources::ensure(self.ctx, Project::Qemu)?;
+        let lock = patch::tree_lock(self.ctx, Project::Qemu, &source)?;
+        let tree = patch::apply(self.ctx, Project::Qemu, &source)?.dir;
+        let tcg = tree.join("tests/tcg");
+        let system = tcg.join("x86_64/system");
+        let out = self.run.path.join("bare-metal");
+        store::make_dir(&out)?;
+        let cc = |more: &[&str]| {
+            Cmd::new("cc")
+                .args(["-nostdlib", "-ggdb", "-O0", "-mno-red-zone", "-mgeneral-regs-only", "-m64", "-mcx16"])
+                .args(["-ffreestanding", "-fno-stack-protector", "-fno-pie", "-isystem"])
+                .arg(tcg.join("minilib"))
+                .args(more)
+                .cwd(&out)
+        };
+        cc(&["-Wa,--noexecstack", "-c", "-o", "boot.o"]).arg(system.join("boot.S")).read()?;
+        cc(&["-c", "-o", "printf.o"]).arg(tcg.join("minilib/printf.c")).read()?;
+        for (name, define) in [("fpt", "-DFPT_TEST"), ("fpt-off", "-DEXPECT_FPT=0"), ("fpt-hold", "-DHOLD")] {
+            cc(&[define, "-o", name])
+                .arg(system.join("fpt.c"))
+                .arg(format!("-Wl,-T{}", system.join("kernel.ld").display()))
+                .args(["-Wl,-melf_x86_64", "-static", "-no-pie", "boot.o", "printf.o", "-lgcc"])
+                .read()?;
+        }
+        drop(lock);
+        let run = |cpu: &str, smp: &str, name: &str| {
+            let mut cmd = Cmd::new(&qemu.bin);
+            if let Some(dir) = &qemu.datadir {
+                cmd = cmd.arg("-L").arg(dir);
+            }
+            cmd.args(["-M", "q35", "-nodefaults", "-display", "none", "-vga", "none", "-no-reboot", "-accel", "tcg,thread=multi"])
+                .args(["-chardev", "stdio,id=output", "-device", "isa-debugcon,chardev=output"])
+                .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x4", "-cpu", cpu, "-smp", smp, "-kernel"])
+                .arg(out.join(name))
+        };
+        // A triple fault ends QEMU with 0, too: only the line counts.
+        let judge = |text: &str| match text.lines().find(|l| l.starts_with("PASS: ") && l.ends_with(" 0 failed")) {
+            Some(_) => Ok(()),
+            None => Err("no line 'PASS: N checks, 0 failed'".to_string()),
+        };
+        let monitor = {
+            let mut cmd = Cmd::new(system.join("fpt-monitor.py")).arg(&qemu.bin);
+            if let Some(dir) = &qemu.datadir {
+                cmd = cmd.arg("-L").arg(dir);
+            }
+            cmd.arg(out.join("fpt-hold")).cwd(&out)
+        };
+        Ok(vec![
+            self.program("qemu", "walks, faults and control registers, two CPUs", &run("max,fpt=on", "2", "fpt"), judge)?,
+            self.program("qemu", "nothing changes with the feature off", &run("max", "1", "fpt-off"), judge)?,
+            self.program("qemu", "monitor, memory dump, migration", &monitor, judge)?,
+        ])
+    }
+
+    fn boot(&mut self) -> Result<Vec<Case>> {
+        let (ctx, run, modes) = (self.ctx, self.run, self.modes()?);
+        let stock = parts::qemu(ctx, true);
+        let parts = self.parts()?;
+        let plan = Plan { mem: "1G".into(), ..Plan::default() };
+        let mut cases = Vec::new();
+        for mode in &modes {
+            cases.push(case("boot", mode.as_str(), || {
+                let mut guest = Guest::boot(ctx, run, &parts.qemu, &plan.spec(parts, mode.as_str()), &format!("boot-{mode}"))?;
+                check_mode(&mut guest, mode.as_str())?;
+                let boot = guest.boot.clone();
+                end(&mut guest)?;
+                run.set(&format!("boot_seconds_{mode}"), boot.wall.as_secs_f64());
+                Ok(format!("{:.2} s to init, {}", boot.wall.as_secs_f64(), boot.uname))
+            }));
+        }
+        // The same image, asked for a flat mode, on a machine that has no FPT.
+        let wanted = modes.iter().find(|m| m.as_str() != "radix").map_or("radix", Mode::as_str);
+        cases.push(case("boot", "radix on the distribution's QEMU", || {
+            let mut guest = Guest::boot(ctx, run, &stock?, &plan.spec(parts, wanted), "boot-stock")?;
+            check_mode(&mut guest, "radix")?;
+            let line = guest.console().into_iter().find(|l| l.contains("fpt: mode radix"));
+            let line = line.ok_or_else(|| Fail::test("the kernel does not say why it runs radix", "no line 'fpt: mode radix'", ""))?;
+            end(&mut guest)?;
+            Ok(tap::strip_time(&line).to_string())
+        }));
+        cases.push(case("boot", "a crashing guest is noticed", || {
+            let mut guest = Guest::boot(ctx, run, &parts.qemu, &plan.spec(parts, "radix"), "boot-crash")?;
+            match guest.shell("echo c > /proc/sysrq-trigger") {
+                Err(err) if fail::report(&err).1 == code::GUEST_CRASHED => Ok(fail::report(&err).0),
+                Err(err) => Err(err),
+                Ok(_) => Err(Fail::test("the guest went on after a forced panic", "", "does the kernel have MAGIC_SYSRQ?")),
+            }
+        }));
+        Ok(cases)
+    }
+
+    fn walk(&mut self) -> Result<Vec<Case>> {
+        let (ctx, run, modes) = (self.ctx, self.run, self.modes()?);
+        let parts = self.parts()?;
+        let mut cases = Vec::new();
+        for mode in &modes {
+            for huge in [false, true] {
+                let name = format!("{mode}, {} page", if huge { "2 MiB" } else { "4 KiB" });
+                cases.push(case("walk", &name, || walk::test(ctx, run, parts, mode.as_str(), huge)));
+            }
+        }
+        Ok(cases)
+    }
+
+    fn kunit(&mut self) -> Result<Vec<Case>> {
+        let (ctx, run, modes) = (self.ctx, self.run, self.modes()?);
+        let parts = self.parts()?;
+        let mode = modes.iter().find(|m| m.as_str() != "radix").map_or("radix", Mode::as_str);
+        let plan = Plan { mem: "1G".into(), append: vec!["kunit.enable=1".into()], ..Plan::default() };
+        let mut guest = Guest::boot(ctx, run, &parts.qemu, &plan.spec(parts, mode), "kunit")?;
+        let lines = guest.console();
+        guest.quit()?;
+        let start = lines.iter().position(|l| tap::strip_time(l).starts_with("KTAP version"));
+        let Some(start) = start else {
+            return Err(Fail::test("no KUnit results on the console", "no line 'KTAP version'", "is KUNIT in the kernel's configuration?"));
+        };
+        let tap = tap::parse(lines.iter().skip(start).map(String::as_str));
+        let mut cases: Vec<Case> = tap
+            .cases
+            .iter()
+            .map(|c| match c.status {
+                Status::Pass | Status::Xfail => Case::passed("kunit", &c.name, 0),
+                Status::Skip => Case::skipped("kunit", &c.name, c.note.clone()),
+                Status::Fail | Status::Absent => Case::failed("kunit", &c.name, c.note.clone(), 0),
+            })
+            .collect();
+        if !tap.cases.iter().any(|c| c.name.starts_with("fpt/")) {
+            cases.push(Case::failed("kunit", "suite fpt", "it is not there", 0));
+        }
+        cases.extend(tap.problems.iter().map(|p| Case::failed("kunit", "KTAP", p.clone(), 0)));
+        cases.extend(guest.splats(&[]).iter().map(|s| Case::failed("kunit", "kernel warning", s.line.clone(), 0)));
+        Ok(cases)
+    }
+
+    fn selftest(&mut self) -> Result<Vec<Case>> {
+        let (ctx, run, modes, quick) = (self.ctx, self.run, self.modes()?, self.quick);
+        let all = list::programs(&ctx.root.join("selftests/list.toml"))?;
+        let programs = if quick {
+            all.into_iter().filter(|p| QUICK.iter().any(|q| p.name.starts_with(q))).collect()
+        } else {
+            all
+        };
+        let allow = list::allowed(&ctx.root.join("selftests/console-allow.toml"))?;
+        let plan = Plan::default();
+        let parts = self.parts()?;
+        let suite = Suite { ctx, run, parts, plan: &plan, programs: &programs, allow: &allow };
+        Ok(suite.compare(&modes)?.cases)
+    }
+
+    fn option_off(&self) -> Result<Vec<Case>> {
+        let start = Instant::now();
+        let result = build::compare_off(self.ctx)?;
+        let ms = start.elapsed().as_millis() as u64;
+        let name = "CONFIG_X86_FPT=n is the unpatched tree's code";
+        Ok(vec![match result.same() {
+            true => Case::new("option-off", name, Outcome::Passed, result.to_string(), ms),
+            false => Case::failed("option-off", name, result.to_string(), ms),
+        }])
+    }
+
+    fn kcount(&mut self) -> Result<Vec<Case>> {
+        let (ctx, run, modes) = (self.ctx, self.run, self.modes()?);
+        let parts = self.parts()?;
+        let counts = Count { runs: 3, quick: false }.all(ctx, run, parts, &modes, None)?;
+        ctx.ui.info(&kcount::table(&counts));
+        Ok(kcount::limits(&counts))
+    }
+}
+
+/// Ends a guest and refuses one that warned.
+fn end(guest: &mut Guest) -> Result<()> {
+    guest.quit()?;
+    match guest.splats(&[]).first() {
+        None => Ok(()),
+        Some(splat) => Err(Fail::test("the kernel warned", splat.line.clone(), "see the console log")),
+    }
+}
+
+fn case(suite: &str, name: &str, body: impl FnOnce() -> Result<String>) -> Case {
+    let start = Instant::now();
+    let result = body();
+    let ms = start.elapsed().as_millis() as u64;
+    match result {
+        Ok(detail) => Case::new(suite, name, Outcome::Passed, detail, ms),
+        Err(err) => Case::failed(suite, name, fail::report(&err).0, ms),
+    }
+}
+
+fn tail(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(25)..].join("\n")
+}
+
+/// One case for each `test NAME ... ok` of libtest, grouped by the binary that ran it.
+fn cargo_cases(text: &str) -> Vec<Case> {
+    let mut suite = String::from("host");
+    let mut cases = Vec::new();
+    for line in text.lines() {
+        let line = line.trim();
+        if let Some(rest) = line.strip_prefix("Running ") {
+            let binary = rest.rsplit('(').next().unwrap_or("").trim_end_matches(')');
+            let name = Path::new(binary).file_name().map(PathBuf::from).unwrap_or_default();
+            let name = name.to_string_lossy();
+            suite = format!("host {}", name.rsplit_once('-').map_or(&*name, |(n, _)| n));
+        } else if let Some(krate) = line.strip_prefix("Doc-tests ") {
+            suite = format!("host {krate} doc");
+        } else if let Some((name, word)) = line.strip_prefix("test ").and_then(|r| r.rsplit_once(" ... ")) {
+            let word = word.trim();
+            if word == "ok" {
+                cases.push(Case::passed(&suite, name, 0));
+            } else if word.starts_with("FAILED") {
+                cases.push(Case::failed(&suite, name, "see cargo-test.log", 0));
+            } else if word.starts_with("ignored") {
+                cases.push(Case::skipped(&suite, name, word));
+            }
+        }
+    }
+    cases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libtest_output() {
+        let cases = cargo_cases(
+            "     Running unittests src/lib.rs (target/debug/deps/fpt_core-0123)\ntest a::b ... ok\ntest c ... FAILED\ntest d ... ignored, slow\ntest result: FAILED. 1 passed\n",
+        );
+        let list: Vec<_> = cases.iter().map(|c| (c.suite.as_str(), c.name.as_str(), c.outcome)).collect();
+        assert_eq!(
+            list,
+            [
+                ("host fpt_core", "a::b", Outcome::Passed),
+                ("host fpt_core", "c", Outcome::Failed),
+                ("host fpt_core", "d", Outcome::Skipped)
+            ]
+        );
+    }
 }

@@ -172,7 +172,12 @@ impl Guest {
             stop,
             early: VecDeque::new(),
             last_sign: now,
-            silence: silence(),
+            // Under gdb the guest stands still; counted time runs tens of times slower than real time.
+            silence: match spec {
+                Spec { gdb: Some(_), .. } => Duration::from_secs(365 * 86400),
+                Spec { icount: true, .. } => silence() * 10,
+                _ => silence(),
+            },
             fatal: None,
             ended: false,
             booted: false,
@@ -252,6 +257,11 @@ impl Guest {
                 }
             }
         }
+    }
+
+    /// What the guest says next, within `limit`.
+    pub fn poll(&mut self, limit: Duration) -> Result<Option<Ev>> {
+        self.next_queued(Some(Instant::now() + limit))
     }
 
     fn next_queued(&mut self, until: Option<Instant>) -> Result<Option<Ev>> {

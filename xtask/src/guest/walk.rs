@@ -140,18 +140,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
     let qemu = parts::qemu(ctx, false)?;
     let image = parts::image(ctx, |_| Ok(()))?;
     let parts = Parts { kernel, qemu, image };
-    let spec = |mode: &str| Spec {
-        kernel: parts.kernel.vmlinux.clone(),
-        initrd: parts.image.path.clone(),
-        mode: Some(mode.to_string()),
-        // One CPU: what it runs is the program.
-        smp: 1,
-        mem: "1G".into(),
-        append: args.append.clone(),
-        share: None,
-        plugin: None,
-        gdb: None,
-    };
+    let spec = |mode: &str| spec(&parts, mode, &args.append);
     let mut modes = vec![mode.as_str().to_string()];
     if mode.as_str() != "radix" {
         modes.push("radix".into());
@@ -191,6 +180,32 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
         }
         Ok(if bad == 0 { code::OK } else { code::TEST_FAILED })
     })
+}
+
+fn spec(parts: &Parts, mode: &str, append: &[String]) -> Spec {
+    Spec {
+        kernel: parts.kernel.vmlinux.clone(),
+        initrd: parts.image.path.clone(),
+        mode: Some(mode.to_string()),
+        // One CPU: what it runs is the program.
+        smp: 1,
+        mem: "1G".into(),
+        append: append.to_vec(),
+        share: None,
+        plugin: None,
+        gdb: None,
+        icount: false,
+    }
+}
+
+/// One mode by itself, for `cargo xtask test`.
+pub fn test(ctx: &Ctx, run: &RunDir, parts: &Parts, mode: &str, huge: bool) -> Result<String> {
+    let name = format!("walk-{mode}{}", if huge { "-huge" } else { "" });
+    let mut guest = Guest::start(ctx, run, &parts.qemu, &spec(parts, mode, &[]), &name)?;
+    guest.wait_ready(None)?;
+    check_mode(&mut guest, mode)?;
+    let (target, walk) = look(&mut guest, None, huge)?;
+    check(&Side { mode: mode.to_string(), target, walk }, huge).map_err(|why| Fail::test("the walk is wrong", why, ""))
 }
 
 fn look(guest: &mut Guest, addr: Option<u64>, huge: bool) -> Result<(Target, Walk)> {
