@@ -28,7 +28,9 @@ fn main() {
     let code = match args.split_first() {
         Some((name, rest)) if name == "walk-target" => walk_target::main(rest),
         _ => {
-            eprintln!("usage: fpt-init walk-target [--huge] [--addr HEX]; as process 1: no arguments");
+            eprintln!(
+                "usage: fpt-init walk-target [--huge] [--addr HEX]; as process 1: no arguments"
+            );
             2
         }
     };
@@ -70,7 +72,12 @@ fn mounts() -> bool {
         ("hugetlbfs", "/dev/hugepages", "hugetlbfs", ""),
         ("tmp", "/tmp", "tmpfs", "mode=1777"),
         ("run", "/run", "tmpfs", "mode=0755"),
-        ("host", "/host", "9p", "trans=virtio,version=9p2000.L,msize=262144,access=any"),
+        (
+            "host",
+            "/host",
+            "9p",
+            "trans=virtio,version=9p2000.L,msize=262144,access=any",
+        ),
     ];
     let mut host = false;
     for (source, target, fstype, data) in TABLE {
@@ -80,7 +87,12 @@ fn mounts() -> bool {
             host = done;
         }
     }
-    for (link, to) in [("/dev/fd", "/proc/self/fd"), ("/dev/stdin", "fd/0"), ("/dev/stdout", "fd/1"), ("/dev/stderr", "fd/2")] {
+    for (link, to) in [
+        ("/dev/fd", "/proc/self/fd"),
+        ("/dev/stdin", "fd/0"),
+        ("/dev/stdout", "fd/1"),
+        ("/dev/stderr", "fd/2"),
+    ] {
         let _ = std::os::unix::fs::symlink(to, link);
     }
     host

@@ -18,13 +18,26 @@ pub const HEARTBEAT_S: u64 = 5;
 pub enum Op {
     Exec(Exec),
     /// Input for command `id`.
-    In { id: u64, #[serde(flatten)] data: Bytes },
+    In {
+        id: u64,
+        #[serde(flatten)]
+        data: Bytes,
+    },
     /// End of input for command `id`.
-    Eof { id: u64 },
+    Eof {
+        id: u64,
+    },
     /// New terminal size for command `id`.
-    Resize { id: u64, rows: u16, cols: u16 },
+    Resize {
+        id: u64,
+        rows: u16,
+        cols: u16,
+    },
     /// Deliver a signal to the process group of command `id`.
-    Signal { id: u64, signal: i32 },
+    Signal {
+        id: u64,
+        signal: i32,
+    },
     Poweroff,
 }
 
@@ -80,7 +93,12 @@ pub enum Ev {
         #[serde(default)]
         host: bool,
     },
-    Out { id: u64, stream: Stream, #[serde(flatten)] data: Bytes },
+    Out {
+        id: u64,
+        stream: Stream,
+        #[serde(flatten)]
+        data: Bytes,
+    },
     Exit {
         id: u64,
         /// Exit status; 0 when a signal ended it; 126 or 127 when it could not be started.
@@ -108,8 +126,14 @@ pub struct Bytes {
 impl Bytes {
     pub fn new(raw: &[u8]) -> Self {
         match std::str::from_utf8(raw) {
-            Ok(text) => Self { data: Some(text.to_owned()), b64: None },
-            Err(_) => Self { data: None, b64: Some(b64_encode(raw)) },
+            Ok(text) => Self {
+                data: Some(text.to_owned()),
+                b64: None,
+            },
+            Err(_) => Self {
+                data: None,
+                b64: Some(b64_encode(raw)),
+            },
         }
     }
 
@@ -173,7 +197,12 @@ mod tests {
     fn bytes_survive() {
         for len in 0..70usize {
             let raw: Vec<u8> = (0..len).map(|i| (i * 37 + 129) as u8).collect();
-            let line = serde_json::to_string(&Ev::Out { id: 1, stream: Stream::Stdout, data: Bytes::new(&raw) }).unwrap();
+            let line = serde_json::to_string(&Ev::Out {
+                id: 1,
+                stream: Stream::Stdout,
+                data: Bytes::new(&raw),
+            })
+            .unwrap();
             assert!(!line.contains('\n'));
             match serde_json::from_str(&line).unwrap() {
                 Ev::Out { data, .. } => assert_eq!(data.to_vec().unwrap(), raw),
@@ -190,12 +219,23 @@ mod tests {
     #[test]
     fn exec_has_defaults() {
         let op: Op = serde_json::from_str(r#"{"op":"exec","id":7,"argv":["true"]}"#).unwrap();
-        assert_eq!(op, Op::Exec(Exec { id: 7, argv: vec!["true".into()], ..Exec::default() }));
+        assert_eq!(
+            op,
+            Op::Exec(Exec {
+                id: 7,
+                argv: vec!["true".into()],
+                ..Exec::default()
+            })
+        );
     }
 
     #[test]
     fn text_stays_readable() {
-        let line = serde_json::to_string(&Op::In { id: 2, data: Bytes::new(b"ls\n") }).unwrap();
+        let line = serde_json::to_string(&Op::In {
+            id: 2,
+            data: Bytes::new(b"ls\n"),
+        })
+        .unwrap();
         assert_eq!(line, r#"{"op":"in","id":2,"data":"ls\n"}"#);
     }
 }

@@ -58,13 +58,24 @@ pub struct Supervisor {
 impl Supervisor {
     pub fn new(port: File, boot_ms: u64, host: bool) -> io::Result<Self> {
         let children = sys::child_events()?;
-        Ok(Self { port, children, buffer: Vec::new(), jobs: BTreeMap::new(), beat: Instant::now(), boot_ms, host })
+        Ok(Self {
+            port,
+            children,
+            buffer: Vec::new(),
+            jobs: BTreeMap::new(),
+            beat: Instant::now(),
+            boot_ms,
+            host,
+        })
     }
 
     fn send(&mut self, event: &Ev) -> Result<(), String> {
-        let mut line = serde_json::to_vec(event).map_err(|e| format!("cannot encode an event: {e}"))?;
+        let mut line =
+            serde_json::to_vec(event).map_err(|e| format!("cannot encode an event: {e}"))?;
         line.push(b'\n');
-        self.port.write_all(&line).map_err(|e| format!("the host is gone: {e}"))
+        self.port
+            .write_all(&line)
+            .map_err(|e| format!("the host is gone: {e}"))
     }
 
     /// Runs until the host says so or goes away.
@@ -76,20 +87,33 @@ impl Supervisor {
     }
 
     fn serve(&mut self) -> Result<String, String> {
-        let ready = Ev::Ready { version: VERSION, uname: sys::uname(), boot_ms: self.boot_ms, host: self.host };
+        let ready = Ev::Ready {
+            version: VERSION,
+            uname: sys::uname(),
+            boot_ms: self.boot_ms,
+            host: self.host,
+        };
         self.send(&ready)?;
         loop {
-            let mut fds = vec![(self.port.as_raw_fd(), Want::Read), (self.children.as_raw_fd(), Want::Read)];
+            let mut fds = vec![
+                (self.port.as_raw_fd(), Want::Read),
+                (self.children.as_raw_fd(), Want::Read),
+            ];
             let mut owners = Vec::new();
             for job in self.jobs.values() {
                 let reads = job.pipes.iter().map(|p| (p.file.as_raw_fd(), Want::Read));
-                let writes = job.input.iter().filter(|i| !i.queue.is_empty()).map(|i| (i.file.as_raw_fd(), Want::Write));
+                let writes = job
+                    .input
+                    .iter()
+                    .filter(|i| !i.queue.is_empty())
+                    .map(|i| (i.file.as_raw_fd(), Want::Write));
                 for fd in reads.chain(writes) {
                     fds.push(fd);
                     owners.push((job.id, fd));
                 }
             }
-            let ready = sys::wait_ready(&fds, self.next_timeout()).map_err(|e| format!("poll: {e}"))?;
+            let ready =
+                sys::wait_ready(&fds, self.next_timeout()).map_err(|e| format!("poll: {e}"))?;
             for ((id, (fd, want)), _) in owners.iter().zip(&ready[2..]).filter(|(_, hit)| **hit) {
                 match want {
                     Want::Read => self.forward(*id, *fd)?,
@@ -125,17 +149,29 @@ impl Supervisor {
 
     /// Passes on what a command wrote. A pipe at its end is dropped.
     fn forward(&mut self, id: u64, fd: RawFd) -> Result<(), String> {
-        let Some(job) = self.jobs.get_mut(&id) else { return Ok(()) };
-        let Some(at) = job.pipes.iter().position(|p| p.file.as_raw_fd() == fd) else { return Ok(()) };
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return Ok(());
+        };
+        let Some(at) = job.pipes.iter().position(|p| p.file.as_raw_fd() == fd) else {
+            return Ok(());
+        };
         let mut raw = vec![0; CHUNK];
         let pipe = &mut job.pipes[at];
         match pipe.file.read(&mut raw) {
             Ok(0) => drop(job.pipes.remove(at)),
             Ok(len) => {
-                let event = Ev::Out { id, stream: pipe.stream, data: Bytes::new(&raw[..len]) };
+                let event = Ev::Out {
+                    id,
+                    stream: pipe.stream,
+                    data: Bytes::new(&raw[..len]),
+                };
                 self.send(&event)?;
             }
-            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) => {}
             // The master side of a terminal says EIO when its last user is gone.
             Err(_) => drop(job.pipes.remove(at)),
         }
@@ -147,7 +183,11 @@ impl Supervisor {
         // Only empties the descriptor: several ends may share one notification.
         while matches!(self.children.read(&mut raw), Ok(len) if len > 0) {}
         while let Some((pid, status)) = sys::reap() {
-            if let Some(job) = self.jobs.values_mut().find(|j| j.pid == pid && j.ended.is_none()) {
+            if let Some(job) = self
+                .jobs
+                .values_mut()
+                .find(|j| j.pid == pid && j.ended.is_none())
+            {
                 job.ended = Some((status, Instant::now()));
                 job.deadline = None;
                 if job.solo {
@@ -175,12 +215,25 @@ impl Supervisor {
             }
         }
         for (id, status, at) in done {
-            let Some(job) = self.jobs.get(&id) else { continue };
+            let Some(job) = self.jobs.get(&id) else {
+                continue;
+            };
             let (code, signal) = sys::decode_status(status);
             let ms = at.duration_since(job.start).as_millis() as u64;
-            let event = Ev::Exit { id, code, signal, timeout: job.timeout, ms };
+            let event = Ev::Exit {
+                id,
+                code,
+                signal,
+                timeout: job.timeout,
+                ms,
+            };
             // What is still in the pipes comes before the end.
-            for fd in job.pipes.iter().map(|p| p.file.as_raw_fd()).collect::<Vec<_>>() {
+            for fd in job
+                .pipes
+                .iter()
+                .map(|p| p.file.as_raw_fd())
+                .collect::<Vec<_>>()
+            {
                 self.forward(id, fd)?;
             }
             let job = self.jobs.remove(&id);
@@ -189,7 +242,9 @@ impl Supervisor {
         }
         if now >= self.beat + Duration::from_secs(HEARTBEAT_S) {
             self.beat = now;
-            self.send(&Ev::Alive { up_ms: sys::uptime_ms() })?;
+            self.send(&Ev::Alive {
+                up_ms: sys::uptime_ms(),
+            })?;
         }
         Ok(())
     }
@@ -200,7 +255,11 @@ impl Supervisor {
         match self.port.read(&mut raw) {
             Ok(0) => return Ok(Some("the host closed the control channel".into())),
             Ok(len) => self.buffer.extend_from_slice(&raw[..len]),
-            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) => {}
             Err(e) => return Ok(Some(format!("cannot read the control channel: {e}"))),
         }
         while let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
@@ -208,7 +267,9 @@ impl Supervisor {
             match serde_json::from_slice::<Op>(&line) {
                 Ok(Op::Poweroff) => return Ok(Some("done".into())),
                 Ok(op) => self.request(op)?,
-                Err(e) => self.send(&Ev::Note { text: format!("request not understood: {e}") })?,
+                Err(e) => self.send(&Ev::Note {
+                    text: format!("request not understood: {e}"),
+                })?,
             }
         }
         if self.buffer.len() > LINE_MAX {
@@ -222,17 +283,33 @@ impl Supervisor {
             Op::Exec(exec) => {
                 let id = exec.id;
                 if self.jobs.contains_key(&id) {
-                    return self.send(&Ev::Note { text: format!("command {id} is still running") });
+                    return self.send(&Ev::Note {
+                        text: format!("command {id} is still running"),
+                    });
                 }
                 match start(&exec) {
                     Ok(job) => drop(self.jobs.insert(id, job)),
                     Err(error) => {
                         // As a shell reports it: 127 not found, 126 found but not runnable.
-                        let code = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
+                        let code = if error.kind() == io::ErrorKind::NotFound {
+                            127
+                        } else {
+                            126
+                        };
                         let name = exec.argv.first().map_or("", String::as_str);
                         let text = format!("{name}: {error}\n");
-                        self.send(&Ev::Out { id, stream: Stream::Stderr, data: Bytes::new(text.as_bytes()) })?;
-                        self.send(&Ev::Exit { id, code, signal: 0, timeout: false, ms: 0 })?;
+                        self.send(&Ev::Out {
+                            id,
+                            stream: Stream::Stderr,
+                            data: Bytes::new(text.as_bytes()),
+                        })?;
+                        self.send(&Ev::Exit {
+                            id,
+                            code,
+                            signal: 0,
+                            timeout: false,
+                            ms: 0,
+                        })?;
                     }
                 }
             }
@@ -259,7 +336,12 @@ impl Supervisor {
                 }
             }
             Op::Resize { id, rows, cols } => {
-                if let Some(input) = self.jobs.get(&id).and_then(|j| j.input.as_ref()).filter(|i| i.tty) {
+                if let Some(input) = self
+                    .jobs
+                    .get(&id)
+                    .and_then(|j| j.input.as_ref())
+                    .filter(|i| i.tty)
+                {
                     let _ = sys::set_winsize(input.file.as_raw_fd(), rows, cols);
                 }
             }
@@ -277,7 +359,9 @@ impl Supervisor {
 impl Job {
     /// Hands over as much input as the command takes now.
     fn feed(&mut self) {
-        let Some(input) = self.input.as_mut() else { return };
+        let Some(input) = self.input.as_mut() else {
+            return;
+        };
         while !input.queue.is_empty() {
             match input.file.write(&input.queue) {
                 Ok(len) => drop(input.queue.drain(..len)),
@@ -320,7 +404,12 @@ fn start(exec: &Exec) -> io::Result<Job> {
         .envs(&exec.env)
         .current_dir(exec.cwd.as_deref().unwrap_or("/root"));
     // The name is searched in the guest's path, not in init's own (it has none).
-    std::env::set_var("PATH", exec.env.get("PATH").map_or("/bin:/sbin:/usr/bin:/usr/sbin", String::as_str));
+    std::env::set_var(
+        "PATH",
+        exec.env
+            .get("PATH")
+            .map_or("/bin:/sbin:/usr/bin:/usr/sbin", String::as_str),
+    );
     sys::new_session(&mut command, exec.tty);
     mark("begin", exec.mark.as_deref());
     let mut pipes = Vec::new();
@@ -331,13 +420,28 @@ fn start(exec: &Exec) -> io::Result<Job> {
             sys::set_winsize(master.as_raw_fd(), exec.rows, exec.cols)?;
         }
         sys::set_nonblocking(master.as_raw_fd())?;
-        command.stdin(slave.try_clone()?).stdout(slave.try_clone()?).stderr(slave);
+        command
+            .stdin(slave.try_clone()?)
+            .stdout(slave.try_clone()?)
+            .stderr(slave);
         let child = command.spawn()?;
-        input = Some(Input { file: master.try_clone()?, tty: true, queue: Vec::new(), eof: false });
-        pipes.push(Pipe { stream: Stream::Stdout, file: master });
+        input = Some(Input {
+            file: master.try_clone()?,
+            tty: true,
+            queue: Vec::new(),
+            eof: false,
+        });
+        pipes.push(Pipe {
+            stream: Stream::Stdout,
+            file: master,
+        });
         child
     } else {
-        command.stdin(if exec.stdin { Stdio::piped() } else { Stdio::null() });
+        command.stdin(if exec.stdin {
+            Stdio::piped()
+        } else {
+            Stdio::null()
+        });
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn()?;
         for (stream, fd) in [
@@ -351,7 +455,12 @@ fn start(exec: &Exec) -> io::Result<Job> {
         if let Some(pipe) = child.stdin.take() {
             let file = File::from(OwnedFd::from(pipe));
             sys::set_nonblocking(file.as_raw_fd())?;
-            input = Some(Input { file, tty: false, queue: Vec::new(), eof: false });
+            input = Some(Input {
+                file,
+                tty: false,
+                queue: Vec::new(),
+                eof: false,
+            });
         }
         child
     };

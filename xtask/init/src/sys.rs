@@ -22,9 +22,23 @@ fn cstring(text: &str) -> io::Result<CString> {
 }
 
 pub fn mount(source: &str, target: &str, fstype: &str, data: &str) -> io::Result<()> {
-    let (source, target, fstype, data) = (cstring(source)?, cstring(target)?, cstring(fstype)?, cstring(data)?);
+    let (source, target, fstype, data) = (
+        cstring(source)?,
+        cstring(target)?,
+        cstring(fstype)?,
+        cstring(data)?,
+    );
     // SAFETY: four NUL-terminated strings that outlive the call.
-    check(unsafe { libc::mount(source.as_ptr(), target.as_ptr(), fstype.as_ptr(), 0, data.as_ptr().cast()) }).map(drop)
+    check(unsafe {
+        libc::mount(
+            source.as_ptr(),
+            target.as_ptr(),
+            fstype.as_ptr(),
+            0,
+            data.as_ptr().cast(),
+        )
+    })
+    .map(drop)
 }
 
 /// Restart the machine: QEMU runs with -no-reboot and exits. Only returns on failure.
@@ -80,8 +94,16 @@ pub fn child_events() -> io::Result<File> {
     let fd = unsafe {
         check(libc::sigemptyset(set.as_mut_ptr()))?;
         check(libc::sigaddset(set.as_mut_ptr(), libc::SIGCHLD))?;
-        check(libc::sigprocmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()))?;
-        check(libc::signalfd(-1, set.as_ptr(), libc::SFD_NONBLOCK | libc::SFD_CLOEXEC))?
+        check(libc::sigprocmask(
+            libc::SIG_BLOCK,
+            set.as_ptr(),
+            std::ptr::null_mut(),
+        ))?;
+        check(libc::signalfd(
+            -1,
+            set.as_ptr(),
+            libc::SFD_NONBLOCK | libc::SFD_CLOEXEC,
+        ))?
     };
     // SAFETY: a new descriptor that nothing else owns.
     Ok(unsafe { File::from_raw_fd(fd) })
@@ -96,9 +118,21 @@ pub enum Want {
 
 /// Which of `fds` are ready (or hung up) within `timeout_ms`.
 pub fn wait_ready(fds: &[(RawFd, Want)], timeout_ms: i32) -> io::Result<Vec<bool>> {
-    let events = |want| if want == Want::Read { libc::POLLIN } else { libc::POLLOUT };
-    let mut list: Vec<libc::pollfd> =
-        fds.iter().map(|(fd, want)| libc::pollfd { fd: *fd, events: events(*want), revents: 0 }).collect();
+    let events = |want| {
+        if want == Want::Read {
+            libc::POLLIN
+        } else {
+            libc::POLLOUT
+        }
+    };
+    let mut list: Vec<libc::pollfd> = fds
+        .iter()
+        .map(|(fd, want)| libc::pollfd {
+            fd: *fd,
+            events: events(*want),
+            revents: 0,
+        })
+        .collect();
     // SAFETY: pointer and length describe `list`.
     match check(unsafe { libc::poll(list.as_mut_ptr(), list.len() as libc::nfds_t, timeout_ms) }) {
         Ok(_) => Ok(list.iter().map(|p| p.revents != 0).collect()),
@@ -113,15 +147,27 @@ pub fn open_pty() -> io::Result<(File, File)> {
     let (mut unlock, mut number): (libc::c_int, libc::c_uint) = (0, 0);
     // SAFETY: both requests take a pointer to an int that outlives the call.
     unsafe {
-        check(libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &mut unlock))?;
+        check(libc::ioctl(
+            master.as_raw_fd(),
+            libc::TIOCSPTLCK,
+            &mut unlock,
+        ))?;
         check(libc::ioctl(master.as_raw_fd(), libc::TIOCGPTN, &mut number))?;
     }
-    let slave = File::options().read(true).write(true).open(format!("/dev/pts/{number}"))?;
+    let slave = File::options()
+        .read(true)
+        .write(true)
+        .open(format!("/dev/pts/{number}"))?;
     Ok((master, slave))
 }
 
 pub fn set_winsize(fd: RawFd, rows: u16, cols: u16) -> io::Result<()> {
-    let size = libc::winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
+    let size = libc::winsize {
+        ws_row: rows,
+        ws_col: cols,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
     // SAFETY: TIOCSWINSZ reads a winsize that outlives the call.
     check(unsafe { libc::ioctl(fd, libc::TIOCSWINSZ, &size) }).map(drop)
 }
@@ -157,7 +203,8 @@ pub fn uptime_ms() -> u64 {
 /// Bring the loopback interface up; without networking this fails and nobody needs it.
 pub fn loopback_up() -> io::Result<()> {
     // SAFETY: no pointers.
-    let fd = check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
+    let fd =
+        check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
     // SAFETY: a new descriptor that nothing else owns.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     // SAFETY: ifreq is plain data for which all zeroes is a value.
@@ -178,8 +225,18 @@ pub fn uname() -> String {
             return String::new();
         }
         let name = name.assume_init();
-        let text = |field: &[libc::c_char]| CStr::from_ptr(field.as_ptr()).to_string_lossy().into_owned();
-        format!("{} {} {} {}", text(&name.sysname), text(&name.release), text(&name.version), text(&name.machine))
+        let text = |field: &[libc::c_char]| {
+            CStr::from_ptr(field.as_ptr())
+                .to_string_lossy()
+                .into_owned()
+        };
+        format!(
+            "{} {} {} {}",
+            text(&name.sysname),
+            text(&name.release),
+            text(&name.version),
+            text(&name.machine)
+        )
     }
 }
 

@@ -21,7 +21,9 @@ pub fn main(args: &[String]) -> i32 {
         match arg.as_str() {
             "--huge" => huge = true,
             "--addr" => {
-                addr = rest.next().and_then(|text| usize::from_str_radix(text.trim_start_matches("0x"), 16).ok());
+                addr = rest
+                    .next()
+                    .and_then(|text| usize::from_str_radix(text.trim_start_matches("0x"), 16).ok());
                 if addr.is_none() {
                     eprintln!("walk-target: --addr needs a hexadecimal address");
                     return 2;
@@ -45,7 +47,8 @@ pub fn main(args: &[String]) -> i32 {
 fn run(addr: usize, huge: bool) -> Result<i32, String> {
     let size = if huge { HUGE } else { PAGE };
     let base = addr & !(size - 1);
-    let got = sys::map_at(base, size).map_err(|e| format!("cannot map {size} bytes at {base:#x}: {e}"))?;
+    let got = sys::map_at(base, size)
+        .map_err(|e| format!("cannot map {size} bytes at {base:#x}: {e}"))?;
     if got != base {
         return Err(format!("asked for {base:#x}, got {got:#x}"));
     }
@@ -66,7 +69,8 @@ fn frame_of(addr: usize) -> Result<u64, String> {
     let file = File::open("/proc/self/pagemap").map_err(|e| format!("/proc/self/pagemap: {e}"))?;
     let mut raw = [0; 8];
     let offset = (addr / PAGE) as u64 * 8;
-    file.read_exact_at(&mut raw, offset).map_err(|e| format!("/proc/self/pagemap: {e}"))?;
+    file.read_exact_at(&mut raw, offset)
+        .map_err(|e| format!("/proc/self/pagemap: {e}"))?;
     let value = u64::from_ne_bytes(raw);
     if value >> 63 == 0 {
         return Err("pagemap says that the page is not present".into());

@@ -73,7 +73,11 @@ pub fn is_splat(line: &str) -> bool {
     let line = super::tap::strip_time(line);
     // "bad pgd", "bad p4d", "bad pud", "bad pmd", but not any other word with p.
     SPLATS.iter().any(|s| {
-        line.contains(s) && (*s != ": bad p" || ["bad pgd", "bad p4d", "bad pud", "bad pmd"].iter().any(|b| line.contains(b)))
+        line.contains(s)
+            && (*s != ": bad p"
+                || ["bad pgd", "bad p4d", "bad pud", "bad pmd"]
+                    .iter()
+                    .any(|b| line.contains(b)))
     })
 }
 
@@ -92,9 +96,15 @@ pub fn scan<'a>(lines: impl IntoIterator<Item = &'a str>, allow: &[Allow]) -> Ve
         } else if line.starts_with(END) {
             program.clear();
         } else if is_splat(line) {
-            let fits = |a: &Allow| line.contains(&a.pattern) && (a.programs.is_empty() || a.programs.contains(&program));
+            let fits = |a: &Allow| {
+                line.contains(&a.pattern)
+                    && (a.programs.is_empty() || a.programs.contains(&program))
+            };
             if !allow.iter().any(fits) {
-                found.push(Splat { line: line.to_string(), program: program.clone() });
+                found.push(Splat {
+                    line: line.to_string(),
+                    program: program.clone(),
+                });
             }
         }
     }

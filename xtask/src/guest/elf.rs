@@ -26,7 +26,12 @@ impl Raw<'_> {
     fn num(&self, at: u64, len: usize) -> Option<u64> {
         let at = usize::try_from(at).ok()?;
         let bytes = self.0.get(at..at.checked_add(len)?)?;
-        Some(bytes.iter().rev().fold(0, |sum, b| sum << 8 | u64::from(*b)))
+        Some(
+            bytes
+                .iter()
+                .rev()
+                .fold(0, |sum, b| sum << 8 | u64::from(*b)),
+        )
     }
 
     fn text(&self, at: u64) -> Option<String> {
@@ -43,7 +48,11 @@ pub fn needs(path: &Path) -> Result<Option<Needs>> {
         return Ok(None);
     }
     parse(&Raw(&data)).map(Some).ok_or_else(|| {
-        Fail::infra(format!("{} is a damaged program", path.display()), "its ELF tables point outside the file", "build it again")
+        Fail::infra(
+            format!("{} is a damaged program", path.display()),
+            "its ELF tables point outside the file",
+            "build it again",
+        )
     })
 }
 
@@ -54,7 +63,12 @@ fn parse(raw: &Raw<'_>) -> Option<Needs> {
     let mut needs = Needs::default();
     for i in 0..phnum {
         let at = phoff.checked_add(i * phentsize)?;
-        let (kind, offset, vaddr, filesz) = (raw.num(at, 4)?, raw.num(at + 8, 8)?, raw.num(at + 16, 8)?, raw.num(at + 32, 8)?);
+        let (kind, offset, vaddr, filesz) = (
+            raw.num(at, 4)?,
+            raw.num(at + 8, 8)?,
+            raw.num(at + 16, 8)?,
+            raw.num(at + 32, 8)?,
+        );
         match kind {
             PT_LOAD => loads.push((vaddr, offset, filesz)),
             PT_DYNAMIC => dynamic = Some((offset, filesz)),
@@ -62,7 +76,9 @@ fn parse(raw: &Raw<'_>) -> Option<Needs> {
             _ => {}
         }
     }
-    let Some((start, size)) = dynamic else { return Some(needs) };
+    let Some((start, size)) = dynamic else {
+        return Some(needs);
+    };
     let mut names = Vec::new();
     let mut strtab = None;
     for at in (start..start.checked_add(size)?).step_by(16) {
@@ -75,7 +91,9 @@ fn parse(raw: &Raw<'_>) -> Option<Needs> {
     }
     if !names.is_empty() {
         let strtab = strtab?;
-        let (vaddr, offset, _) = loads.iter().find(|(v, _, size)| strtab >= *v && strtab - v < *size)?;
+        let (vaddr, offset, _) = loads
+            .iter()
+            .find(|(v, _, size)| strtab >= *v && strtab - v < *size)?;
         let base = strtab - vaddr + offset;
         for name in names {
             needs.libs.push(raw.text(base.checked_add(name)?)?);
@@ -98,7 +116,9 @@ pub fn find_library(name: &Path) -> Option<PathBuf> {
         "/usr/lib",
         "/usr/local/lib",
     ];
-    DIRS.iter().map(|d| Path::new(d).join(name)).find(|p| p.exists())
+    DIRS.iter()
+        .map(|d| Path::new(d).join(name))
+        .find(|p| p.exists())
 }
 
 #[cfg(test)]
@@ -108,7 +128,10 @@ mod tests {
     #[test]
     fn own_binary() {
         let needs = needs(&std::env::current_exe().unwrap()).unwrap().unwrap();
-        assert!(needs.libs.iter().any(|l| l.starts_with("libc.so")), "{needs:?}");
+        assert!(
+            needs.libs.iter().any(|l| l.starts_with("libc.so")),
+            "{needs:?}"
+        );
         assert!(needs.interp.unwrap().contains("ld-linux"));
     }
 

@@ -46,7 +46,11 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
     let mode = parts::mode(ctx, &args.mode)?;
     qemu::check_size(&args.mem)?;
     if !Cmd::new("gdb").arg("--version").succeeds() {
-        return Err(Fail::infra("gdb does not run", "it is not installed", "install it: apt-get install gdb"));
+        return Err(Fail::infra(
+            "gdb does not run",
+            "it is not installed",
+            "install it: apt-get install gdb",
+        ));
     }
     let kernel = parts::kernel(ctx, args.profile)?;
     let qemu = parts::qemu(ctx, false)?;
@@ -68,49 +72,75 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
     if args.batch {
         gdb = gdb.arg("-batch");
     }
-    gdb = gdb.args(["-iex", "set pagination off", "-iex"]).arg(format!("set auto-load safe-path {}", kernel.build_dir.display()));
+    gdb = gdb
+        .args(["-iex", "set pagination off", "-iex"])
+        .arg(format!(
+            "set auto-load safe-path {}",
+            kernel.build_dir.display()
+        ));
     gdb = gdb.arg(&kernel.vmlinux);
     let helpers = kernel.build_dir.join("vmlinux-gdb.py");
     if helpers.exists() {
         gdb = gdb.arg("-ex").arg(format!("source {}", helpers.display()));
     }
-    gdb = gdb.arg("-ex").arg(format!("target remote 127.0.0.1:{port}"));
+    gdb = gdb
+        .arg("-ex")
+        .arg(format!("target remote 127.0.0.1:{port}"));
     for command in &args.execute {
         gdb = gdb.arg("-ex").arg(command);
     }
     if ctx.dry_run {
-        ctx.ui.command(&spec.command(&qemu, &std::env::temp_dir().join("fpt")));
+        ctx.ui
+            .command(&spec.command(&qemu, &std::env::temp_dir().join("fpt")));
         ctx.ui.command(&gdb);
         return Ok(code::OK);
     }
     let run = RunDir::new(ctx, "gdb")?;
-    let parts = Parts { kernel, qemu, image };
+    let parts = Parts {
+        kernel,
+        qemu,
+        image,
+    };
     parts.record(&run);
     rundir::recorded(&run, || {
         if !helpers.exists() {
-            ctx.ui.info("no lx- commands: this kernel was built without its gdb scripts");
+            ctx.ui
+                .info("no lx- commands: this kernel was built without its gdb scripts");
         }
-        ctx.ui.info(&format!("the guest's console: {}", run.path.join("console.log").display()));
+        ctx.ui.info(&format!(
+            "the guest's console: {}",
+            run.path.join("console.log").display()
+        ));
         let mut guest = Guest::start(ctx, &run, &parts.qemu, &spec, "")?;
         let debugger = std::thread::spawn(move || gdb.run_foreground());
         while !debugger.is_finished() {
             match guest.poll(Duration::from_millis(100)) {
                 Ok(Some(Ev::Ready { .. })) if !args.command.is_empty() => {
                     let id = guest.new_id();
-                    guest.start_exec(Exec { id, argv: args.command.clone(), ..Exec::default() })?;
+                    guest.start_exec(Exec {
+                        id,
+                        argv: args.command.clone(),
+                        ..Exec::default()
+                    })?;
                 }
                 Ok(_) => {}
                 // gdb may end the guest, and it may crash under it: the person in front of gdb sees that.
                 Err(_) => break,
             }
         }
-        let status = debugger.join().map_err(|_| Fail::infra("gdb was lost", "its thread ended", ""))??;
+        let status = debugger
+            .join()
+            .map_err(|_| Fail::infra("gdb was lost", "its thread ended", ""))??;
         Ok(status.code().unwrap_or(code::INFRA))
     })
 }
 
 /// A port that is free now.
 fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).context("cannot find a free port for gdb")?;
-    Ok(listener.local_addr().context("cannot find a free port for gdb")?.port())
+    let listener =
+        TcpListener::bind(("127.0.0.1", 0)).context("cannot find a free port for gdb")?;
+    Ok(listener
+        .local_addr()
+        .context("cannot find a free port for gdb")?
+        .port())
 }

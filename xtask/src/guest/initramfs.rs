@@ -40,7 +40,9 @@ impl Tree {
         let mut end = 0;
         while let Some(at) = name[end..].find('/') {
             end += at;
-            self.nodes.entry(name[..end].to_string()).or_insert(Node::Dir(0o755));
+            self.nodes
+                .entry(name[..end].to_string())
+                .or_insert(Node::Dir(0o755));
             end += 1;
         }
         self.nodes.insert(name.to_string(), node);
@@ -51,7 +53,13 @@ impl Tree {
     }
 
     pub fn text(&mut self, name: &str, mode: u32, text: &str) {
-        self.insert(name, Node::File { mode, from: Source::Bytes(text.as_bytes().to_vec()) });
+        self.insert(
+            name,
+            Node::File {
+                mode,
+                from: Source::Bytes(text.as_bytes().to_vec()),
+            },
+        );
     }
 
     pub fn link(&mut self, name: &str, to: &str) {
@@ -64,9 +72,21 @@ impl Tree {
 
     /// A file of the host, executable there or not as here.
     pub fn file(&mut self, name: &str, path: &Path) -> Result<()> {
-        let meta = path.metadata().with_context(|| format!("cannot read {}", path.display()))?;
-        let mode = if meta.permissions().mode() & 0o111 != 0 { 0o755 } else { 0o644 };
-        self.insert(name, Node::File { mode, from: Source::Path(path.to_path_buf()) });
+        let meta = path
+            .metadata()
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        let mode = if meta.permissions().mode() & 0o111 != 0 {
+            0o755
+        } else {
+            0o644
+        };
+        self.insert(
+            name,
+            Node::File {
+                mode,
+                from: Source::Path(path.to_path_buf()),
+            },
+        );
         Ok(())
     }
 
@@ -79,14 +99,17 @@ impl Tree {
     /// Every file below a folder of the host, except what only a compiler reads.
     pub fn folder(&mut self, name: &str, dir: &Path) -> Result<()> {
         for rel in hash::files_below(dir)? {
-            let skip = rel.extension().is_some_and(|e| ["o", "c", "h", "d", "cmd", "mk"].iter().any(|s| e == *s));
+            let skip = rel
+                .extension()
+                .is_some_and(|e| ["o", "c", "h", "d", "cmd", "mk"].iter().any(|s| e == *s));
             if skip {
                 continue;
             }
             let path = dir.join(&rel);
             let target = format!("{name}/{}", rel.display());
             if path.symlink_metadata().is_ok_and(|m| m.is_symlink()) {
-                let to = std::fs::read_link(&path).with_context(|| format!("cannot read {}", path.display()))?;
+                let to = std::fs::read_link(&path)
+                    .with_context(|| format!("cannot read {}", path.display()))?;
                 self.link(&target, &to.to_string_lossy());
             } else {
                 self.program(&target, &path)?;
@@ -99,9 +122,14 @@ impl Tree {
         let mut todo = vec![path.to_path_buf()];
         let mut seen = BTreeSet::new();
         while let Some(path) = todo.pop() {
-            let Some(needs) = elf::needs(&path)? else { continue };
+            let Some(needs) = elf::needs(&path)? else {
+                continue;
+            };
             let interp = needs.interp.iter().map(|i| (i.clone(), PathBuf::from(i)));
-            let libs = needs.libs.iter().map(|l| (format!("lib64/{l}"), PathBuf::from(l)));
+            let libs = needs
+                .libs
+                .iter()
+                .map(|l| (format!("lib64/{l}"), PathBuf::from(l)));
             for (target, lib) in interp.chain(libs) {
                 if !seen.insert(target.clone()) || self.has(&target) {
                     continue;
@@ -114,9 +142,16 @@ impl Tree {
                     )
                 })?;
                 self.file(&target, &found)?;
-                if let Some(name) = lib.file_name().and_then(|n| n.to_str()).filter(|_| !lib.is_absolute()) {
+                if let Some(name) = lib
+                    .file_name()
+                    .and_then(|n| n.to_str())
+                    .filter(|_| !lib.is_absolute())
+                {
                     // Debian's dynamic linker looks in the one folder, others' in the other.
-                    self.link(&format!("lib/x86_64-linux-gnu/{name}"), &format!("/lib64/{name}"));
+                    self.link(
+                        &format!("lib/x86_64-linux-gnu/{name}"),
+                        &format!("/lib64/{name}"),
+                    );
                 }
                 todo.push(found);
             }
@@ -131,11 +166,22 @@ impl Tree {
             let ino = ino as u32 + 1;
             match node {
                 Node::Dir(mode) => entry(&mut out, ino, name, S_IFDIR | mode, (0, 0), &[])?,
-                Node::Link(to) => entry(&mut out, ino, name, S_IFLNK | 0o777, (0, 0), to.as_bytes())?,
-                Node::Char { mode, major, minor } => entry(&mut out, ino, name, S_IFCHR | mode, (*major, *minor), &[])?,
-                Node::File { mode, from: Source::Bytes(data) } => entry(&mut out, ino, name, S_IFREG | mode, (0, 0), data)?,
-                Node::File { mode, from: Source::Path(path) } => {
-                    let data = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+                Node::Link(to) => {
+                    entry(&mut out, ino, name, S_IFLNK | 0o777, (0, 0), to.as_bytes())?
+                }
+                Node::Char { mode, major, minor } => {
+                    entry(&mut out, ino, name, S_IFCHR | mode, (*major, *minor), &[])?
+                }
+                Node::File {
+                    mode,
+                    from: Source::Bytes(data),
+                } => entry(&mut out, ino, name, S_IFREG | mode, (0, 0), data)?,
+                Node::File {
+                    mode,
+                    from: Source::Path(path),
+                } => {
+                    let data = std::fs::read(path)
+                        .with_context(|| format!("cannot read {}", path.display()))?;
                     entry(&mut out, ino, name, S_IFREG | mode, (0, 0), &data)?;
                 }
             }
@@ -145,12 +191,37 @@ impl Tree {
     }
 }
 
-fn entry(out: &mut Vec<u8>, ino: u32, name: &str, mode: u32, dev: (u32, u32), data: &[u8]) -> Result<()> {
+fn entry(
+    out: &mut Vec<u8>,
+    ino: u32,
+    name: &str,
+    mode: u32,
+    dev: (u32, u32),
+    data: &[u8],
+) -> Result<()> {
     let size = u32::try_from(data.len()).map_err(|_| {
-        Fail::infra(format!("'{name}' is too big for the guest's root"), "newc stops at 4 GiB", "share it through /host")
+        Fail::infra(
+            format!("'{name}' is too big for the guest's root"),
+            "newc stops at 4 GiB",
+            "share it through /host",
+        )
     })?;
     let links = if mode & S_IFDIR == S_IFDIR { 2 } else { 1 };
-    let fields = [ino, mode, 0, 0, links, 0, size, 0, 0, dev.0, dev.1, name.len() as u32 + 1, 0];
+    let fields = [
+        ino,
+        mode,
+        0,
+        0,
+        links,
+        0,
+        size,
+        0,
+        0,
+        dev.0,
+        dev.1,
+        name.len() as u32 + 1,
+        0,
+    ];
     out.extend_from_slice(b"070701");
     for field in fields {
         out.extend_from_slice(format!("{field:08x}").as_bytes());
@@ -170,15 +241,31 @@ fn pad(out: &mut Vec<u8>) {
 /// What every guest has: init, busybox with its applets, a few files of /etc.
 pub fn base(init: &Path, busybox: &Path, applets: &[String]) -> Result<Tree> {
     let mut tree = Tree::default();
-    for dir in ["proc", "sys", "dev", "run", "etc", "host", "mnt", "sbin", "usr/bin", "usr/sbin", "var"] {
+    for dir in [
+        "proc", "sys", "dev", "run", "etc", "host", "mnt", "sbin", "usr/bin", "usr/sbin", "var",
+    ] {
         tree.dir(dir, 0o755);
     }
     tree.dir("tmp", 0o1777);
     tree.dir("var/tmp", 0o1777);
     tree.dir("root", 0o700);
     // The kernel opens the console before init can mount anything.
-    tree.insert("dev/console", Node::Char { mode: 0o600, major: 5, minor: 1 });
-    tree.insert("dev/null", Node::Char { mode: 0o666, major: 1, minor: 3 });
+    tree.insert(
+        "dev/console",
+        Node::Char {
+            mode: 0o600,
+            major: 5,
+            minor: 1,
+        },
+    );
+    tree.insert(
+        "dev/null",
+        Node::Char {
+            mode: 0o666,
+            major: 1,
+            minor: 3,
+        },
+    );
     tree.file("init", init)?;
     tree.program("bin/busybox", busybox)?;
     for applet in applets {
@@ -188,7 +275,11 @@ pub fn base(init: &Path, busybox: &Path, applets: &[String]) -> Result<Tree> {
         }
     }
     tree.link("bin/fpt-init", "/init");
-    tree.text("etc/passwd", 0o644, "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n");
+    tree.text(
+        "etc/passwd",
+        0o644,
+        "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+    );
     tree.text("etc/group", 0o644, "root:x:0:\nnogroup:x:65534:\n");
     tree.text("etc/hosts", 0o644, "127.0.0.1 localhost fpt\n");
     tree.text("etc/profile", 0o644, "PS1='\\u@\\h:\\w\\$ '\nexport PS1\n");
@@ -201,8 +292,14 @@ pub fn write(ctx: &Ctx, tree: &Tree) -> Result<Image> {
     let data = tree.archive()?;
     let mut inputs = hash::Inputs::new();
     let hash = inputs.bytes("initramfs", &data).finish();
-    let path = ctx.root.join("target/fpt/initramfs").join(format!("{}.cpio", hash::short(&hash)));
-    if path.metadata().map_or(true, |m| m.len() != data.len() as u64) {
+    let path = ctx
+        .root
+        .join("target/fpt/initramfs")
+        .join(format!("{}.cpio", hash::short(&hash)));
+    if path
+        .metadata()
+        .map_or(true, |m| m.len() != data.len() as u64)
+    {
         store::write_atomic(&path, &data)?;
     }
     Ok(Image { path, hash })
@@ -224,9 +321,17 @@ mod tests {
         let mut at = 0;
         loop {
             assert_eq!(&raw[..6], b"070701");
-            let field = |n: usize| u32::from_str_radix(std::str::from_utf8(&raw[6 + 8 * n..14 + 8 * n]).unwrap(), 16).unwrap() as usize;
+            let field = |n: usize| {
+                u32::from_str_radix(
+                    std::str::from_utf8(&raw[6 + 8 * n..14 + 8 * n]).unwrap(),
+                    16,
+                )
+                .unwrap() as usize
+            };
             let (mode, size, namesize) = (field(1), field(6), field(11));
-            let name = std::str::from_utf8(&raw[110..110 + namesize - 1]).unwrap().to_string();
+            let name = std::str::from_utf8(&raw[110..110 + namesize - 1])
+                .unwrap()
+                .to_string();
             assert_eq!(raw[110 + namesize - 1], 0);
             let start = (110 + namesize).next_multiple_of(4);
             let end = (start + size).next_multiple_of(4);
@@ -246,7 +351,14 @@ mod tests {
             let mut tree = Tree::default();
             tree.text("b/c/d.txt", 0o644, "hello");
             tree.link("a", "b/c");
-            tree.insert("dev/console", Node::Char { mode: 0o600, major: 5, minor: 1 });
+            tree.insert(
+                "dev/console",
+                Node::Char {
+                    mode: 0o600,
+                    major: 5,
+                    minor: 1,
+                },
+            );
             tree.archive().unwrap()
         };
         let raw = make();
@@ -266,7 +378,11 @@ mod tests {
         let mut tree = Tree::default();
         tree.program("bin/sh", sh).unwrap();
         if elf::needs(sh).unwrap().is_some_and(|n| n.interp.is_some()) {
-            assert!(tree.nodes.keys().any(|k| k.starts_with("lib64/libc.so")), "{:?}", tree.nodes.keys());
+            assert!(
+                tree.nodes.keys().any(|k| k.starts_with("lib64/libc.so")),
+                "{:?}",
+                tree.nodes.keys()
+            );
             assert!(tree.nodes.keys().any(|k| k.contains("ld-linux")));
         }
     }

@@ -77,16 +77,25 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
     let kernel = parts::kernel(ctx, Profile::Fpt)?;
     let parts = build_parts(ctx, kernel)?;
     let unpatched = match args.kernel {
-        Some(Unpatched::Unpatched) => Some(match parts::named("FPT_VMLINUX_UNPATCHED", "kernel")? {
-            Some(vmlinux) => Kernel { vmlinux, ..parts.kernel.clone() },
-            None => build::kernel(ctx, Profile::Unpatched)?,
-        }),
+        Some(Unpatched::Unpatched) => {
+            Some(match parts::named("FPT_VMLINUX_UNPATCHED", "kernel")? {
+                Some(vmlinux) => Kernel {
+                    vmlinux,
+                    ..parts.kernel.clone()
+                },
+                None => build::kernel(ctx, Profile::Unpatched)?,
+            })
+        }
         None => None,
     };
-    let run_count = Count { runs: args.runs, quick: args.quick };
+    let run_count = Count {
+        runs: args.runs,
+        quick: args.quick,
+    };
     if ctx.dry_run {
         let spec = run_count.spec(&parts.kernel, &parts, "radix", "libfpt_kcount.so");
-        ctx.ui.command(&spec.command(&parts.qemu, &std::env::temp_dir().join("fpt")));
+        ctx.ui
+            .command(&spec.command(&parts.qemu, &std::env::temp_dir().join("fpt")));
         return Ok(code::OK);
     }
     let run = RunDir::new(ctx, "kcount")?;
@@ -101,7 +110,13 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
             print_failures(ctx, &report);
             println!("limits: {}", report.summary());
         }
-        Ok(if args.quick || report.count(super::results::Outcome::Failed) == 0 { code::OK } else { code::TEST_FAILED })
+        Ok(
+            if args.quick || report.count(super::results::Outcome::Failed) == 0 {
+                code::OK
+            } else {
+                code::TEST_FAILED
+            },
+        )
     })
 }
 
@@ -121,8 +136,15 @@ impl Region {
 
     /// Largest over smallest run.
     fn spread(&self) -> f64 {
-        let (low, high) = (self.figure(), self.kernel.iter().copied().max().unwrap_or(0));
-        if low == 0 { 1.0 } else { high as f64 / low as f64 }
+        let (low, high) = (
+            self.figure(),
+            self.kernel.iter().copied().max().unwrap_or(0),
+        );
+        if low == 0 {
+            1.0
+        } else {
+            high as f64 / low as f64
+        }
     }
 }
 
@@ -164,17 +186,32 @@ impl Count {
     }
 
     /// Radix first, then each mode, then the unpatched kernel.
-    pub fn all(&self, ctx: &Ctx, run: &RunDir, parts: &Parts, modes: &[Mode], unpatched: Option<&Kernel>) -> Result<Counts> {
+    pub fn all(
+        &self,
+        ctx: &Ctx,
+        run: &RunDir,
+        parts: &Parts,
+        modes: &[Mode],
+        unpatched: Option<&Kernel>,
+    ) -> Result<Counts> {
         let plugin = match parts::named("FPT_KCOUNT", "plugin")? {
             Some(path) => path,
             None => build::kcount(ctx, &build::qemu(ctx)?)?,
         };
         let mut columns = vec![("radix".to_string(), &parts.kernel)];
-        columns.extend(modes.iter().filter(|m| m.as_str() != "radix").map(|m| (m.as_str().to_string(), &parts.kernel)));
+        columns.extend(
+            modes
+                .iter()
+                .filter(|m| m.as_str() != "radix")
+                .map(|m| (m.as_str().to_string(), &parts.kernel)),
+        );
         columns.extend(unpatched.map(|k| (UNPATCHED.to_string(), k)));
         let mut counts = Counts::new();
         for (name, kernel) in columns {
-            counts.push((name.clone(), self.one(ctx, run, parts, kernel, &name, &plugin)?));
+            counts.push((
+                name.clone(),
+                self.one(ctx, run, parts, kernel, &name, &plugin)?,
+            ));
         }
         let text = serde_json::to_string_pretty(&serde_json::json!({
             "schema": 1,
@@ -186,24 +223,46 @@ impl Count {
         Ok(counts)
     }
 
-    fn one(&self, ctx: &Ctx, run: &RunDir, parts: &Parts, kernel: &Kernel, name: &str, plugin: &Path) -> Result<Vec<Region>> {
+    fn one(
+        &self,
+        ctx: &Ctx,
+        run: &RunDir,
+        parts: &Parts,
+        kernel: &Kernel,
+        name: &str,
+        plugin: &Path,
+    ) -> Result<Vec<Region>> {
         let out = run.path.join(format!("counts-{name}.jsonl"));
         let mode = if name == UNPATCHED { "radix" } else { name };
         let plugin = format!("{},out={}", qemu::comma(plugin), qemu::comma(&out));
         let stage = ctx.ui.stage(&format!("count kernel instructions: {name}"));
-        let mut guest = Guest::start(ctx, run, &parts.qemu, &self.spec(kernel, parts, mode, &plugin), name)?;
+        let mut guest = Guest::start(
+            ctx,
+            run,
+            &parts.qemu,
+            &self.spec(kernel, parts, mode, &plugin),
+            name,
+        )?;
         guest.wait_ready(Some(&stage))?;
         if name != UNPATCHED {
             check_mode(&mut guest, mode)?;
         }
         let program = |args: &[&str]| Exec {
-            argv: ["./kloops"].iter().chain(args).map(|a| a.to_string()).collect(),
+            argv: ["./kloops"]
+                .iter()
+                .chain(args)
+                .map(|a| a.to_string())
+                .collect(),
             cwd: Some("/selftests/fpt".into()),
             ..Exec::default()
         };
         let (exit, list) = guest.run(program(&["-l"]))?;
         if exit.status() != 0 {
-            return Err(Fail::infra("the counting program does not run", list, "see the console log"));
+            return Err(Fail::infra(
+                "the counting program does not run",
+                list,
+                "see the console log",
+            ));
         }
         let runs = self.runs.to_string();
         let mut args = vec!["-r", runs.as_str()];
@@ -212,11 +271,22 @@ impl Count {
         }
         let (exit, said) = guest.run(program(&args))?;
         if exit.status() != 0 {
-            return Err(Fail::test(format!("the counting program failed in {name} ({})", exit.status()), said, "see the console log"));
+            return Err(Fail::test(
+                format!("the counting program failed in {name} ({})", exit.status()),
+                said,
+                "see the console log",
+            ));
         }
         guest.quit()?;
-        let text = std::fs::read_to_string(&out).with_context(|| format!("cannot read {}", out.display()))?;
-        let regions = collect(&list, &text, self.runs).map_err(|why| Fail::test(format!("the counts of {name} are not whole"), why, format!("see {}", out.display())))?;
+        let text = std::fs::read_to_string(&out)
+            .with_context(|| format!("cannot read {}", out.display()))?;
+        let regions = collect(&list, &text, self.runs).map_err(|why| {
+            Fail::test(
+                format!("the counts of {name} are not whole"),
+                why,
+                format!("see {}", out.display()),
+            )
+        })?;
         stage.done("");
         Ok(regions)
     }
@@ -235,10 +305,23 @@ fn collect(list: &str, lines: &str, runs: u32) -> Result<Vec<Region>, String> {
     let mut out = Vec::new();
     for text in list.lines().filter(|l| !l.trim().is_empty()) {
         let mut words = text.split_whitespace();
-        let id: u32 = words.next().and_then(|w| w.parse().ok()).ok_or_else(|| format!("the list says '{text}'"))?;
-        let name = words.next().ok_or_else(|| format!("the list says '{text}'"))?.to_string();
-        let all = found.get(&id).filter(|all| all.len() == runs as usize).ok_or_else(|| format!("{name} has not {runs} runs"))?;
-        let region = Region { name, kernel: all.values().map(|l| l.kernel).collect(), user: all.values().map(|l| l.user).collect() };
+        let id: u32 = words
+            .next()
+            .and_then(|w| w.parse().ok())
+            .ok_or_else(|| format!("the list says '{text}'"))?;
+        let name = words
+            .next()
+            .ok_or_else(|| format!("the list says '{text}'"))?
+            .to_string();
+        let all = found
+            .get(&id)
+            .filter(|all| all.len() == runs as usize)
+            .ok_or_else(|| format!("{name} has not {runs} runs"))?;
+        let region = Region {
+            name,
+            kernel: all.values().map(|l| l.kernel).collect(),
+            user: all.values().map(|l| l.user).collect(),
+        };
         if region.name == NOTHING && region.kernel.iter().any(|k| *k != 0) {
             return Err(format!("the empty region counts {:?}", region.kernel));
         }
@@ -255,18 +338,27 @@ fn collect(list: &str, lines: &str, runs: u32) -> Result<Vec<Region>, String> {
 
 fn figure(counts: &Counts, column: &str, region: &str) -> Option<u64> {
     let (_, regions) = counts.iter().find(|(name, _)| name == column)?;
-    regions.iter().find(|r| r.name == region).map(Region::figure)
+    regions
+        .iter()
+        .find(|r| r.name == region)
+        .map(Region::figure)
 }
 
 fn ratio(counts: &Counts, column: &str, base: &str, region: &str) -> Option<f64> {
-    let (value, base) = (figure(counts, column, region)?, figure(counts, base, region)?);
+    let (value, base) = (
+        figure(counts, column, region)?,
+        figure(counts, base, region)?,
+    );
     (base > 0).then(|| value as f64 / base as f64)
 }
 
 fn base_of<'a>(counts: &Counts, column: &str) -> Option<&'a str> {
     match column {
         UNPATCHED => None,
-        "radix" => counts.iter().any(|(n, _)| n == UNPATCHED).then_some(UNPATCHED),
+        "radix" => counts
+            .iter()
+            .any(|(n, _)| n == UNPATCHED)
+            .then_some(UNPATCHED),
         _ => Some("radix"),
     }
 }
@@ -285,12 +377,19 @@ pub fn table(counts: &Counts) -> String {
         out.push_str(&format!("{:<18}", region.name));
         for (name, regions) in counts {
             let value = regions.iter().find(|r| r.name == region.name);
-            out.push_str(&format!("{:>15}", value.map_or("-".into(), |r| r.figure().to_string())));
+            out.push_str(&format!(
+                "{:>15}",
+                value.map_or("-".into(), |r| r.figure().to_string())
+            ));
             if let Some(base) = base_of(counts, name) {
-                let text = ratio(counts, name, base, &region.name).map_or("-".into(), |r| format!("{r:.4}"));
+                let text = ratio(counts, name, base, &region.name)
+                    .map_or("-".into(), |r| format!("{r:.4}"));
                 out.push_str(&format!("{text:>12}"));
             }
-            out.push_str(&format!("{:>9}", value.map_or("-".into(), |r| format!("{:.4}", r.spread()))));
+            out.push_str(&format!(
+                "{:>9}",
+                value.map_or("-".into(), |r| format!("{:.4}", r.spread()))
+            ));
         }
         out.push('\n');
     }
@@ -304,7 +403,13 @@ pub fn limits(counts: &Counts) -> Vec<Case> {
         let suite = format!("kcount {column}");
         let name = format!("{region} / {base} <= {limit}");
         out.push(match ratio(counts, column, base, region) {
-            Some(ratio) if ratio <= limit => Case::new(&suite, &name, super::results::Outcome::Passed, format!("{ratio:.4}"), 0),
+            Some(ratio) if ratio <= limit => Case::new(
+                &suite,
+                &name,
+                super::results::Outcome::Passed,
+                format!("{ratio:.4}"),
+                0,
+            ),
             Some(ratio) => Case::failed(&suite, &name, format!("it is {ratio:.4}"), 0),
             None => Case::failed(&suite, &name, "was not counted", 0),
         });
@@ -330,20 +435,33 @@ mod tests {
     const LIST: &str = "10 nothing no work\n11 fork_exit fork and exit\n";
 
     fn lines(kernel: u64) -> String {
-        let one = |region, run, kernel| format!("{{\"region\":{region},\"run\":{run},\"kernel\":{kernel},\"kernel_string\":0,\"user\":5}}\n");
-        [one(10, 0, 0), one(10, 1, 0), one(11, 0, kernel + 1), one(11, 1, kernel)].concat()
+        let one = |region, run, kernel| {
+            format!("{{\"region\":{region},\"run\":{run},\"kernel\":{kernel},\"kernel_string\":0,\"user\":5}}\n")
+        };
+        [
+            one(10, 0, 0),
+            one(10, 1, 0),
+            one(11, 0, kernel + 1),
+            one(11, 1, kernel),
+        ]
+        .concat()
     }
 
     #[test]
     fn smallest_run_counts() {
         let regions = collect(LIST, &lines(1000), 2).unwrap();
         assert_eq!(regions[1].figure(), 1000);
-        let counts = vec![("radix".to_string(), regions), ("l3l2".to_string(), collect(LIST, &lines(990), 2).unwrap())];
+        let counts = vec![
+            ("radix".to_string(), regions),
+            ("l3l2".to_string(), collect(LIST, &lines(990), 2).unwrap()),
+        ];
         assert_eq!(ratio(&counts, "l3l2", "radix", "fork_exit"), Some(0.99));
         let cases = limits(&counts);
         // 0.99 is over the limit of 0.98, and what was not counted is no pass.
         assert_eq!(cases.len(), 5);
-        assert!(cases.iter().all(|c| c.outcome == super::super::results::Outcome::Failed));
+        assert!(cases
+            .iter()
+            .all(|c| c.outcome == super::super::results::Outcome::Failed));
         assert!(table(&counts).contains("0.9900"));
     }
 
@@ -351,7 +469,15 @@ mod tests {
     fn broken_counts_are_refused() {
         assert!(collect(LIST, &lines(1000), 3).is_err());
         assert!(collect(LIST, &lines(0), 2).is_err());
-        assert!(collect(LIST, &lines(1).replace("\"region\":10,\"run\":1,\"kernel\":0", "\"region\":10,\"run\":1,\"kernel\":7"), 2).is_err());
+        assert!(collect(
+            LIST,
+            &lines(1).replace(
+                "\"region\":10,\"run\":1,\"kernel\":0",
+                "\"region\":10,\"run\":1,\"kernel\":7"
+            ),
+            2
+        )
+        .is_err());
         assert!(collect(LIST, "{\"region\":11,\"run\":0,\"error\":\"marks\"}\n", 1).is_err());
         assert!(collect("", "", 1).is_err());
     }

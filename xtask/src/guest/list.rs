@@ -83,7 +83,11 @@ fn read(path: &Path) -> Result<String> {
 }
 
 fn bad(path: &Path, why: impl ToString) -> anyhow::Error {
-    Fail::infra(format!("{} is not right", path.display()), why.to_string(), "correct the file; its head explains the keys")
+    Fail::infra(
+        format!("{} is not right", path.display()),
+        why.to_string(),
+        "correct the file; its head explains the keys",
+    )
 }
 
 pub fn programs(path: &Path) -> Result<Vec<Program>> {
@@ -100,7 +104,11 @@ pub fn programs(path: &Path) -> Result<Vec<Program>> {
             "cases are for programs without TAP"
         } else if !p.ignore_lines.is_empty() && p.reason.is_empty() {
             "ignore_lines needs a reason"
-        } else if let Some(word) = p.needs.iter().find(|n| *n != "swap" && !n.starts_with("files:")) {
+        } else if let Some(word) = p
+            .needs
+            .iter()
+            .find(|n| *n != "swap" && !n.starts_with("files:"))
+        {
             return Err(bad(path, format!("{}: unknown need '{word}'", p.name)));
         } else {
             continue;
@@ -112,8 +120,18 @@ pub fn programs(path: &Path) -> Result<Vec<Program>> {
 
 pub fn allowed(path: &Path) -> Result<Vec<Allow>> {
     let file: AllowFile = toml::from_str(&read(path)?).map_err(|e| bad(path, e))?;
-    if let Some(a) = file.allow.iter().find(|a| a.reason.trim().is_empty() || a.pattern.trim().len() < 4) {
-        return Err(bad(path, format!("'{}' needs a reason and a pattern that is not nearly empty", a.pattern)));
+    if let Some(a) = file
+        .allow
+        .iter()
+        .find(|a| a.reason.trim().is_empty() || a.pattern.trim().len() < 4)
+    {
+        return Err(bad(
+            path,
+            format!(
+                "'{}' needs a reason and a pattern that is not nearly empty",
+                a.pattern
+            ),
+        ));
     }
     Ok(file.allow)
 }
@@ -123,15 +141,25 @@ pub fn select(programs: Vec<Program>, filters: &[String]) -> Result<Vec<Program>
     for filter in filters {
         if !programs.iter().any(|p| p.name.contains(filter.as_str())) {
             let short = |p: &Program| p.name.rsplit('/').next().unwrap_or("").to_string();
-            let names: Vec<String> = programs.iter().flat_map(|p| [p.name.clone(), short(p)]).collect();
+            let names: Vec<String> = programs
+                .iter()
+                .flat_map(|p| [p.name.clone(), short(p)])
+                .collect();
             let hint = match did_you_mean(filter, names.iter().map(String::as_str)) {
                 Some(near) => format!("did you mean '{near}'?"),
                 None => "`cargo xtask selftest --list` shows all names".to_string(),
             };
-            return Err(Fail::usage(format!("no program's name contains '{filter}'"), "", hint));
+            return Err(Fail::usage(
+                format!("no program's name contains '{filter}'"),
+                "",
+                hint,
+            ));
         }
     }
-    Ok(programs.into_iter().filter(|p| filters.is_empty() || filters.iter().any(|f| p.name.contains(f.as_str()))).collect())
+    Ok(programs
+        .into_iter()
+        .filter(|p| filters.is_empty() || filters.iter().any(|f| p.name.contains(f.as_str())))
+        .collect())
 }
 
 #[cfg(test)]
@@ -168,7 +196,9 @@ mod tests {
         let list = parse(&format!("{GOOD}{}", GOOD.replace("cow", "mremap_test"))).unwrap();
         assert_eq!(select(list.clone(), &["cow".into()]).unwrap().len(), 1);
         assert_eq!(select(list.clone(), &[]).unwrap().len(), 2);
-        let err = select(list, &["mremap_tset".into()]).unwrap_err().to_string();
+        let err = select(list, &["mremap_tset".into()])
+            .unwrap_err()
+            .to_string();
         assert!(err.contains("did you mean 'mremap_test'"), "{err}");
     }
 

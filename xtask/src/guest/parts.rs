@@ -17,7 +17,9 @@ use crate::build::{self, Kernel, Profile};
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 pub fn named(var: &str, what: &str) -> Result<Option<PathBuf>> {
-    let Some(path) = std::env::var_os(var).map(PathBuf::from) else { return Ok(None) };
+    let Some(path) = std::env::var_os(var).map(PathBuf::from) else {
+        return Ok(None);
+    };
     if path.is_file() {
         return Ok(Some(path));
     }
@@ -34,7 +36,13 @@ pub fn kernel(ctx: &Ctx, profile: Profile) -> Result<Kernel> {
         Some(vmlinux) => {
             let dir = vmlinux.parent().unwrap_or(Path::new("/")).to_path_buf();
             let hash = hash::of_file(&vmlinux)?;
-            Ok(Kernel { vmlinux, build_dir: dir.clone(), src_dir: dir, version: "FPT_VMLINUX".into(), hash })
+            Ok(Kernel {
+                vmlinux,
+                build_dir: dir.clone(),
+                src_dir: dir,
+                version: "FPT_VMLINUX".into(),
+                hash,
+            })
         }
     }
 }
@@ -45,17 +53,39 @@ pub fn qemu(ctx: &Ctx, stock: bool) -> Result<Program> {
         let bin = build::stock_qemu(ctx)?;
         let version = first_line(&Cmd::new(&bin).arg("--version").read()?);
         let hash = hash::of_text(&version);
-        return Ok(Program { bin, datadir: None, fpt: false, version, hash });
+        return Ok(Program {
+            bin,
+            datadir: None,
+            fpt: false,
+            version,
+            hash,
+        });
     }
     if let Some(bin) = named("FPT_QEMU", "QEMU")? {
-        let fpt = Cmd::new(&bin).args(["-cpu", "help"]).read()?.split_whitespace().any(|w| w == "fpt");
+        let fpt = Cmd::new(&bin)
+            .args(["-cpu", "help"])
+            .read()?
+            .split_whitespace()
+            .any(|w| w == "fpt");
         let version = first_line(&Cmd::new(&bin).arg("--version").read()?);
         let hash = hash::of_file(&bin)?;
         let datadir = std::env::var_os("FPT_QEMU_DATA").map(PathBuf::from);
-        return Ok(Program { bin, datadir, fpt, version, hash });
+        return Ok(Program {
+            bin,
+            datadir,
+            fpt,
+            version,
+            hash,
+        });
     }
     let qemu = build::qemu(ctx)?;
-    Ok(Program { bin: qemu.bin, datadir: Some(qemu.datadir), fpt: true, version: qemu.version, hash: qemu.hash })
+    Ok(Program {
+        bin: qemu.bin,
+        datadir: Some(qemu.datadir),
+        fpt: true,
+        version: qemu.version,
+        hash: qemu.hash,
+    })
 }
 
 fn first_line(text: &str) -> String {
@@ -73,7 +103,11 @@ pub fn init(ctx: &Ctx) -> Result<PathBuf> {
         .tree("src", &source.join("src"))?
         .text("rustc", &ctx.read(&Cmd::new(&rustc).arg("-Vv"))?);
     let hash = inputs.finish();
-    let done = ctx.cache.join("init").join(hash::short(&hash)).join("fpt-init");
+    let done = ctx
+        .cache
+        .join("init")
+        .join(hash::short(&hash))
+        .join("fpt-init");
     if done.is_file() {
         return Ok(done);
     }
@@ -85,7 +119,18 @@ pub fn init(ctx: &Ctx) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     // Named target: else the flag would reach build scripts and procedural macros, which cannot be static.
     let cmd = Cmd::new(cargo)
-        .args(["build", "--release", "--locked", "--package", "fpt-init", "--bin", "fpt-init", "--target", TARGET, "--target-dir"])
+        .args([
+            "build",
+            "--release",
+            "--locked",
+            "--package",
+            "fpt-init",
+            "--bin",
+            "fpt-init",
+            "--target",
+            TARGET,
+            "--target-dir",
+        ])
         .arg(&target)
         .cwd(&ctx.root)
         .env("RUSTFLAGS", "-C target-feature=+crt-static -C panic=abort")
@@ -96,7 +141,8 @@ pub fn init(ctx: &Ctx) -> Result<PathBuf> {
     stage.done("");
     if !ctx.dry_run {
         let built = target.join(TARGET).join("release/fpt-init");
-        let data = std::fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
+        let data =
+            std::fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
         store::write_atomic(&done, &data)?;
         use std::os::unix::fs::PermissionsExt;
         std::fs::set_permissions(&done, std::fs::Permissions::from_mode(0o755))
@@ -116,9 +162,16 @@ pub fn image(ctx: &Ctx, add: impl FnOnce(&mut Tree) -> Result<()>) -> Result<Ima
         Some(path) => path,
         None => build::busybox(ctx)?,
     };
-    let applets: Vec<String> = ctx.read(&Cmd::new(&busybox).arg("--list"))?.lines().map(str::to_string).collect();
+    let applets: Vec<String> = ctx
+        .read(&Cmd::new(&busybox).arg("--list"))?
+        .lines()
+        .map(str::to_string)
+        .collect();
     if ctx.dry_run {
-        return Ok(Image { path: ctx.root.join("target/fpt/initramfs/guest.cpio"), hash: String::new() });
+        return Ok(Image {
+            path: ctx.root.join("target/fpt/initramfs/guest.cpio"),
+            hash: String::new(),
+        });
     }
     let mut tree = initramfs::base(&init, &busybox, &applets)?;
     add(&mut tree)?;

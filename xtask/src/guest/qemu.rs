@@ -41,7 +41,14 @@ pub struct Spec {
 
 /// What every guest's kernel is told. An oops is a panic and a panic ends QEMU at once, so that no
 /// run goes on with a broken kernel. A fixed layout makes addresses and counts repeatable.
-const KERNEL_ARGS: [&str; 6] = ["console=ttyS0", "panic=-1", "oops=panic", "nokaslr", "rdinit=/init", "hung_task_panic=0"];
+const KERNEL_ARGS: [&str; 6] = [
+    "console=ttyS0",
+    "panic=-1",
+    "oops=panic",
+    "nokaslr",
+    "rdinit=/init",
+    "hung_task_panic=0",
+];
 
 impl Spec {
     pub fn kernel_args(&self) -> String {
@@ -60,9 +67,28 @@ impl Spec {
         // -erms,-fsrm: with them the kernel clears memory by one `rep stosb`, which TCG runs byte by byte.
         let fpt = if qemu.fpt { "fpt=on," } else { "" };
         cmd = cmd
-            .args(["-name", "fpt", "-M", "q35,usb=off,smbus=off,sata=off,vmport=off,hpet=off,graphics=off"])
-            .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
-            .args(["-accel", if self.icount { "tcg,thread=single" } else { "tcg,thread=multi" }, "-cpu"])
+            .args([
+                "-name",
+                "fpt",
+                "-M",
+                "q35,usb=off,smbus=off,sata=off,vmport=off,hpet=off,graphics=off",
+            ])
+            .args([
+                "-nodefaults",
+                "-no-user-config",
+                "-display",
+                "none",
+                "-no-reboot",
+            ])
+            .args([
+                "-accel",
+                if self.icount {
+                    "tcg,thread=single"
+                } else {
+                    "tcg,thread=multi"
+                },
+                "-cpu",
+            ])
             .arg(format!("max,{fpt}-erms,-fsrm"))
             .args(["-smp", &self.smp.to_string(), "-m", &self.mem])
             .arg("-kernel")
@@ -71,18 +97,32 @@ impl Spec {
             .arg(&self.initrd)
             .arg("-append")
             .arg(self.kernel_args())
-            .args(["-chardev", "stdio,id=con,signal=off", "-serial", "chardev:con"])
+            .args([
+                "-chardev",
+                "stdio,id=con,signal=off",
+                "-serial",
+                "chardev:con",
+            ])
             .arg("-chardev")
-            .arg(format!("socket,id=ctl,path={}", comma(&sockets.join("ctl"))))
+            .arg(format!(
+                "socket,id=ctl,path={}",
+                comma(&sockets.join("ctl"))
+            ))
             .args(["-device", "virtio-serial-pci,id=vser", "-device"])
             .arg(format!("virtserialport,bus=vser.0,chardev=ctl,name={PORT}"))
             .arg("-chardev")
-            .arg(format!("socket,id=mon,path={}", comma(&sockets.join("mon"))))
+            .arg(format!(
+                "socket,id=mon,path={}",
+                comma(&sockets.join("mon"))
+            ))
             .args(["-mon", "chardev=mon,mode=control"]);
         if let Some(dir) = &self.share {
             cmd = cmd
                 .arg("-fsdev")
-                .arg(format!("local,id=host,path={},security_model=none,multidevs=remap", comma(dir)))
+                .arg(format!(
+                    "local,id=host,path={},security_model=none,multidevs=remap",
+                    comma(dir)
+                ))
                 .args(["-device", "virtio-9p-pci,fsdev=host,mount_tag=host"]);
         }
         if self.icount {
@@ -92,7 +132,10 @@ impl Spec {
             cmd = cmd.arg("-plugin").arg(plugin);
         }
         if let Some(port) = self.gdb {
-            cmd = cmd.arg("-gdb").arg(format!("tcp:127.0.0.1:{port}")).arg("-S");
+            cmd = cmd
+                .arg("-gdb")
+                .arg(format!("tcp:127.0.0.1:{port}"))
+                .arg("-S");
         }
         cmd
     }
@@ -109,13 +152,25 @@ pub fn check_size(text: &str) -> Result<()> {
     let unit = text.len() - digits.len();
     match digits.parse::<u64>() {
         Ok(n) if n > 0 && unit <= 1 => {
-            let mib = if text.ends_with(['G', 'g']) { n.saturating_mul(1024) } else { n };
+            let mib = if text.ends_with(['G', 'g']) {
+                n.saturating_mul(1024)
+            } else {
+                n
+            };
             if mib < 128 {
-                return Err(Fail::usage(format!("--mem {text} is too small"), "the guest needs 128M", "give it more, e.g. --mem 1G"));
+                return Err(Fail::usage(
+                    format!("--mem {text} is too small"),
+                    "the guest needs 128M",
+                    "give it more, e.g. --mem 1G",
+                ));
             }
             Ok(())
         }
-        _ => Err(Fail::usage(format!("--mem {text} is no memory size"), "it takes a number with M or G", "for example --mem 2G")),
+        _ => Err(Fail::usage(
+            format!("--mem {text} is no memory size"),
+            "it takes a number with M or G",
+            "for example --mem 2G",
+        )),
     }
 }
 
@@ -139,7 +194,13 @@ mod tests {
     }
 
     fn program(fpt: bool) -> Program {
-        Program { bin: "/q/qemu".into(), datadir: fpt.then(|| "/q/share".into()), fpt, version: String::new(), hash: String::new() }
+        Program {
+            bin: "/q/qemu".into(),
+            datadir: fpt.then(|| "/q/share".into()),
+            fpt,
+            version: String::new(),
+            hash: String::new(),
+        }
     }
 
     #[test]
@@ -157,8 +218,13 @@ mod tests {
         ] {
             assert!(line.contains(part), "{part} not in {line}");
         }
-        let line = spec().command(&program(false), Path::new("/tmp/s")).quoted();
-        assert!(line.contains("-cpu max,-erms,-fsrm") && !line.contains("-L "), "{line}");
+        let line = spec()
+            .command(&program(false), Path::new("/tmp/s"))
+            .quoted();
+        assert!(
+            line.contains("-cpu max,-erms,-fsrm") && !line.contains("-L "),
+            "{line}"
+        );
     }
 
     #[test]
@@ -166,7 +232,17 @@ mod tests {
         for good in ["512M", "4G", "1024", "128m"] {
             assert!(check_size(good).is_ok(), "{good}");
         }
-        for bad in ["", "G", "0G", "12K", "-1G", "4GG", "64M", "1.5G", "99999999999999999999G"] {
+        for bad in [
+            "",
+            "G",
+            "0G",
+            "12K",
+            "-1G",
+            "4GG",
+            "64M",
+            "1.5G",
+            "99999999999999999999G",
+        ] {
             assert!(check_size(bad).is_err(), "{bad}");
         }
     }

@@ -27,8 +27,20 @@ pub struct Case {
 }
 
 impl Case {
-    pub fn new(suite: &str, name: &str, outcome: Outcome, detail: impl Into<String>, ms: u64) -> Case {
-        Case { suite: suite.into(), name: name.into(), outcome, detail: detail.into(), ms }
+    pub fn new(
+        suite: &str,
+        name: &str,
+        outcome: Outcome,
+        detail: impl Into<String>,
+        ms: u64,
+    ) -> Case {
+        Case {
+            suite: suite.into(),
+            name: name.into(),
+            outcome,
+            detail: detail.into(),
+            ms,
+        }
     }
 
     pub fn passed(suite: &str, name: &str, ms: u64) -> Case {
@@ -60,7 +72,11 @@ impl Report {
             0 => String::new(),
             n => format!(", {n} skipped"),
         };
-        format!("{} passed, {} failed{skipped}", self.count(Outcome::Passed), self.count(Outcome::Failed))
+        format!(
+            "{} passed, {} failed{skipped}",
+            self.count(Outcome::Passed),
+            self.count(Outcome::Failed)
+        )
     }
 
     /// Green only if something ran and nothing failed.
@@ -71,12 +87,20 @@ impl Report {
     pub fn tap(&self) -> String {
         let mut out = format!("TAP version 13\n1..{}\n", self.cases.len());
         for (n, case) in self.cases.iter().enumerate() {
-            let ok = if case.outcome == Outcome::Failed { "not ok" } else { "ok" };
+            let ok = if case.outcome == Outcome::Failed {
+                "not ok"
+            } else {
+                "ok"
+            };
             // A # in a name would start a directive.
-            let name = format!("{}: {}", case.suite, case.name).replace('#', "\\#").replace('\n', " ");
+            let name = format!("{}: {}", case.suite, case.name)
+                .replace('#', "\\#")
+                .replace('\n', " ");
             let note = case.detail.replace('\n', " ");
             match case.outcome {
-                Outcome::Skipped => out.push_str(&format!("{ok} {} - {name} # SKIP {note}\n", n + 1)),
+                Outcome::Skipped => {
+                    out.push_str(&format!("{ok} {} - {name} # SKIP {note}\n", n + 1))
+                }
                 _ => out.push_str(&format!("{ok} {} - {name}\n", n + 1)),
             }
             if case.outcome == Outcome::Failed {
@@ -97,7 +121,10 @@ impl Report {
             "skipped": self.count(Outcome::Skipped),
             "cases": self.cases,
         });
-        Ok(format!("{}\n", serde_json::to_string_pretty(&value).context("cannot encode the results")?))
+        Ok(format!(
+            "{}\n",
+            serde_json::to_string_pretty(&value).context("cannot encode the results")?
+        ))
     }
 
     pub fn junit(&self, name: &str) -> String {
@@ -138,9 +165,16 @@ impl Report {
                 match case.outcome {
                     Outcome::Passed => out.push_str("/>\n"),
                     Outcome::Failed => {
-                        out.push_str(&format!("><failure message=\"{}\">{}</failure></testcase>\n", xml(first), xml(&case.detail)));
+                        out.push_str(&format!(
+                            "><failure message=\"{}\">{}</failure></testcase>\n",
+                            xml(first),
+                            xml(&case.detail)
+                        ));
                     }
-                    Outcome::Skipped => out.push_str(&format!("><skipped message=\"{}\"/></testcase>\n", xml(first))),
+                    Outcome::Skipped => out.push_str(&format!(
+                        "><skipped message=\"{}\"/></testcase>\n",
+                        xml(first)
+                    )),
                 }
             }
             out.push_str("  </testsuite>\n");
@@ -192,7 +226,10 @@ mod tests {
         assert!(back.problems.is_empty(), "{back:?}");
         assert_eq!(back.cases.len(), 3);
         let junit = report.junit("test");
-        assert!(junit.contains("message=\"first &quot;line&quot;\""), "{junit}");
+        assert!(
+            junit.contains("message=\"first &quot;line&quot;\""),
+            "{junit}"
+        );
         assert!(junit.contains("name=\"a &lt;b&gt; &amp; #c\""));
         assert!(!junit.contains('\u{1}'));
         let json: serde_json::Value = serde_json::from_str(&report.json().unwrap()).unwrap();

@@ -61,11 +61,23 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
         Some(dir) => dir.clone(),
         None => std::env::current_dir().context("cannot find the current folder")?,
     };
-    let share = share.canonicalize().ok().filter(|d| d.is_dir()).ok_or_else(|| {
-        Fail::usage(format!("cannot share {}", share.display()), "it is no folder", "name an existing folder with --share")
-    })?;
+    let share = share
+        .canonicalize()
+        .ok()
+        .filter(|d| d.is_dir())
+        .ok_or_else(|| {
+            Fail::usage(
+                format!("cannot share {}", share.display()),
+                "it is no folder",
+                "name an existing folder with --share",
+            )
+        })?;
     if args.tty && !std::io::stdin().is_terminal() {
-        return Err(Fail::usage("--tty needs a terminal", "standard input is none", "leave it out"));
+        return Err(Fail::usage(
+            "--tty needs a terminal",
+            "standard input is none",
+            "leave it out",
+        ));
     }
     let kernel = parts::kernel(ctx, args.profile)?;
     let qemu = parts::qemu(ctx, args.stock_qemu)?;
@@ -83,11 +95,16 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
         icount: false,
     };
     if ctx.dry_run {
-        ctx.ui.command(&spec.command(&qemu, &std::env::temp_dir().join("fpt")));
+        ctx.ui
+            .command(&spec.command(&qemu, &std::env::temp_dir().join("fpt")));
         return Ok(code::OK);
     }
     let run = RunDir::new(ctx, "run")?;
-    let parts = Parts { kernel, qemu, image };
+    let parts = Parts {
+        kernel,
+        qemu,
+        image,
+    };
     parts.record(&run);
     run.set("mode", mode.as_str());
     rundir::recorded(&run, || session(ctx, &run, &parts, &spec, &args))
@@ -96,16 +113,25 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
 fn session(ctx: &Ctx, run: &RunDir, parts: &Parts, spec: &Spec, args: &Args) -> Result<i32> {
     let mut guest = Guest::boot(ctx, run, &parts.qemu, spec, "")?;
     let boot = guest.boot.clone();
-    ctx.ui.info(&format!("boot to init: {:.2} s ({})", boot.wall.as_secs_f64(), boot.uname));
+    ctx.ui.info(&format!(
+        "boot to init: {:.2} s ({})",
+        boot.wall.as_secs_f64(),
+        boot.uname
+    ));
     run.set("boot", serde_json::json!({ "seconds": boot.wall.as_secs_f64(), "kernel_ms": boot.kernel_ms, "uname": boot.uname }));
     if !boot.host {
         ctx.ui.warn("the guest could not mount the shared folder: the kernel lacks 9p, or QEMU was built without virtfs");
     }
     let shell = args.command.is_empty();
-    let tty = std::io::stdin().is_terminal() && std::io::stdout().is_terminal() && (shell || args.tty);
+    let tty =
+        std::io::stdin().is_terminal() && std::io::stdout().is_terminal() && (shell || args.tty);
     let mut exec = Exec {
         id: guest.new_id(),
-        argv: if shell { vec!["/bin/sh".into(), "-l".into()] } else { args.command.clone() },
+        argv: if shell {
+            vec!["/bin/sh".into(), "-l".into()]
+        } else {
+            args.command.clone()
+        },
         env: BTreeMap::new(),
         tty,
         stdin: true,
@@ -121,7 +147,8 @@ fn session(ctx: &Ctx, run: &RunDir, parts: &Parts, spec: &Spec, args: &Args) -> 
         (None, false) => Some(Duration::from_secs(600)),
     };
     let raw = if tty {
-        ctx.ui.info("Ctrl-] ends the session; `exit` leaves the shell");
+        ctx.ui
+            .info("Ctrl-] ends the session; `exit` leaves the shell");
         let raw = RawTerminal::enter()?;
         (exec.rows, exec.cols) = raw.size();
         Some(raw)
@@ -132,7 +159,9 @@ fn session(ctx: &Ctx, run: &RunDir, parts: &Parts, spec: &Spec, args: &Args) -> 
     forward_input(guest.requests(), id, tty);
     let exit = guest.wait_exit(id, idle, None, &mut |stream, data| {
         let written = match stream {
-            Stream::Stdout => std::io::stdout().write_all(data).and_then(|()| std::io::stdout().flush()),
+            Stream::Stdout => std::io::stdout()
+                .write_all(data)
+                .and_then(|()| std::io::stdout().flush()),
             Stream::Stderr => std::io::stderr().write_all(data),
         };
         match written {
@@ -148,7 +177,11 @@ fn session(ctx: &Ctx, run: &RunDir, parts: &Parts, spec: &Spec, args: &Args) -> 
     let splats = guest.splats(&[]);
     if let Some(splat) = splats.first() {
         // The command's own code stays what it is; a person should still know.
-        ctx.ui.warn(&format!("{} kernel warning(s) on the console, the first: {}", splats.len(), splat.line));
+        ctx.ui.warn(&format!(
+            "{} kernel warning(s) on the console, the first: {}",
+            splats.len(),
+            splat.line
+        ));
         run.set("splats", serde_json::json!(splats));
     }
     Ok(exit.status())
@@ -159,10 +192,11 @@ fn forward_input(requests: Requests, id: u64, tty: bool) {
     if tty {
         let requests = requests.clone();
         std::thread::spawn(move || {
-            let mut signals = match signal_hook::iterator::Signals::new([signal_hook::consts::SIGWINCH]) {
-                Ok(signals) => signals,
-                Err(_) => return,
-            };
+            let mut signals =
+                match signal_hook::iterator::Signals::new([signal_hook::consts::SIGWINCH]) {
+                    Ok(signals) => signals,
+                    Err(_) => return,
+                };
             for _ in signals.forever() {
                 let (rows, cols) = super::tty::size();
                 if !requests.send(&Op::Resize { id, rows, cols }) {
@@ -187,7 +221,10 @@ fn forward_input(requests: Requests, id: u64, tty: bool) {
                         requests.send(&Op::Signal { id, signal: 9 });
                         return;
                     }
-                    if !requests.send(&Op::In { id, data: Bytes::new(&raw[..len]) }) {
+                    if !requests.send(&Op::In {
+                        id,
+                        data: Bytes::new(&raw[..len]),
+                    }) {
                         return;
                     }
                 }

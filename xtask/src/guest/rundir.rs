@@ -40,7 +40,11 @@ impl RunDir {
                     n += 1;
                     name = format!("{began}-{command}.{n}");
                 }
-                Err(e) => return Err(anyhow::Error::new(e).context(format!("cannot create {}", path.display()))),
+                Err(e) => {
+                    return Err(
+                        anyhow::Error::new(e).context(format!("cannot create {}", path.display()))
+                    )
+                }
             }
         };
         let link = base.join(format!(".latest-{}", std::process::id()));
@@ -49,7 +53,13 @@ impl RunDir {
         std::os::unix::fs::symlink(&name, &link)
             .and_then(|()| fs::rename(&link, base.join("latest")))
             .with_context(|| format!("cannot write {}", base.join("latest").display()))?;
-        let run = RunDir { path, command: command.to_string(), start: Instant::now(), began, meta: Mutex::default() };
+        let run = RunDir {
+            path,
+            command: command.to_string(),
+            start: Instant::now(),
+            began,
+            meta: Mutex::default(),
+        };
         run.append("reproduce.txt", &format!("{}\n", reproducer()))?;
         Ok(run)
     }
@@ -75,7 +85,8 @@ impl RunDir {
 
     /// TAP, JSON and JUnit of a run with test cases.
     pub fn results(&self, report: &Report) -> Result<()> {
-        let write = |name: &str, text: String| store::write_atomic(&self.path.join(name), text.as_bytes());
+        let write =
+            |name: &str, text: String| store::write_atomic(&self.path.join(name), text.as_bytes());
         write("results.tap", report.tap())?;
         write("results.json", report.json()?)?;
         write("junit.xml", report.junit(&self.command))
@@ -87,11 +98,15 @@ impl RunDir {
         meta.insert("schema".into(), json!(1));
         meta.insert("command".into(), json!(self.command));
         meta.insert("began_utc".into(), json!(self.began));
-        meta.insert("seconds".into(), json!((self.start.elapsed().as_secs_f64() * 10.0).round() / 10.0));
+        meta.insert(
+            "seconds".into(),
+            json!((self.start.elapsed().as_secs_f64() * 10.0).round() / 10.0),
+        );
         meta.insert("exit".into(), json!(exit));
         meta.insert("reproduce".into(), json!(reproducer()));
         meta.insert("host".into(), json!(host()));
-        let text = serde_json::to_string_pretty(&Value::Object(meta)).context("cannot encode meta.json")?;
+        let text = serde_json::to_string_pretty(&Value::Object(meta))
+            .context("cannot encode meta.json")?;
         store::write_atomic(&self.path.join("meta.json"), format!("{text}\n").as_bytes())
     }
 }
@@ -123,7 +138,12 @@ pub fn reproducer() -> String {
 }
 
 fn host() -> Value {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_string();
+    let read = |path: &str| {
+        fs::read_to_string(path)
+            .unwrap_or_default()
+            .trim()
+            .to_string()
+    };
     json!({
         "kernel": read("/proc/sys/kernel/osrelease"),
         "cpus": std::thread::available_parallelism().map_or(1, |n| n.get()),
@@ -141,12 +161,18 @@ pub struct Log {
 
 impl Log {
     pub fn create(path: &Path) -> Result<Log> {
-        let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
-        Ok(Log { file, path: path.to_path_buf() })
+        let file =
+            File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
+        Ok(Log {
+            file,
+            path: path.to_path_buf(),
+        })
     }
 
     pub fn write(&mut self, data: &[u8]) -> Result<()> {
-        self.file.write_all(data).with_context(|| format!("cannot write {}", self.path.display()))
+        self.file
+            .write_all(data)
+            .with_context(|| format!("cannot write {}", self.path.display()))
     }
 }
 
@@ -163,7 +189,12 @@ pub fn utc(time: SystemTime) -> String {
     let day = doy - (153 * mp + 2) / 5 + 1;
     let month = if mp < 10 { mp + 3 } else { mp - 9 };
     let year = yoe + era * 400 + u64::from(month <= 2);
-    format!("{year:04}{month:02}{day:02}T{:02}{:02}{:02}Z", rest / 3600, rest % 3600 / 60, rest % 60)
+    format!(
+        "{year:04}{month:02}{day:02}T{:02}{:02}{:02}Z",
+        rest / 3600,
+        rest % 3600 / 60,
+        rest % 60
+    )
 }
 
 #[cfg(test)]
@@ -181,7 +212,10 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_told() {
-        let mut log = Log { file: OpenOptions::new().write(true).open("/dev/full").unwrap(), path: "/dev/full".into() };
+        let mut log = Log {
+            file: OpenOptions::new().write(true).open("/dev/full").unwrap(),
+            path: "/dev/full".into(),
+        };
         let (line, code) = crate::api::fail::report(&log.write(b"x").unwrap_err());
         assert_eq!(code, crate::api::code::INFRA);
         assert!(line.contains("the disk is full"), "{line}");

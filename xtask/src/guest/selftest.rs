@@ -71,15 +71,28 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
         return Ok(code::OK);
     }
     let Some(word) = &args.mode else {
-        return Err(Fail::usage("no mode", "the tests compare a mode with radix", "name it with --mode"));
+        return Err(Fail::usage(
+            "no mode",
+            "the tests compare a mode with radix",
+            "name it with --mode",
+        ));
     };
     let mode = parts::mode(ctx, word)?;
     qemu::check_size(&args.mem)?;
-    let plan = Plan { smp: args.smp, mem: args.mem.clone(), append: args.append.clone(), repeat: args.repeat as usize };
+    let plan = Plan {
+        smp: args.smp,
+        mem: args.mem.clone(),
+        append: args.append.clone(),
+        repeat: args.repeat as usize,
+    };
     let kernel = parts::kernel(ctx, args.profile)?;
     let parts = build_parts(ctx, kernel)?;
     if ctx.dry_run {
-        ctx.ui.command(&plan.spec(&parts, mode.as_str()).command(&parts.qemu, &std::env::temp_dir().join("fpt")));
+        ctx.ui.command(
+            &plan
+                .spec(&parts, mode.as_str())
+                .command(&parts.qemu, &std::env::temp_dir().join("fpt")),
+        );
         return Ok(code::OK);
     }
     let allow = list::allowed(&ctx.root.join("selftests/console-allow.toml"))?;
@@ -87,12 +100,23 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
     parts.record(&run);
     run.set("mode", mode.as_str());
     rundir::recorded(&run, || {
-        let suite = Suite { ctx, run: &run, parts: &parts, plan: &plan, programs: &programs, allow: &allow };
+        let suite = Suite {
+            ctx,
+            run: &run,
+            parts: &parts,
+            plan: &plan,
+            programs: &programs,
+            allow: &allow,
+        };
         let report = suite.compare(&[mode.clone()])?;
         run.results(&report)?;
         print_failures(ctx, &report);
         println!("{}", report.summary());
-        Ok(if report.green() { code::OK } else { code::TEST_FAILED })
+        Ok(if report.green() {
+            code::OK
+        } else {
+            code::TEST_FAILED
+        })
     })
 }
 
@@ -117,12 +141,19 @@ pub fn build_parts(ctx: &Ctx, kernel: build::Kernel) -> Result<Parts> {
         tree.folder("selftests", &tests)?;
         tree.text("bin/fpt-prep", 0o755, include_str!("prep.sh"));
         // Upstream's scripts are written for it, and S's list skips them without.
-        if let Some(bash) = [std::path::Path::new("/bin/bash")].into_iter().find(|b| b.exists()) {
+        if let Some(bash) = [std::path::Path::new("/bin/bash")]
+            .into_iter()
+            .find(|b| b.exists())
+        {
             tree.program("bin/bash", bash)?;
         }
         Ok(())
     })?;
-    Ok(Parts { kernel, qemu, image })
+    Ok(Parts {
+        kernel,
+        qemu,
+        image,
+    })
 }
 
 /// How the guests of a comparison are started.
@@ -136,7 +167,12 @@ pub struct Plan {
 
 impl Default for Plan {
     fn default() -> Self {
-        Plan { smp: 2, mem: "4G".into(), append: Vec::new(), repeat: 1 }
+        Plan {
+            smp: 2,
+            mem: "4G".into(),
+            append: Vec::new(),
+            repeat: 1,
+        }
     }
 }
 
@@ -176,13 +212,25 @@ pub struct Ran {
 
 impl Ran {
     fn one(name: &str, outcome: impl Into<String>, status: Status, tail: impl Into<String>) -> Ran {
-        Ran { cases: vec![Seen { name: name.into(), outcome: outcome.into(), status }], ms: 0, tail: tail.into() }
+        Ran {
+            cases: vec![Seen {
+                name: name.into(),
+                outcome: outcome.into(),
+                status,
+            }],
+            ms: 0,
+            tail: tail.into(),
+        }
     }
 
     fn remark(&self) -> String {
         let count = |s| self.cases.iter().filter(|c| c.status == s).count();
         let mut text = format!("{} ok", count(Status::Pass));
-        for (status, word) in [(Status::Fail, "failed"), (Status::Skip, "skipped"), (Status::Xfail, "expected failures")] {
+        for (status, word) in [
+            (Status::Fail, "failed"),
+            (Status::Skip, "skipped"),
+            (Status::Xfail, "expected failures"),
+        ] {
             match count(status) {
                 0 => {}
                 n => text.push_str(&format!(", {n} {word}")),
@@ -198,20 +246,36 @@ pub fn judge(program: &Program, exit: &vm::Exit, stdout: &str, stderr: &str) -> 
     if program.tap {
         let tap = tap::parse(stdout.lines());
         for case in tap.cases {
-            cases.push(Seen { outcome: case.status.to_string(), name: case.name, status: case.status });
+            cases.push(Seen {
+                outcome: case.status.to_string(),
+                name: case.name,
+                status: case.status,
+            });
         }
         if tap.skipped.is_some() {
-            cases.push(Seen { name: "program".into(), outcome: "skip".into(), status: Status::Skip });
+            cases.push(Seen {
+                name: "program".into(),
+                outcome: "skip".into(),
+                status: Status::Skip,
+            });
         }
         let (outcome, status) = if tap.problems.is_empty() {
             ("complete".to_string(), Status::Pass)
         } else {
             (tap.problems.join(", "), Status::Fail)
         };
-        cases.push(Seen { name: "TAP plan".into(), outcome, status });
+        cases.push(Seen {
+            name: "TAP plan".into(),
+            outcome,
+            status,
+        });
     } else {
         let mut seen = BTreeMap::<String, usize>::new();
-        for line in stdout.lines().map(str::trim).filter(|l| program.cases.iter().any(|c| l.starts_with(c.as_str()))) {
+        for line in stdout
+            .lines()
+            .map(str::trim)
+            .filter(|l| program.cases.iter().any(|c| l.starts_with(c.as_str())))
+        {
             let (name, outcome) = line.split_once("...").unwrap_or((line, ""));
             let low = outcome.to_ascii_lowercase();
             let status = match low {
@@ -221,27 +285,51 @@ pub fn judge(program: &Program, exit: &vm::Exit, stdout: &str, stderr: &str) -> 
             };
             let n = seen.entry(name.trim().to_string()).or_default();
             *n += 1;
-            let name = if *n > 1 { format!("{} [{n}]", name.trim()) } else { name.trim().to_string() };
+            let name = if *n > 1 {
+                format!("{} [{n}]", name.trim())
+            } else {
+                name.trim().to_string()
+            };
             let outcome = match outcome.trim() {
                 "" => "there".to_string(),
                 text => text.to_string(),
             };
-            cases.push(Seen { name, outcome, status });
+            cases.push(Seen {
+                name,
+                outcome,
+                status,
+            });
         }
     }
-    cases.retain(|c| !program.ignore_lines.iter().any(|i| c.name.contains(i.as_str())));
+    cases.retain(|c| {
+        !program
+            .ignore_lines
+            .iter()
+            .any(|i| c.name.contains(i.as_str()))
+    });
     let (outcome, status) = match (exit.timeout, exit.signal, exit.code) {
-        (true, _, _) => (format!("ran into the limit of {} s", program.timeout_s), Status::Fail),
+        (true, _, _) => (
+            format!("ran into the limit of {} s", program.timeout_s),
+            Status::Fail,
+        ),
         (_, 0, 0) => ("exit code 0".into(), Status::Pass),
         (_, 0, 2) => ("exit code 2".into(), Status::Xfail),
         (_, 0, 4) => ("exit code 4".into(), Status::Skip),
         (_, 0, n) => (format!("exit code {n}"), Status::Fail),
         (_, n, _) => (format!("ended by signal {n}"), Status::Fail),
     };
-    cases.push(Seen { name: "exit".into(), outcome, status });
+    cases.push(Seen {
+        name: "exit".into(),
+        outcome,
+        status,
+    });
     let lines: Vec<&str> = stdout.lines().chain(stderr.lines()).collect();
     let tail = lines[lines.len().saturating_sub(30)..].join("\n");
-    Ran { cases, ms: exit.ms, tail }
+    Ran {
+        cases,
+        ms: exit.ms,
+        tail,
+    }
 }
 
 /// A comparison on one image.
@@ -267,7 +355,12 @@ impl Suite<'_> {
     /// Every mode against radix; radix runs once for all of them. Two guests at a time.
     pub fn compare(&self, modes: &[Mode]) -> Result<Report> {
         let mut names = vec![RADIX.to_string()];
-        names.extend(modes.iter().map(|m| m.as_str().to_string()).filter(|m| m != RADIX));
+        names.extend(
+            modes
+                .iter()
+                .map(|m| m.as_str().to_string())
+                .filter(|m| m != RADIX),
+        );
         let next = Mutex::new(names.iter());
         let done = Mutex::new(BTreeMap::<String, Result<ModeRun>>::new());
         std::thread::scope(|scope| {
@@ -283,7 +376,9 @@ impl Suite<'_> {
         let mut done = done.into_inner().unwrap_or_else(|e| e.into_inner());
         let mut runs = BTreeMap::new();
         for name in &names {
-            let result = done.remove(name).unwrap_or_else(|| Err(Fail::infra(format!("mode {name} did not run"), "", "")));
+            let result = done
+                .remove(name)
+                .unwrap_or_else(|| Err(Fail::infra(format!("mode {name} did not run"), "", "")));
             runs.insert(name.clone(), result?);
         }
         let mut report = Report::default();
@@ -302,7 +397,13 @@ impl Suite<'_> {
         if !any {
             // Radix by itself: what it says is what it is.
             for program in self.programs {
-                for seen in radix.runs.get(&program.name).into_iter().flatten().flat_map(|r| &r.cases) {
+                for seen in radix
+                    .runs
+                    .get(&program.name)
+                    .into_iter()
+                    .flatten()
+                    .flat_map(|r| &r.cases)
+                {
                     report.cases.push(plain_case(RADIX, program, seen));
                 }
             }
@@ -310,7 +411,13 @@ impl Suite<'_> {
         Ok(report)
     }
 
-    fn compare_one(&self, mode: &str, radix: &ModeRun, run: &mut ModeRun, report: &mut Report) -> Result<()> {
+    fn compare_one(
+        &self,
+        mode: &str,
+        radix: &ModeRun,
+        run: &mut ModeRun,
+        report: &mut Report,
+    ) -> Result<()> {
         let mut radix_runs = radix.runs.clone();
         let differ = |a: &Runs, b: &Runs| -> Vec<Program> {
             let differs = |p: &&Program| p.compare && table(p, a, b).values().any(|(x, y)| x != y);
@@ -319,7 +426,10 @@ impl Suite<'_> {
         let suspects = differ(&radix_runs, &run.runs);
         if !suspects.is_empty() {
             let names: Vec<&str> = suspects.iter().map(|p| p.name.as_str()).collect();
-            self.ctx.ui.info(&format!("different at first sight: {}; each runs {RERUNS} more times in both modes", names.join(", ")));
+            self.ctx.ui.info(&format!(
+                "different at first sight: {}; each runs {RERUNS} more times in both modes",
+                names.join(", ")
+            ));
             // One after the other: the noise of a busy host is what this is meant to remove.
             for (name, runs) in [(RADIX, &mut radix_runs), (mode, &mut run.runs)] {
                 let again = self.mode(name, &format!("{name}-again"), &suspects, RERUNS)?;
@@ -329,40 +439,86 @@ impl Suite<'_> {
                 }
             }
         }
-        self.run.set(&format!("seconds_{mode}"), serde_json::json!({ "mode": run.ms / 1000, "radix": radix.ms / 1000 }));
+        self.run.set(
+            &format!("seconds_{mode}"),
+            serde_json::json!({ "mode": run.ms / 1000, "radix": radix.ms / 1000 }),
+        );
         let detail = serde_json::json!({ "radix": radix_runs, "mode": run.runs });
         let text = serde_json::to_string_pretty(&detail)?;
-        crate::api::store::write_atomic(&self.run.path.join(format!("programs-{mode}.json")), text.as_bytes())?;
+        crate::api::store::write_atomic(
+            &self.run.path.join(format!("programs-{mode}.json")),
+            text.as_bytes(),
+        )?;
         for program in self.programs {
             self.verdict(mode, program, &radix_runs, &run.runs, report);
         }
         Ok(())
     }
 
-    fn verdict(&self, mode: &str, program: &Program, radix: &Runs, runs: &Runs, report: &mut Report) {
+    fn verdict(
+        &self,
+        mode: &str,
+        program: &Program,
+        radix: &Runs,
+        runs: &Runs,
+        report: &mut Report,
+    ) {
         let suite = format!("{mode}: {}", program.name);
         let table = table(program, radix, runs);
-        let ms = runs.get(&program.name).and_then(|r| r.first()).map_or(0, |r| r.ms);
-        let tail = |runs: &Runs| runs.get(&program.name).and_then(|r| r.last()).map(|r| r.tail.clone()).unwrap_or_default();
+        let ms = runs
+            .get(&program.name)
+            .and_then(|r| r.first())
+            .map_or(0, |r| r.ms);
+        let tail = |runs: &Runs| {
+            runs.get(&program.name)
+                .and_then(|r| r.last())
+                .map(|r| r.tail.clone())
+                .unwrap_or_default()
+        };
         if table.is_empty() {
-            report.cases.push(Case::failed(&suite, "program", "no result at all", 0));
+            report
+                .cases
+                .push(Case::failed(&suite, "program", "no result at all", 0));
         }
         for (n, (name, (in_radix, in_mode))) in table.iter().enumerate() {
-            let text = |set: &BTreeSet<(String, Status)>| set.iter().map(|s| s.0.clone()).collect::<Vec<_>>().join(" or ");
+            let text = |set: &BTreeSet<(String, Status)>| {
+                set.iter()
+                    .map(|s| s.0.clone())
+                    .collect::<Vec<_>>()
+                    .join(" or ")
+            };
             let has = |set: &BTreeSet<(String, Status)>, status| set.iter().any(|s| s.1 == status);
             let ms = if n == 0 { ms } else { 0 };
             let case = if program.compare && in_radix != in_mode {
-                let detail = format!("radix: {}\n{mode}: {}\nits last lines in {mode}:\n{}", text(in_radix), text(in_mode), tail(runs));
+                let detail = format!(
+                    "radix: {}\n{mode}: {}\nits last lines in {mode}:\n{}",
+                    text(in_radix),
+                    text(in_mode),
+                    tail(runs)
+                );
                 Case::failed(&suite, name, detail, ms)
-            } else if (program.must_pass() || name == PREPARE) && (has(in_mode, Status::Fail) || (program.compare && has(in_radix, Status::Fail))) {
-                let detail = format!("{} (radix: {})\nits last lines in {mode}:\n{}", text(in_mode), text(in_radix), tail(runs));
+            } else if (program.must_pass() || name == PREPARE)
+                && (has(in_mode, Status::Fail) || (program.compare && has(in_radix, Status::Fail)))
+            {
+                let detail = format!(
+                    "{} (radix: {})\nits last lines in {mode}:\n{}",
+                    text(in_mode),
+                    text(in_radix),
+                    tail(runs)
+                );
                 Case::failed(&suite, name, detail, ms)
             } else if in_mode.iter().all(|s| s.1 == Status::Skip) {
                 Case::skipped(&suite, name, "in both modes")
             } else if in_mode.iter().all(|s| s.1 == Status::Pass) {
                 Case::new(&suite, name, Outcome::Passed, "", ms)
             } else {
-                Case::new(&suite, name, Outcome::Passed, format!("{}, in both modes", text(in_mode)), ms)
+                Case::new(
+                    &suite,
+                    name,
+                    Outcome::Passed,
+                    format!("{}, in both modes", text(in_mode)),
+                    ms,
+                )
             };
             report.cases.push(case);
         }
@@ -371,18 +527,38 @@ impl Suite<'_> {
     fn splat_cases(&self, mode: &str, splats: &[Splat], report: &mut Report) {
         let suite = format!("console {mode}");
         if splats.is_empty() {
-            report.cases.push(Case::passed(&suite, "no kernel warnings", 0));
+            report
+                .cases
+                .push(Case::passed(&suite, "no kernel warnings", 0));
         }
         for splat in splats {
-            let during = if splat.program.is_empty() { String::new() } else { format!(" (during {})", splat.program) };
-            report.cases.push(Case::failed(&suite, &format!("kernel warning{during}"), splat.line.clone(), 0));
+            let during = if splat.program.is_empty() {
+                String::new()
+            } else {
+                format!(" (during {})", splat.program)
+            };
+            report.cases.push(Case::failed(
+                &suite,
+                &format!("kernel warning{during}"),
+                splat.line.clone(),
+                0,
+            ));
         }
     }
 
     /// All programs in one mode. A guest that dies is replaced; the program that ran is marked.
-    fn mode(&self, mode: &str, label: &str, programs: &[Program], repeat: usize) -> Result<ModeRun> {
+    fn mode(
+        &self,
+        mode: &str,
+        label: &str,
+        programs: &[Program],
+        repeat: usize,
+    ) -> Result<ModeRun> {
         let start = std::time::Instant::now();
-        let stage = self.ctx.ui.stage(&format!("{} programs in {mode}", programs.len()));
+        let stage = self
+            .ctx
+            .ui
+            .stage(&format!("{} programs in {mode}", programs.len()));
         let mut out = ModeRun::default();
         let mut deaths = 0;
         let mut guest: Option<Guest> = None;
@@ -393,7 +569,11 @@ impl Suite<'_> {
                     Some(guest) => guest,
                     None => {
                         count += 1;
-                        let name = if count == 1 { label.to_string() } else { format!("{label}.{count}") };
+                        let name = if count == 1 {
+                            label.to_string()
+                        } else {
+                            format!("{label}.{count}")
+                        };
                         self.fresh(mode, &name)?
                     }
                 };
@@ -409,13 +589,26 @@ impl Suite<'_> {
                         drop(fresh);
                         deaths += 1;
                         if deaths > DEATHS {
-                            return Err(Fail::new(code::GUEST_CRASHED, format!("{deaths} guests died in {mode}"), line, "see the console logs").into());
+                            return Err(Fail::new(
+                                code::GUEST_CRASHED,
+                                format!("{deaths} guests died in {mode}"),
+                                line,
+                                "see the console logs",
+                            )
+                            .into());
                         }
                         Ran::one("program", "the guest died", Status::Fail, line)
                     }
                     Err(err) => return Err(err),
                 };
-                let text = format!("{label} [{}/{}] {}: {} ({:.1} s)", n + 1, programs.len(), program.name, ran.remark(), ran.ms as f64 / 1000.0);
+                let text = format!(
+                    "{label} [{}/{}] {}: {} ({:.1} s)",
+                    n + 1,
+                    programs.len(),
+                    program.name,
+                    ran.remark(),
+                    ran.ms as f64 / 1000.0
+                );
                 stage.note(&text);
                 out.runs.entry(program.name.clone()).or_default().push(ran);
             }
@@ -430,7 +623,13 @@ impl Suite<'_> {
     }
 
     fn fresh(&self, mode: &str, name: &str) -> Result<Guest> {
-        let mut guest = Guest::start(self.ctx, self.run, &self.parts.qemu, &self.plan.spec(self.parts, mode), name)?;
+        let mut guest = Guest::start(
+            self.ctx,
+            self.run,
+            &self.parts.qemu,
+            &self.plan.spec(self.parts, mode),
+            name,
+        )?;
         guest.wait_ready(None)?;
         check_mode(&mut guest, mode)?;
         guest.shell("fpt-prep save")?;
@@ -448,7 +647,13 @@ fn plain_case(mode: &str, program: &Program, seen: &Seen) -> Case {
         Status::Skip => Outcome::Skipped,
         Status::Fail | Status::Absent => Outcome::Failed,
     };
-    Case::new(&format!("{mode}: {}", program.name), &seen.name, outcome, seen.outcome.clone(), 0)
+    Case::new(
+        &format!("{mode}: {}", program.name),
+        &seen.name,
+        outcome,
+        seen.outcome.clone(),
+        0,
+    )
 }
 
 /// A guest in the wrong mode would compare radix with radix and find everything equal.
@@ -460,11 +665,22 @@ pub fn check_mode(guest: &mut Guest, mode: &str) -> Result<()> {
     })?;
     let found = text.trim();
     // A kernel without flattened tables can only be radix.
-    if (exit.status() == 0 && found == mode) || (exit.status() != 0 && mode == RADIX) || std::env::var_os("FPT_ANY_MODE").is_some() {
+    if (exit.status() == 0 && found == mode)
+        || (exit.status() != 0 && mode == RADIX)
+        || std::env::var_os("FPT_ANY_MODE").is_some()
+    {
         return Ok(());
     }
-    let found = if exit.status() == 0 { format!("it says '{found}'") } else { format!("it does not say: {found}") };
-    Err(Fail::test(format!("the guest is not in mode {mode}"), found, "look for the line 'fpt: mode' in the console log"))
+    let found = if exit.status() == 0 {
+        format!("it says '{found}'")
+    } else {
+        format!("it does not say: {found}")
+    };
+    Err(Fail::test(
+        format!("the guest is not in mode {mode}"),
+        found,
+        "look for the line 'fpt: mode' in the console log",
+    ))
 }
 
 /// All outcomes of each case over all runs, in radix and in the mode.
@@ -475,7 +691,11 @@ fn table(program: &Program, radix: &Runs, mode: &Runs) -> Table {
     let empty = Vec::new();
     let of = |runs: &'_ Runs| runs.get(&program.name).unwrap_or(&empty).clone();
     let (radix, mode) = (of(radix), of(mode));
-    let names: BTreeSet<String> = radix.iter().chain(&mode).flat_map(|r| r.cases.iter().map(|c| c.name.clone())).collect();
+    let names: BTreeSet<String> = radix
+        .iter()
+        .chain(&mode)
+        .flat_map(|r| r.cases.iter().map(|c| c.name.clone()))
+        .collect();
     for name in names {
         let set = |runs: &[Ran]| -> BTreeSet<(String, Status)> {
             let outcome = |r: &Ran| match r.cases.iter().find(|c| c.name == name) {
@@ -492,22 +712,54 @@ fn table(program: &Program, radix: &Runs, mode: &Runs) -> Table {
 
 /// One program in a guest put back to its first state.
 fn one(guest: &mut Guest, program: &Program) -> Result<Ran> {
-    let state = format!("fpt-prep reset {} {} {}", program.hugepages, program.hugepages_1g, i32::from(program.swap()));
-    let (exit, said) = guest.run(Exec { argv: vec!["sh".into(), "-c".into(), state], timeout_s: 120, ..Exec::default() })?;
+    let state = format!(
+        "fpt-prep reset {} {} {}",
+        program.hugepages,
+        program.hugepages_1g,
+        i32::from(program.swap())
+    );
+    let (exit, said) = guest.run(Exec {
+        argv: vec!["sh".into(), "-c".into(), state],
+        timeout_s: 120,
+        ..Exec::default()
+    })?;
     let said = said.trim();
     if let (0, Some(why)) = (exit.status(), said.strip_prefix("skip: ")) {
-        return Ok(Ran::one("program", format!("skip: {why}"), Status::Skip, said));
+        return Ok(Ran::one(
+            "program",
+            format!("skip: {why}"),
+            Status::Skip,
+            said,
+        ));
     }
     if exit.status() != 0 || said != "ok" {
-        return Ok(Ran::one(PREPARE, "the guest could not be prepared", Status::Fail, said));
+        return Ok(Ran::one(
+            PREPARE,
+            "the guest could not be prepared",
+            Status::Fail,
+            said,
+        ));
     }
     for file in program.files() {
-        let (exit, _) = guest.run(Exec { argv: vec!["test".into(), "-e".into(), file.into()], timeout_s: 30, ..Exec::default() })?;
+        let (exit, _) = guest.run(Exec {
+            argv: vec!["test".into(), "-e".into(), file.into()],
+            timeout_s: 30,
+            ..Exec::default()
+        })?;
         if exit.status() != 0 {
-            return Ok(Ran::one("program", format!("skip: no {file}"), Status::Skip, format!("{file} is not in the guest")));
+            return Ok(Ran::one(
+                "program",
+                format!("skip: no {file}"),
+                Status::Skip,
+                format!("{file} is not in the guest"),
+            ));
         }
     }
-    let shell = |line: &str| Exec { argv: vec!["sh".into(), "-c".into(), line.into()], timeout_s: 60, ..Exec::default() };
+    let shell = |line: &str| Exec {
+        argv: vec!["sh".into(), "-c".into(), line.into()],
+        timeout_s: 60,
+        ..Exec::default()
+    };
     if !program.setup.is_empty() {
         let (exit, text) = guest.run(shell(&program.setup))?;
         if exit.status() != 0 {
@@ -549,12 +801,20 @@ mod tests {
     use super::*;
 
     fn program(tap: bool) -> Program {
-        let text = format!("name='mm/x'\ndir='mm'\nargv=['./x']\ntimeout_s=5\ntap={tap}\n{}", if tap { "" } else { "cases=['Testing ']\n" });
+        let text = format!(
+            "name='mm/x'\ndir='mm'\nargv=['./x']\ntimeout_s=5\ntap={tap}\n{}",
+            if tap { "" } else { "cases=['Testing ']\n" }
+        );
         toml::from_str(&text).unwrap()
     }
 
     fn exit(code: i32, signal: i32, timeout: bool) -> vm::Exit {
-        vm::Exit { code, signal, timeout, ms: 1 }
+        vm::Exit {
+            code,
+            signal,
+            timeout,
+            ms: 1,
+        }
     }
 
     fn runs(list: &[Ran]) -> Runs {
@@ -563,19 +823,36 @@ mod tests {
 
     #[test]
     fn plan_and_exit_are_cases() {
-        let ran = judge(&program(true), &exit(0, 0, false), "TAP version 13\n1..2\nok 1 a\n", "");
-        let failed: Vec<&str> = ran.cases.iter().filter(|c| c.status == Status::Fail).map(|c| c.name.as_str()).collect();
+        let ran = judge(
+            &program(true),
+            &exit(0, 0, false),
+            "TAP version 13\n1..2\nok 1 a\n",
+            "",
+        );
+        let failed: Vec<&str> = ran
+            .cases
+            .iter()
+            .filter(|c| c.status == Status::Fail)
+            .map(|c| c.name.as_str())
+            .collect();
         assert_eq!(failed, ["TAP plan"]);
         let ran = judge(&program(true), &exit(0, 9, true), "1..1\nok 1 a\n", "");
         assert_eq!(ran.cases.last().unwrap().status, Status::Fail);
         let ran = judge(&program(true), &exit(4, 0, false), "1..0 # SKIP x\n", "");
-        assert!(ran.cases.iter().any(|c| c.name == "program" && c.status == Status::Skip));
+        assert!(ran
+            .cases
+            .iter()
+            .any(|c| c.name == "program" && c.status == Status::Skip));
     }
 
     #[test]
     fn lines_are_cases() {
         let ran = judge(&program(false), &exit(0, 0, false), "Testing a on anon... done\nTesting b... skipped [reason: x]\nnoise\nTesting a on anon... failed\n", "");
-        let list: Vec<(&str, &str, Status)> = ran.cases.iter().map(|c| (c.name.as_str(), c.outcome.as_str(), c.status)).collect();
+        let list: Vec<(&str, &str, Status)> = ran
+            .cases
+            .iter()
+            .map(|c| (c.name.as_str(), c.outcome.as_str(), c.status))
+            .collect();
         assert_eq!(
             list,
             [
@@ -590,13 +867,25 @@ mod tests {
     #[test]
     fn a_skip_or_a_pass_too_much_is_a_difference() {
         let ok = judge(&program(true), &exit(0, 0, false), "1..1\nok 1 a\n", "");
-        let skip = judge(&program(true), &exit(0, 0, false), "1..1\nok 1 a # SKIP\n", "");
-        let differs = |a: &[Ran], b: &[Ran]| table(&program(true), &runs(a), &runs(b)).values().any(|(x, y)| x != y);
+        let skip = judge(
+            &program(true),
+            &exit(0, 0, false),
+            "1..1\nok 1 a # SKIP\n",
+            "",
+        );
+        let differs = |a: &[Ran], b: &[Ran]| {
+            table(&program(true), &runs(a), &runs(b))
+                .values()
+                .any(|(x, y)| x != y)
+        };
         assert!(differs(&[ok.clone()], &[skip.clone()]));
         assert!(differs(&[skip.clone()], &[ok.clone()]));
         assert!(!differs(&[ok.clone()], &[ok.clone()]));
         // Flaky in both: the sets agree.
-        assert!(!differs(&[ok.clone(), skip.clone()], &[skip, ok.clone(), ok.clone()]));
+        assert!(!differs(
+            &[ok.clone(), skip.clone()],
+            &[skip, ok.clone(), ok.clone()]
+        ));
         let crash = Ran::one("program", "the guest died", Status::Fail, "");
         assert!(differs(&[ok], &[crash]));
     }

@@ -58,8 +58,12 @@ struct Level {
 
 /// Removes a printk time stamp, so that results on a console can be read.
 pub fn strip_time(line: &str) -> &str {
-    let Some(rest) = line.strip_prefix('[') else { return line };
-    let Some((stamp, rest)) = rest.split_once(']') else { return line };
+    let Some(rest) = line.strip_prefix('[') else {
+        return line;
+    };
+    let Some((stamp, rest)) = rest.split_once(']') else {
+        return line;
+    };
     let stamp = stamp.trim_start();
     let is_time = stamp.contains('.') && stamp.chars().all(|c| c.is_ascii_digit() || c == '.');
     if is_time {
@@ -78,7 +82,9 @@ pub fn parse<'a>(lines: impl IntoIterator<Item = &'a str>) -> Tap {
         let line = strip_time(raw).trim_end();
         let text = line.trim_start_matches(' ');
         let indent = line.len() - text.len();
-        let opens = text.starts_with("KTAP version") || text.starts_with("TAP version") || text.starts_with("# Subtest:");
+        let opens = text.starts_with("KTAP version")
+            || text.starts_with("TAP version")
+            || text.starts_with("# Subtest:");
         let plan = plan_of(text);
         let result = result_of(text);
         if !opens && plan.is_none() && result.is_none() {
@@ -93,7 +99,10 @@ pub fn parse<'a>(lines: impl IntoIterator<Item = &'a str>) -> Tap {
                 // Indented text that no subtest announced.
                 continue;
             }
-            levels.push(Level { indent, ..Level::default() });
+            levels.push(Level {
+                indent,
+                ..Level::default()
+            });
         }
         while levels.len() > 1 && levels.last().is_some_and(|l| l.indent > indent) {
             if let Some(closed) = levels.pop() {
@@ -101,7 +110,9 @@ pub fn parse<'a>(lines: impl IntoIterator<Item = &'a str>) -> Tap {
                 children.extend(closed.cases);
             }
         }
-        let Some(level) = levels.last_mut() else { continue };
+        let Some(level) = levels.last_mut() else {
+            continue;
+        };
         if let Some((count, skip)) = plan {
             if level.plan.is_some_and(|old| old != count) {
                 tap.problems.push("two different plans".into());
@@ -118,7 +129,10 @@ pub fn parse<'a>(lines: impl IntoIterator<Item = &'a str>) -> Tap {
             } else {
                 let failed_child = children.iter().any(|c| c.status == Status::Fail);
                 for child in children.drain(..) {
-                    level.cases.push(Case { name: format!("{}/{}", case.name, child.name), ..child });
+                    level.cases.push(Case {
+                        name: format!("{}/{}", case.name, child.name),
+                        ..child
+                    });
                 }
                 if case.status == Status::Fail && !failed_child {
                     level.cases.push(case);
@@ -129,7 +143,8 @@ pub fn parse<'a>(lines: impl IntoIterator<Item = &'a str>) -> Tap {
     while levels.len() > 1 {
         if let Some(open) = levels.pop() {
             check_plan(&open, &mut tap.problems);
-            tap.problems.push("a subtest has no result of its own".into());
+            tap.problems
+                .push("a subtest has no result of its own".into());
             children.extend(open.cases);
         }
     }
@@ -145,7 +160,9 @@ pub fn parse<'a>(lines: impl IntoIterator<Item = &'a str>) -> Tap {
 fn check_plan(level: &Level, problems: &mut Vec<String>) {
     match level.plan {
         None => problems.push("no plan".into()),
-        Some(plan) if plan != level.seen => problems.push(format!("planned {plan} tests, ran {}", level.seen)),
+        Some(plan) if plan != level.seen => {
+            problems.push(format!("planned {plan} tests, ran {}", level.seen))
+        }
         Some(_) => {}
     }
 }
@@ -170,7 +187,9 @@ fn plan_of(text: &str) -> Option<(usize, Option<String>)> {
     let rest = rest[digits..].trim();
     let skip = match rest.strip_prefix('#').map(str::trim) {
         None if rest.is_empty() => None,
-        Some(note) if note.to_ascii_uppercase().starts_with("SKIP") => Some(note[4..].trim().to_string()),
+        Some(note) if note.to_ascii_uppercase().starts_with("SKIP") => {
+            Some(note[4..].trim().to_string())
+        }
         _ => return None,
     };
     Some((count, skip))
@@ -197,7 +216,10 @@ fn result_of(text: &str) -> Option<Case> {
     let (mut name, mut note) = (rest, String::new());
     for (at, _) in rest.match_indices('#') {
         let directive = rest[at + 1..].trim_start();
-        let word = directive.split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or("");
+        let word = directive
+            .split(|c: char| !c.is_ascii_alphabetic())
+            .next()
+            .unwrap_or("");
         let new = match (word.to_ascii_uppercase().as_str(), ok) {
             ("SKIP", _) => Status::Skip,
             ("XFAIL" | "TODO", _) => Status::Xfail,
@@ -210,7 +232,11 @@ fn result_of(text: &str) -> Option<Case> {
         break;
     }
     let name = name.trim().trim_start_matches("- ").trim();
-    let name = if name.is_empty() { format!("#{number}") } else { name.to_string() };
+    let name = if name.is_empty() {
+        format!("#{number}")
+    } else {
+        name.to_string()
+    };
     Some(Case { name, status, note })
 }
 
@@ -223,24 +249,43 @@ mod tests {
     }
 
     fn list(tap: &Tap) -> Vec<(&str, Status)> {
-        tap.cases.iter().map(|c| (c.name.as_str(), c.status)).collect()
+        tap.cases
+            .iter()
+            .map(|c| (c.name.as_str(), c.status))
+            .collect()
     }
 
     #[test]
     fn plain() {
         let tap = of("TAP version 13\n1..4\nok 1 one\nnot ok 2 two\nok 3 # SKIP no memory\nnot ok 4 - four # XFAIL known\n# Totals: pass:1\n");
         assert!(tap.problems.is_empty(), "{tap:?}");
-        assert_eq!(list(&tap), [("one", Status::Pass), ("two", Status::Fail), ("#3", Status::Skip), ("four", Status::Xfail)]);
+        assert_eq!(
+            list(&tap),
+            [
+                ("one", Status::Pass),
+                ("two", Status::Fail),
+                ("#3", Status::Skip),
+                ("four", Status::Xfail)
+            ]
+        );
         assert_eq!(tap.cases[2].note, "no memory");
     }
 
     #[test]
     fn missing_and_short_plans_are_problems() {
         assert_eq!(of("TAP version 13\nok 1 a\n").problems, ["no plan"]);
-        assert_eq!(of("TAP version 13\n1..3\nok 1 a\nok 2 b\n").problems, ["planned 3 tests, ran 2"]);
+        assert_eq!(
+            of("TAP version 13\n1..3\nok 1 a\nok 2 b\n").problems,
+            ["planned 3 tests, ran 2"]
+        );
         assert_eq!(of("").problems, ["no plan"]);
-        assert_eq!(of("1..1\nok 1 a\nok 2 b\n").problems, ["planned 1 tests, ran 2"]);
-        assert!(!of("1..2\nok 1 a\nBail out! no memory\n").problems.is_empty());
+        assert_eq!(
+            of("1..1\nok 1 a\nok 2 b\n").problems,
+            ["planned 1 tests, ran 2"]
+        );
+        assert!(!of("1..2\nok 1 a\nBail out! no memory\n")
+            .problems
+            .is_empty());
     }
 
     #[test]
@@ -271,14 +316,23 @@ mod tests {
         assert!(tap.problems.is_empty(), "{tap:?}");
         assert_eq!(
             list(&tap),
-            [("fpt/geometry", Status::Pass), ("fpt/node", Status::Fail), ("list/deep/x", Status::Pass), ("list/deep/y", Status::Pass)]
+            [
+                ("fpt/geometry", Status::Pass),
+                ("fpt/node", Status::Fail),
+                ("list/deep/x", Status::Pass),
+                ("list/deep/y", Status::Pass)
+            ]
         );
     }
 
     #[test]
     fn failed_parent_without_failed_child_is_seen() {
-        let tap = of("KTAP version 1\n1..1\n    KTAP version 1\n    1..1\n    ok 1 a\nnot ok 1 suite\n");
-        assert_eq!(list(&tap), [("suite/a", Status::Pass), ("suite", Status::Fail)]);
+        let tap =
+            of("KTAP version 1\n1..1\n    KTAP version 1\n    1..1\n    ok 1 a\nnot ok 1 suite\n");
+        assert_eq!(
+            list(&tap),
+            [("suite/a", Status::Pass), ("suite", Status::Fail)]
+        );
     }
 
     #[test]
@@ -289,7 +343,9 @@ mod tests {
 
     #[test]
     fn prose_is_no_result() {
-        let tap = of("1..1\nok then, here we go\n  ok 7 indented prose\nokay\nok 1 real # not a directive\n");
+        let tap = of(
+            "1..1\nok then, here we go\n  ok 7 indented prose\nokay\nok 1 real # not a directive\n",
+        );
         assert_eq!(list(&tap), [("real # not a directive", Status::Pass)]);
         assert!(tap.problems.is_empty());
     }

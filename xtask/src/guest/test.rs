@@ -24,7 +24,14 @@ use crate::sources::{self, Project};
 /// Translations of the differential test.
 const TRANSLATIONS: u32 = 120_000;
 /// Programs that `--quick` compares, besides our own.
-const QUICK: [&str; 6] = ["fpt/", "mm/mremap_test", "mm/cow", "mm/mlock2", "mm/soft-dirty", "proc/"];
+const QUICK: [&str; 6] = [
+    "fpt/",
+    "mm/mremap_test",
+    "mm/cow",
+    "mm/mlock2",
+    "mm/soft-dirty",
+    "proc/",
+];
 
 /// A stage's name, whether `--quick` has it, what it does.
 type StageRow = (&'static str, bool, &'static str);
@@ -34,11 +41,19 @@ const STAGES: [StageRow; 11] = [
     ("build", true, "QEMU, kernel, selftests"),
     ("differential", true, "QEMU's walk against the Rust core's"),
     ("qemu", true, "bare-metal programs on QEMU"),
-    ("boot", true, "every mode on the patched QEMU, radix on the distribution's"),
+    (
+        "boot",
+        true,
+        "every mode on the patched QEMU, radix on the distribution's",
+    ),
     ("walk", true, "what hardware visits, against pagemap"),
     ("kunit", true, "the kernel's unit tests"),
     ("selftest", true, "selftests, compared with radix"),
-    ("option-off", false, "code with CONFIG_X86_FPT=n against the unpatched tree"),
+    (
+        "option-off",
+        false,
+        "code with CONFIG_X86_FPT=n against the unpatched tree",
+    ),
     ("kcount", false, "kernel instructions against their limits"),
 ];
 
@@ -58,7 +73,10 @@ pub struct Args {
 pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
     if args.list {
         for (name, quick, what) in STAGES {
-            println!("{name:<14}{what}{}", if quick { "" } else { " (not with --quick)" });
+            println!(
+                "{name:<14}{what}{}",
+                if quick { "" } else { " (not with --quick)" }
+            );
         }
         return Ok(code::OK);
     }
@@ -73,7 +91,13 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
     }
     let chosen: Vec<StageRow> = STAGES
         .into_iter()
-        .filter(|s| if args.only.is_empty() { s.1 || !args.quick } else { args.only.iter().any(|o| o == s.0) })
+        .filter(|s| {
+            if args.only.is_empty() {
+                s.1 || !args.quick
+            } else {
+                args.only.iter().any(|o| o == s.0)
+            }
+        })
         .collect();
     if ctx.dry_run {
         for (name, _, what) in &chosen {
@@ -83,29 +107,50 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
     }
     let run = RunDir::new(ctx, "test")?;
     rundir::recorded(&run, || {
-        let mut tests = Tests { ctx, run: &run, quick: args.quick, parts: None };
+        let mut tests = Tests {
+            ctx,
+            run: &run,
+            quick: args.quick,
+            parts: None,
+        };
         let mut report = Report::default();
         for (n, (name, _, what)) in chosen.iter().enumerate() {
             let start = Instant::now();
-            ctx.ui.info(&format!("--- [{}/{}] {name}: {what}", n + 1, chosen.len()));
+            ctx.ui
+                .info(&format!("--- [{}/{}] {name}: {what}", n + 1, chosen.len()));
             let cases = match tests.stage(name) {
-                Ok(cases) if cases.is_empty() => vec![Case::failed(name, "stage", "it checked nothing", 0)],
+                Ok(cases) if cases.is_empty() => {
+                    vec![Case::failed(name, "stage", "it checked nothing", 0)]
+                }
                 Ok(cases) => cases,
                 Err(err) => {
                     let (line, _) = fail::report(&err);
-                    vec![Case::failed(name, "stage", line, start.elapsed().as_millis() as u64)]
+                    vec![Case::failed(
+                        name,
+                        "stage",
+                        line,
+                        start.elapsed().as_millis() as u64,
+                    )]
                 }
             };
             let stage = Report { cases };
             print_failures(ctx, &stage);
-            ctx.ui.info(&format!("--- {name}: {} ({})", stage.summary(), crate::api::ui::elapsed(start.elapsed())));
+            ctx.ui.info(&format!(
+                "--- {name}: {} ({})",
+                stage.summary(),
+                crate::api::ui::elapsed(start.elapsed())
+            ));
             report.cases.extend(stage.cases);
             // What is known so far survives an interrupt.
             run.results(&report)?;
         }
         ctx.ui.info(&format!("results: {}", run.path.display()));
         println!("{}", report.summary());
-        Ok(if report.green() { code::OK } else { code::TEST_FAILED })
+        Ok(if report.green() {
+            code::OK
+        } else {
+            code::TEST_FAILED
+        })
     })
 }
 
@@ -141,7 +186,9 @@ impl Tests<'_> {
             parts.record(self.run);
             self.parts = Some(parts);
         }
-        self.parts.as_ref().ok_or_else(|| Fail::infra("nothing was built", "", ""))
+        self.parts
+            .as_ref()
+            .ok_or_else(|| Fail::infra("nothing was built", "", ""))
     }
 
     fn modes(&self) -> Result<Vec<Mode>> {
@@ -151,18 +198,33 @@ impl Tests<'_> {
     fn host(&self) -> Result<Vec<Case>> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut cmd = Cmd::new(cargo)
-            .args(["test", "--workspace", "--locked", "--no-fail-fast", "--manifest-path"])
+            .args([
+                "test",
+                "--workspace",
+                "--locked",
+                "--no-fail-fast",
+                "--manifest-path",
+            ])
             .arg(self.ctx.root.join("Cargo.toml"))
             .env("CARGO_TERM_COLOR", "never");
         // The tests choose their own files; and this run's jobserver or target is not theirs.
-        for name in ["FPT_VMLINUX", "FPT_QEMU", "FPT_QEMU_DATA", "FPT_INITRD", "FPT_BUSYBOX", "FPT_RUNS", "FPT_ROOT"] {
+        for name in [
+            "FPT_VMLINUX",
+            "FPT_QEMU",
+            "FPT_QEMU_DATA",
+            "FPT_INITRD",
+            "FPT_BUSYBOX",
+            "FPT_RUNS",
+            "FPT_ROOT",
+        ] {
             cmd = cmd.env_remove(name);
         }
         let log = self.run.path.join("cargo-test.log");
         let stage = self.ctx.ui.stage("cargo test");
         let start = Instant::now();
         let status = cmd.run_logged_status(&stage, &log)?;
-        let text = std::fs::read_to_string(&log).with_context(|| format!("cannot read {}", log.display()))?;
+        let text = std::fs::read_to_string(&log)
+            .with_context(|| format!("cannot read {}", log.display()))?;
         let mut cases = cargo_cases(&text);
         let ms = start.elapsed().as_millis() as u64;
         if status.success() {
@@ -170,7 +232,12 @@ impl Tests<'_> {
             cases.push(Case::passed("host", "cargo test", ms));
         } else {
             stage.failed("");
-            cases.push(Case::failed("host", "cargo test", format!("{}; see {}", proc::describe(status), log.display()), ms));
+            cases.push(Case::failed(
+                "host",
+                "cargo test",
+                format!("{}; see {}", proc::describe(status), log.display()),
+                ms,
+            ));
         }
         Ok(cases)
     }
@@ -207,7 +274,12 @@ impl Tests<'_> {
     }
 
     fn differential(&mut self) -> Result<Vec<Case>> {
-        let target = build::cargo(self.ctx, "build the differential test", &["build", "--release", "-p", "fpt-host", "--bin", "fpt-diff"], &[])?;
+        let target = build::cargo(
+            self.ctx,
+            "build the differential test",
+            &["build", "--release", "-p", "fpt-host", "--bin", "fpt-diff"],
+            &[],
+        )?;
         let qemu = parts::qemu(self.ctx, false)?;
         let mut cmd = Cmd::new(target.join("release/fpt-diff"))
             .arg("--qemu")
@@ -216,18 +288,33 @@ impl Tests<'_> {
         if let Some(dir) = &qemu.datadir {
             cmd = cmd.arg("-L").arg(dir);
         }
-        self.program("differential", &format!("{TRANSLATIONS} random translations"), &cmd, |out| {
-            let compared = out.split_whitespace().next().and_then(|w| w.parse::<u64>().ok()).unwrap_or(0);
-            if compared >= u64::from(TRANSLATIONS) && out.contains("all equal") {
-                return Ok(());
-            }
-            Err(format!("it compared {compared}"))
-        })
+        self.program(
+            "differential",
+            &format!("{TRANSLATIONS} random translations"),
+            &cmd,
+            |out| {
+                let compared = out
+                    .split_whitespace()
+                    .next()
+                    .and_then(|w| w.parse::<u64>().ok())
+                    .unwrap_or(0);
+                if compared >= u64::from(TRANSLATIONS) && out.contains("all equal") {
+                    return Ok(());
+                }
+                Err(format!("it compared {compared}"))
+            },
+        )
         .map(|case| vec![case])
     }
 
     /// Runs a program of the host; its exit code and what `judge` says of its output decide.
-    fn program(&self, suite: &str, name: &str, cmd: &Cmd, judge: impl Fn(&str) -> Result<(), String>) -> Result<Case> {
+    fn program(
+        &self,
+        suite: &str,
+        name: &str,
+        cmd: &Cmd,
+        judge: impl Fn(&str) -> Result<(), String>,
+    ) -> Result<Case> {
         let start = Instant::now();
         let stage = self.ctx.ui.stage(name);
         let out = cmd.output()?;
@@ -235,11 +322,21 @@ impl Tests<'_> {
         let log = format!("{suite}.log");
         self.run.append(&log, &all)?;
         let ms = start.elapsed().as_millis() as u64;
-        let verdict = if out.status.success() { judge(&out.stdout) } else { Err(proc::describe(out.status)) };
+        let verdict = if out.status.success() {
+            judge(&out.stdout)
+        } else {
+            Err(proc::describe(out.status))
+        };
         Ok(match verdict {
             Ok(()) => {
                 stage.done(out.stdout.lines().next().unwrap_or(""));
-                Case::new(suite, name, Outcome::Passed, out.stdout.lines().next().unwrap_or(""), ms)
+                Case::new(
+                    suite,
+                    name,
+                    Outcome::Passed,
+                    out.stdout.lines().next().unwrap_or(""),
+                    ms,
+                )
             }
             Err(why) => {
                 stage.failed(&why);
@@ -260,19 +357,47 @@ impl Tests<'_> {
         store::make_dir(&out)?;
         let cc = |more: &[&str]| {
             Cmd::new("cc")
-                .args(["-nostdlib", "-ggdb", "-O0", "-mno-red-zone", "-mgeneral-regs-only", "-m64", "-mcx16"])
-                .args(["-ffreestanding", "-fno-stack-protector", "-fno-pie", "-isystem"])
+                .args([
+                    "-nostdlib",
+                    "-ggdb",
+                    "-O0",
+                    "-mno-red-zone",
+                    "-mgeneral-regs-only",
+                    "-m64",
+                    "-mcx16",
+                ])
+                .args([
+                    "-ffreestanding",
+                    "-fno-stack-protector",
+                    "-fno-pie",
+                    "-isystem",
+                ])
                 .arg(tcg.join("minilib"))
                 .args(more)
                 .cwd(&out)
         };
-        cc(&["-Wa,--noexecstack", "-c", "-o", "boot.o"]).arg(system.join("boot.S")).read()?;
-        cc(&["-c", "-o", "printf.o"]).arg(tcg.join("minilib/printf.c")).read()?;
-        for (name, define) in [("fpt", "-DFPT_TEST"), ("fpt-off", "-DEXPECT_FPT=0"), ("fpt-hold", "-DHOLD")] {
+        cc(&["-Wa,--noexecstack", "-c", "-o", "boot.o"])
+            .arg(system.join("boot.S"))
+            .read()?;
+        cc(&["-c", "-o", "printf.o"])
+            .arg(tcg.join("minilib/printf.c"))
+            .read()?;
+        for (name, define) in [
+            ("fpt", "-DFPT_TEST"),
+            ("fpt-off", "-DEXPECT_FPT=0"),
+            ("fpt-hold", "-DHOLD"),
+        ] {
             cc(&[define, "-o", name])
                 .arg(system.join("fpt.c"))
                 .arg(format!("-Wl,-T{}", system.join("kernel.ld").display()))
-                .args(["-Wl,-melf_x86_64", "-static", "-no-pie", "boot.o", "printf.o", "-lgcc"])
+                .args([
+                    "-Wl,-melf_x86_64",
+                    "-static",
+                    "-no-pie",
+                    "boot.o",
+                    "printf.o",
+                    "-lgcc",
+                ])
                 .read()?;
         }
         drop(lock);
@@ -281,13 +406,40 @@ impl Tests<'_> {
             if let Some(dir) = &qemu.datadir {
                 cmd = cmd.arg("-L").arg(dir);
             }
-            cmd.args(["-M", "q35", "-nodefaults", "-display", "none", "-vga", "none", "-no-reboot", "-accel", "tcg,thread=multi"])
-                .args(["-chardev", "stdio,id=output", "-device", "isa-debugcon,chardev=output"])
-                .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x4", "-cpu", cpu, "-smp", smp, "-kernel"])
-                .arg(out.join(name))
+            cmd.args([
+                "-M",
+                "q35",
+                "-nodefaults",
+                "-display",
+                "none",
+                "-vga",
+                "none",
+                "-no-reboot",
+                "-accel",
+                "tcg,thread=multi",
+            ])
+            .args([
+                "-chardev",
+                "stdio,id=output",
+                "-device",
+                "isa-debugcon,chardev=output",
+            ])
+            .args([
+                "-device",
+                "isa-debug-exit,iobase=0xf4,iosize=0x4",
+                "-cpu",
+                cpu,
+                "-smp",
+                smp,
+                "-kernel",
+            ])
+            .arg(out.join(name))
         };
         // A triple fault ends QEMU with 0, too: only the line counts.
-        let judge = |text: &str| match text.lines().find(|l| l.starts_with("PASS: ") && l.ends_with(" 0 failed")) {
+        let judge = |text: &str| match text
+            .lines()
+            .find(|l| l.starts_with("PASS: ") && l.ends_with(" 0 failed"))
+        {
             Some(_) => Ok(()),
             None => Err("no line 'PASS: N checks, 0 failed'".to_string()),
         };
@@ -299,8 +451,18 @@ impl Tests<'_> {
             cmd.arg(out.join("fpt-hold")).cwd(&out)
         };
         Ok(vec![
-            self.program("qemu", "walks, faults and control registers, two CPUs", &run("max,fpt=on", "2", "fpt"), judge)?,
-            self.program("qemu", "nothing changes with the feature off", &run("max", "1", "fpt-off"), judge)?,
+            self.program(
+                "qemu",
+                "walks, faults and control registers, two CPUs",
+                &run("max,fpt=on", "2", "fpt"),
+                judge,
+            )?,
+            self.program(
+                "qemu",
+                "nothing changes with the feature off",
+                &run("max", "1", "fpt-off"),
+                judge,
+            )?,
             self.program("qemu", "monitor, memory dump, migration", &monitor, judge)?,
         ])
     }
@@ -309,34 +471,70 @@ impl Tests<'_> {
         let (ctx, run, modes) = (self.ctx, self.run, self.modes()?);
         let stock = parts::qemu(ctx, true);
         let parts = self.parts()?;
-        let plan = Plan { mem: "1G".into(), ..Plan::default() };
+        let plan = Plan {
+            mem: "1G".into(),
+            ..Plan::default()
+        };
         let mut cases = Vec::new();
         for mode in &modes {
             cases.push(case("boot", mode.as_str(), || {
-                let mut guest = Guest::boot(ctx, run, &parts.qemu, &plan.spec(parts, mode.as_str()), &format!("boot-{mode}"))?;
+                let mut guest = Guest::boot(
+                    ctx,
+                    run,
+                    &parts.qemu,
+                    &plan.spec(parts, mode.as_str()),
+                    &format!("boot-{mode}"),
+                )?;
                 check_mode(&mut guest, mode.as_str())?;
                 let boot = guest.boot.clone();
                 end(&mut guest)?;
                 run.set(&format!("boot_seconds_{mode}"), boot.wall.as_secs_f64());
-                Ok(format!("{:.2} s to init, {}", boot.wall.as_secs_f64(), boot.uname))
+                Ok(format!(
+                    "{:.2} s to init, {}",
+                    boot.wall.as_secs_f64(),
+                    boot.uname
+                ))
             }));
         }
         // The same image, asked for a flat mode, on a machine that has no FPT.
-        let wanted = modes.iter().find(|m| m.as_str() != "radix").map_or("radix", Mode::as_str);
+        let wanted = modes
+            .iter()
+            .find(|m| m.as_str() != "radix")
+            .map_or("radix", Mode::as_str);
         cases.push(case("boot", "radix on the distribution's QEMU", || {
-            let mut guest = Guest::boot(ctx, run, &stock?, &plan.spec(parts, wanted), "boot-stock")?;
+            let mut guest =
+                Guest::boot(ctx, run, &stock?, &plan.spec(parts, wanted), "boot-stock")?;
             check_mode(&mut guest, "radix")?;
-            let line = guest.console().into_iter().find(|l| l.contains("fpt: mode radix"));
-            let line = line.ok_or_else(|| Fail::test("the kernel does not say why it runs radix", "no line 'fpt: mode radix'", ""))?;
+            let line = guest
+                .console()
+                .into_iter()
+                .find(|l| l.contains("fpt: mode radix"));
+            let line = line.ok_or_else(|| {
+                Fail::test(
+                    "the kernel does not say why it runs radix",
+                    "no line 'fpt: mode radix'",
+                    "",
+                )
+            })?;
             end(&mut guest)?;
             Ok(tap::strip_time(&line).to_string())
         }));
         cases.push(case("boot", "a crashing guest is noticed", || {
-            let mut guest = Guest::boot(ctx, run, &parts.qemu, &plan.spec(parts, "radix"), "boot-crash")?;
+            let mut guest = Guest::boot(
+                ctx,
+                run,
+                &parts.qemu,
+                &plan.spec(parts, "radix"),
+                "boot-crash",
+            )?;
             match guest.shell("echo c > /proc/sysrq-trigger") {
                 Err(err) if fail::report(&err).1 == code::GUEST_CRASHED => Ok(fail::report(&err).0),
                 Err(err) => Err(err),
-                Ok(_) => Err(Fail::test("the guest went on after a forced panic", "", "does the kernel have MAGIC_SYSRQ?")),
+                Ok(_) => Err(Fail::test(
+                    "the guest went on after a forced panic",
+                    "",
+                    "does the kernel have MAGIC_SYSRQ?",
+                )),
             }
         }));
         Ok(cases)
@@ -349,7 +547,9 @@ impl Tests<'_> {
         for mode in &modes {
             for huge in [false, true] {
                 let name = format!("{mode}, {} page", if huge { "2 MiB" } else { "4 KiB" });
-                cases.push(case("walk", &name, || walk::test(ctx, run, parts, mode.as_str(), huge)));
+                cases.push(case("walk", &name, || {
+                    walk::test(ctx, run, parts, mode.as_str(), huge)
+                }));
             }
         }
         Ok(cases)
@@ -358,14 +558,27 @@ impl Tests<'_> {
     fn kunit(&mut self) -> Result<Vec<Case>> {
         let (ctx, run, modes) = (self.ctx, self.run, self.modes()?);
         let parts = self.parts()?;
-        let mode = modes.iter().find(|m| m.as_str() != "radix").map_or("radix", Mode::as_str);
-        let plan = Plan { mem: "1G".into(), append: vec!["kunit.enable=1".into()], ..Plan::default() };
+        let mode = modes
+            .iter()
+            .find(|m| m.as_str() != "radix")
+            .map_or("radix", Mode::as_str);
+        let plan = Plan {
+            mem: "1G".into(),
+            append: vec!["kunit.enable=1".into()],
+            ..Plan::default()
+        };
         let mut guest = Guest::boot(ctx, run, &parts.qemu, &plan.spec(parts, mode), "kunit")?;
         let lines = guest.console();
         guest.quit()?;
-        let start = lines.iter().position(|l| tap::strip_time(l).starts_with("KTAP version"));
+        let start = lines
+            .iter()
+            .position(|l| tap::strip_time(l).starts_with("KTAP version"));
         let Some(start) = start else {
-            return Err(Fail::test("no KUnit results on the console", "no line 'KTAP version'", "is KUNIT in the kernel's configuration?"));
+            return Err(Fail::test(
+                "no KUnit results on the console",
+                "no line 'KTAP version'",
+                "is KUNIT in the kernel's configuration?",
+            ));
         };
         let tap = tap::parse(lines.iter().skip(start).map(String::as_str));
         let mut cases: Vec<Case> = tap
@@ -380,8 +593,17 @@ impl Tests<'_> {
         if !tap.cases.iter().any(|c| c.name.starts_with("fpt/")) {
             cases.push(Case::failed("kunit", "suite fpt", "it is not there", 0));
         }
-        cases.extend(tap.problems.iter().map(|p| Case::failed("kunit", "KTAP", p.clone(), 0)));
-        cases.extend(guest.splats(&[]).iter().map(|s| Case::failed("kunit", "kernel warning", s.line.clone(), 0)));
+        cases.extend(
+            tap.problems
+                .iter()
+                .map(|p| Case::failed("kunit", "KTAP", p.clone(), 0)),
+        );
+        cases.extend(
+            guest
+                .splats(&[])
+                .iter()
+                .map(|s| Case::failed("kunit", "kernel warning", s.line.clone(), 0)),
+        );
         Ok(cases)
     }
 
@@ -389,14 +611,23 @@ impl Tests<'_> {
         let (ctx, run, modes, quick) = (self.ctx, self.run, self.modes()?, self.quick);
         let all = list::programs(&ctx.root.join("selftests/list.toml"))?;
         let programs = if quick {
-            all.into_iter().filter(|p| QUICK.iter().any(|q| p.name.starts_with(q))).collect()
+            all.into_iter()
+                .filter(|p| QUICK.iter().any(|q| p.name.starts_with(q)))
+                .collect()
         } else {
             all
         };
         let allow = list::allowed(&ctx.root.join("selftests/console-allow.toml"))?;
         let plan = Plan::default();
         let parts = self.parts()?;
-        let suite = Suite { ctx, run, parts, plan: &plan, programs: &programs, allow: &allow };
+        let suite = Suite {
+            ctx,
+            run,
+            parts,
+            plan: &plan,
+            programs: &programs,
+            allow: &allow,
+        };
         Ok(suite.compare(&modes)?.cases)
     }
 
@@ -414,7 +645,11 @@ impl Tests<'_> {
     fn kcount(&mut self) -> Result<Vec<Case>> {
         let (ctx, run, modes) = (self.ctx, self.run, self.modes()?);
         let parts = self.parts()?;
-        let counts = Count { runs: 3, quick: false }.all(ctx, run, parts, &modes, None)?;
+        let counts = Count {
+            runs: 3,
+            quick: false,
+        }
+        .all(ctx, run, parts, &modes, None)?;
         ctx.ui.info(&kcount::table(&counts));
         Ok(kcount::limits(&counts))
     }
@@ -425,7 +660,11 @@ fn end(guest: &mut Guest) -> Result<()> {
     guest.quit()?;
     match guest.splats(&[]).first() {
         None => Ok(()),
-        Some(splat) => Err(Fail::test("the kernel warned", splat.line.clone(), "see the console log")),
+        Some(splat) => Err(Fail::test(
+            "the kernel warned",
+            splat.line.clone(),
+            "see the console log",
+        )),
     }
 }
 
@@ -452,12 +691,18 @@ fn cargo_cases(text: &str) -> Vec<Case> {
         let line = line.trim();
         if let Some(rest) = line.strip_prefix("Running ") {
             let binary = rest.rsplit('(').next().unwrap_or("").trim_end_matches(')');
-            let name = Path::new(binary).file_name().map(PathBuf::from).unwrap_or_default();
+            let name = Path::new(binary)
+                .file_name()
+                .map(PathBuf::from)
+                .unwrap_or_default();
             let name = name.to_string_lossy();
             suite = format!("host {}", name.rsplit_once('-').map_or(&*name, |(n, _)| n));
         } else if let Some(krate) = line.strip_prefix("Doc-tests ") {
             suite = format!("host {krate} doc");
-        } else if let Some((name, word)) = line.strip_prefix("test ").and_then(|r| r.rsplit_once(" ... ")) {
+        } else if let Some((name, word)) = line
+            .strip_prefix("test ")
+            .and_then(|r| r.rsplit_once(" ... "))
+        {
             let word = word.trim();
             if word == "ok" {
                 cases.push(Case::passed(&suite, name, 0));
@@ -480,7 +725,10 @@ mod tests {
         let cases = cargo_cases(
             "     Running unittests src/lib.rs (target/debug/deps/fpt_core-0123)\ntest a::b ... ok\ntest c ... FAILED\ntest d ... ignored, slow\ntest result: FAILED. 1 passed\n",
         );
-        let list: Vec<_> = cases.iter().map(|c| (c.suite.as_str(), c.name.as_str(), c.outcome)).collect();
+        let list: Vec<_> = cases
+            .iter()
+            .map(|c| (c.suite.as_str(), c.name.as_str(), c.outcome))
+            .collect();
         assert_eq!(
             list,
             [

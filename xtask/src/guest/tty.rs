@@ -18,7 +18,8 @@ impl RawTerminal {
         let before = tcgetattr(io::stdin()).context("cannot read the terminal's settings")?;
         let mut raw = before.clone();
         raw.make_raw();
-        tcsetattr(io::stdin(), OptionalActions::Now, &raw).context("cannot change the terminal's settings")?;
+        tcsetattr(io::stdin(), OptionalActions::Now, &raw)
+            .context("cannot change the terminal's settings")?;
         Ok(RawTerminal { before })
     }
 

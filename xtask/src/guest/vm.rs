@@ -82,6 +82,7 @@ pub struct Guest {
     monitor_buffer: Vec<u8>,
     lines: Lines,
     stderr: Lines,
+    stderr_done: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
     /// Control events that came while something else was waited for.
     early: VecDeque<Ev>,
@@ -103,7 +104,10 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Was this error the guest's own end (a crash, or a hang)?
 pub fn is_guest_end(err: &anyhow::Error) -> bool {
-    matches!(crate::api::fail::report(err).1, code::GUEST_CRASHED | code::TIMEOUT)
+    matches!(
+        crate::api::fail::report(err).1,
+        code::GUEST_CRASHED | code::TIMEOUT
+    )
 }
 
 /// For tests of this tool, and for machines slower than anything known.
@@ -114,22 +118,51 @@ fn silence() -> Duration {
 
 impl Guest {
     /// Starts QEMU and waits until init is ready. `name` tells several guests of one run apart.
-    pub fn boot(ctx: &Ctx, run: &RunDir, program: &Program, spec: &Spec, name: &str) -> Result<Guest> {
+    pub fn boot(
+        ctx: &Ctx,
+        run: &RunDir,
+        program: &Program,
+        spec: &Spec,
+        name: &str,
+    ) -> Result<Guest> {
         let mut guest = Guest::start(ctx, run, program, spec, name)?;
         let stage = ctx.ui.stage(&guest.title());
         guest.wait_ready(Some(&stage))?;
-        stage.done(&format!("kernel {:.2} s", guest.boot.kernel_ms as f64 / 1000.0));
+        stage.done(&format!(
+            "kernel {:.2} s",
+            guest.boot.kernel_ms as f64 / 1000.0
+        ));
         Ok(guest)
     }
 
     fn title(&self) -> String {
-        format!("boot {}", if self.name.is_empty() { "guest" } else { &self.name })
+        format!(
+            "boot {}",
+            if self.name.is_empty() {
+                "guest"
+            } else {
+                &self.name
+            }
+        )
     }
 
-    pub fn start(ctx: &Ctx, run: &RunDir, program: &Program, spec: &Spec, name: &str) -> Result<Guest> {
-        let dir = tempfile::Builder::new().prefix("fpt-").tempdir().context("cannot create a temporary folder")?;
+    pub fn start(
+        ctx: &Ctx,
+        run: &RunDir,
+        program: &Program,
+        spec: &Spec,
+        name: &str,
+    ) -> Result<Guest> {
+        let dir = tempfile::Builder::new()
+            .prefix("fpt-")
+            .tempdir()
+            .context("cannot create a temporary folder")?;
         let guard = proc::remove_on_exit(dir.path());
-        let suffix = if name.is_empty() { String::new() } else { format!("-{name}") };
+        let suffix = if name.is_empty() {
+            String::new()
+        } else {
+            format!("-{name}")
+        };
         let cmd = spec.command(program, dir.path());
         run.append("cmdline.txt", &format!("{}\n", cmd.quoted()))?;
         let console_name = format!("console{suffix}.log");
@@ -149,13 +182,18 @@ impl Guest {
         let (err_r, err_w) = os_pipe::pipe().context("cannot create a pipe")?;
         let job = cmd.spawn(Io::Null, Io::Pipe(out_w), Io::Pipe(err_w))?;
         let (lines, stderr) = (Lines::default(), Lines::default());
+        let stderr_done = Arc::new(AtomicBool::new(false));
         std::thread::spawn({
             let lines = lines.clone();
             move || read_console(out_r, console_log, &lines, &send)
         });
         std::thread::spawn({
             let stderr = stderr.clone();
-            move || read_stderr(err_r, qemu_log, &stderr)
+            let done = stderr_done.clone();
+            move || {
+                read_stderr(err_r, qemu_log, &stderr);
+                done.store(true, Ordering::SeqCst);
+            }
         });
         let now = Instant::now();
         Ok(Guest {
@@ -169,6 +207,7 @@ impl Guest {
             monitor_buffer: Vec::new(),
             lines,
             stderr,
+            stderr_done,
             stop,
             early: VecDeque::new(),
             last_sign: now,
@@ -192,7 +231,12 @@ impl Guest {
         let start = self.last_sign;
         loop {
             match self.next(None, stage)? {
-                Some(Ev::Ready { version, uname, boot_ms, host }) => {
+                Some(Ev::Ready {
+                    version,
+                    uname,
+                    boot_ms,
+                    host,
+                }) => {
                     if version != VERSION {
                         return Err(Fail::infra(
                             "the guest's init speaks another protocol",
@@ -201,7 +245,12 @@ impl Guest {
                         ));
                     }
                     self.booted = true;
-                    self.boot = Boot { uname, wall: start.elapsed(), kernel_ms: boot_ms, host };
+                    self.boot = Boot {
+                        uname,
+                        wall: start.elapsed(),
+                        kernel_ms: boot_ms,
+                        host,
+                    };
                     return Ok(());
                 }
                 Some(other) => self.early.push_back(other),
@@ -219,12 +268,18 @@ impl Guest {
                 limit = limit.min(at + LAST_WORDS);
             }
             if now >= limit {
-                return Err(if self.fatal.is_some() { self.death() } else { self.silent() });
+                return Err(if self.fatal.is_some() {
+                    self.death()
+                } else {
+                    self.silent()
+                });
             }
             if until.is_some_and(|u| now >= u) {
                 return Ok(None);
             }
-            let wait = until.map_or(limit, |u| u.min(limit)).saturating_duration_since(now);
+            let wait = until
+                .map_or(limit, |u| u.min(limit))
+                .saturating_duration_since(now);
             let event = match self.events.recv_timeout(wait) {
                 Ok(event) => event,
                 Err(RecvTimeoutError::Timeout) => continue,
@@ -244,7 +299,11 @@ impl Guest {
                 Event::Ctl(Ev::Note { text }) => self.ctx.ui.warn(&format!("guest: {text}")),
                 Event::Ctl(ev) => return Ok(Some(ev)),
                 Event::CtlBad(line) => {
-                    return Err(Fail::infra("the guest's init sent nonsense", line, "unset FPT_INITRD or build it again"))
+                    return Err(Fail::infra(
+                        "the guest's init sent nonsense",
+                        line,
+                        "unset FPT_INITRD or build it again",
+                    ))
                 }
                 Event::LogFailed(err) => return Err(err),
                 Event::CtlEnd => {
@@ -274,8 +333,15 @@ impl Guest {
     fn show_tail(&self) {
         let lines = locked(&self.lines);
         let skip = lines.len().saturating_sub(console::TAIL);
-        let who = if self.name.is_empty() { String::new() } else { format!(" of guest {}", self.name) };
-        self.ctx.ui.info(&format!("last {} lines of the console{who}:", lines.len() - skip));
+        let who = if self.name.is_empty() {
+            String::new()
+        } else {
+            format!(" of guest {}", self.name)
+        };
+        self.ctx.ui.info(&format!(
+            "last {} lines of the console{who}:",
+            lines.len() - skip
+        ));
         for line in lines.iter().skip(skip) {
             self.ctx.ui.info(&format!("    | {line}"));
         }
@@ -294,22 +360,51 @@ impl Guest {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
+        // QEMU's own words come through another pipe, whose reader may be a moment behind.
+        while status.is_some()
+            && !self.stderr_done.load(Ordering::SeqCst)
+            && Instant::now() < give_up
+        {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let stderr = locked(&self.stderr).join(" / ");
         let failed = status.is_some_and(|s| !s.success());
         if locked(&self.lines).is_empty() && failed {
-            let why = if stderr.is_empty() { proc::describe(status.unwrap_or_default()) } else { stderr };
-            return Fail::infra("QEMU did not start the guest", why, "the command is in cmdline.txt of the run folder");
+            let why = if stderr.is_empty() {
+                proc::describe(status.unwrap_or_default())
+            } else {
+                stderr
+            };
+            return Fail::infra(
+                "QEMU did not start the guest",
+                why,
+                "the command is in cmdline.txt of the run folder",
+            );
         }
         self.show_tail();
         let lines = locked(&self.lines);
-        let panic = lines.iter().find(|l| console::is_fatal(l)).or_else(|| lines.iter().find(|l| console::is_splat(l)));
+        let panic = lines
+            .iter()
+            .find(|l| console::is_fatal(l))
+            .or_else(|| lines.iter().find(|l| console::is_splat(l)));
         let why = match (panic, status) {
             (Some(line), _) => super::tap::strip_time(line).to_string(),
-            (None, Some(s)) if !s.success() => format!("QEMU ended with {} {stderr}", proc::describe(s)),
-            (None, Some(_)) => "QEMU ended without a panic: the guest was reset (triple fault?) or powered off".to_string(),
+            (None, Some(s)) if !s.success() => {
+                format!("QEMU ended with {} {stderr}", proc::describe(s))
+            }
+            (None, Some(_)) => {
+                "QEMU ended without a panic: the guest was reset (triple fault?) or powered off"
+                    .to_string()
+            }
             (None, None) => "init has gone".to_string(),
         };
-        Fail::new(code::GUEST_CRASHED, self.said("crashed"), why, format!("its console: {}", self.console_path)).into()
+        Fail::new(
+            code::GUEST_CRASHED,
+            self.said("crashed"),
+            why,
+            format!("its console: {}", self.console_path),
+        )
+        .into()
     }
 
     fn said(&self, what: &str) -> String {
@@ -322,9 +417,19 @@ impl Guest {
 
     fn silent(&mut self) -> anyhow::Error {
         self.show_tail();
-        let stage = if self.booted { "no sign of life" } else { "no output before init was ready" };
+        let stage = if self.booted {
+            "no sign of life"
+        } else {
+            "no output before init was ready"
+        };
         let why = format!("{stage} for {} s", self.silence.as_secs());
-        Fail::new(code::TIMEOUT, self.said("hung"), why, format!("its console: {}", self.console_path)).into()
+        Fail::new(
+            code::TIMEOUT,
+            self.said("hung"),
+            why,
+            format!("its console: {}", self.console_path),
+        )
+        .into()
     }
 
     fn send(&mut self, op: &Op) -> Result<()> {
@@ -361,25 +466,55 @@ impl Guest {
         let start = Instant::now();
         let mut last = start;
         loop {
-            let limit = [idle.map(|i| last + i), hard.map(|h| start + h)].into_iter().flatten().min();
+            let limit = [idle.map(|i| last + i), hard.map(|h| start + h)]
+                .into_iter()
+                .flatten()
+                .min();
             match self.next_queued(limit)? {
-                Some(Ev::Out { id: from, stream, data }) if from == id => {
+                Some(Ev::Out {
+                    id: from,
+                    stream,
+                    data,
+                }) if from == id => {
                     last = Instant::now();
                     let data = data.to_vec().ok_or_else(|| {
-                        Fail::infra("the guest's init sent nonsense", "broken base64", "build it again")
+                        Fail::infra(
+                            "the guest's init sent nonsense",
+                            "broken base64",
+                            "build it again",
+                        )
                     })?;
                     out(stream, &data)?;
                 }
-                Some(Ev::Exit { id: from, code, signal, timeout, ms }) if from == id => {
-                    return Ok(Exit { code, signal, timeout, ms });
+                Some(Ev::Exit {
+                    id: from,
+                    code,
+                    signal,
+                    timeout,
+                    ms,
+                }) if from == id => {
+                    return Ok(Exit {
+                        code,
+                        signal,
+                        timeout,
+                        ms,
+                    });
                 }
                 Some(_) => {}
                 None => {
                     let why = match idle {
-                        Some(idle) if last + idle <= Instant::now() => format!("no output for {} s", idle.as_secs()),
+                        Some(idle) if last + idle <= Instant::now() => {
+                            format!("no output for {} s", idle.as_secs())
+                        }
                         _ => format!("not ended after {} s", start.elapsed().as_secs()),
                     };
-                    return Err(Fail::new(code::TIMEOUT, "the command ran into the time limit", why, "raise it with --timeout").into());
+                    return Err(Fail::new(
+                        code::TIMEOUT,
+                        "the command ran into the time limit",
+                        why,
+                        "raise it with --timeout",
+                    )
+                    .into());
                 }
             }
         }
@@ -398,14 +533,35 @@ impl Guest {
                         return Ok(line.trim_end().to_string());
                     }
                 }
-                Some(Ev::Exit { id: from, code, signal, .. }) if from == id => {
-                    let status = Exit { code, signal, timeout: false, ms: 0 }.status();
-                    return Err(Fail::test(format!("the program in the guest ended ({status})"), text, ""));
+                Some(Ev::Exit {
+                    id: from,
+                    code,
+                    signal,
+                    ..
+                }) if from == id => {
+                    let status = Exit {
+                        code,
+                        signal,
+                        timeout: false,
+                        ms: 0,
+                    }
+                    .status();
+                    return Err(Fail::test(
+                        format!("the program in the guest ended ({status})"),
+                        text,
+                        "",
+                    ));
                 }
                 Some(_) => {}
                 None => {
                     let why = format!("'{start}' did not come within {} s", limit.as_secs());
-                    return Err(Fail::new(code::TIMEOUT, "the program in the guest is silent", why, "").into());
+                    return Err(Fail::new(
+                        code::TIMEOUT,
+                        "the program in the guest is silent",
+                        why,
+                        "",
+                    )
+                    .into());
                 }
             }
         }
@@ -428,11 +584,19 @@ impl Guest {
 
     /// A line for the guest's shell; its output if it succeeded.
     pub fn shell(&mut self, line: &str) -> Result<String> {
-        let (exit, out) = self.run(Exec { argv: vec!["/bin/sh".into(), "-c".into(), line.into()], timeout_s: 60, ..Exec::default() })?;
+        let (exit, out) = self.run(Exec {
+            argv: vec!["/bin/sh".into(), "-c".into(), line.into()],
+            timeout_s: 60,
+            ..Exec::default()
+        })?;
         if exit.status() == 0 {
             return Ok(out);
         }
-        Err(Fail::test(format!("'{line}' failed in the guest ({})", exit.status()), out, "see the console log"))
+        Err(Fail::test(
+            format!("'{line}' failed in the guest ({})", exit.status()),
+            out,
+            "see the console log",
+        ))
     }
 
     /// A command of the human monitor; its text.
@@ -440,27 +604,43 @@ impl Guest {
         if self.monitor_buffer.is_empty() {
             self.qmp("qmp_capabilities", None)?;
         }
-        let value = self.qmp("human-monitor-command", Some(serde_json::json!({ "command-line": line })))?;
+        let value = self.qmp(
+            "human-monitor-command",
+            Some(serde_json::json!({ "command-line": line })),
+        )?;
         Ok(value.as_str().unwrap_or("").replace("\r\n", "\n"))
     }
 
     fn qmp(&mut self, name: &str, args: Option<serde_json::Value>) -> Result<serde_json::Value> {
-        let broken = |why: String| Fail::infra("the monitor does not answer", why, "see qemu.log of the run folder");
+        let broken = |why: String| {
+            Fail::infra(
+                "the monitor does not answer",
+                why,
+                "see qemu.log of the run folder",
+            )
+        };
         let mut request = serde_json::json!({ "execute": name });
         if let Some(args) = args {
             request["arguments"] = args;
         }
         let mut stream = {
             let monitor = locked(&self.monitor);
-            let stream = monitor.as_ref().ok_or_else(|| broken("QEMU never connected".into()))?;
+            let stream = monitor
+                .as_ref()
+                .ok_or_else(|| broken("QEMU never connected".into()))?;
             stream.try_clone().map_err(|e| broken(e.to_string()))?
         };
-        stream.set_read_timeout(Some(Duration::from_secs(20))).map_err(|e| broken(e.to_string()))?;
-        stream.write_all(format!("{request}\n").as_bytes()).map_err(|e| broken(e.to_string()))?;
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .map_err(|e| broken(e.to_string()))?;
+        stream
+            .write_all(format!("{request}\n").as_bytes())
+            .map_err(|e| broken(e.to_string()))?;
         loop {
             while let Some(end) = self.monitor_buffer.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = self.monitor_buffer.drain(..=end).collect();
-                let value: serde_json::Value = serde_json::from_slice(&line).map_err(|e| broken(e.to_string()))?;
+                let value: serde_json::Value =
+                    serde_json::from_slice(&line).map_err(|e| broken(e.to_string()))?;
                 if let Some(error) = value.get("error") {
                     return Err(broken(error.to_string()));
                 }
@@ -500,7 +680,13 @@ impl Guest {
                 Err(_) => {
                     self.show_tail();
                     let why = "it did not restart within 15 s of being told to";
-                    return Err(Fail::new(code::TIMEOUT, self.said("hung"), why, format!("its console: {}", self.console_path)).into());
+                    return Err(Fail::new(
+                        code::TIMEOUT,
+                        self.said("hung"),
+                        why,
+                        format!("its console: {}", self.console_path),
+                    )
+                    .into());
                 }
             }
         }
@@ -544,13 +730,22 @@ impl Requests {
 }
 
 fn send(writer: &Writer, op: &Op) -> bool {
-    let Ok(mut line) = serde_json::to_vec(op) else { return false };
+    let Ok(mut line) = serde_json::to_vec(op) else {
+        return false;
+    };
     line.push(b'\n');
-    locked(writer).as_mut().is_some_and(|s| s.write_all(&line).is_ok())
+    locked(writer)
+        .as_mut()
+        .is_some_and(|s| s.write_all(&line).is_ok())
 }
 
 /// Waits in a thread for QEMU to connect, keeps a writer, then serves the connection.
-fn listen(path: &Path, writer: &Writer, stop: &Arc<AtomicBool>, serve: impl FnOnce(UnixStream) + Send + 'static) -> Result<()> {
+fn listen(
+    path: &Path,
+    writer: &Writer,
+    stop: &Arc<AtomicBool>,
+    serve: impl FnOnce(UnixStream) + Send + 'static,
+) -> Result<()> {
     let context = || format!("cannot listen on {}", path.display());
     let listener = UnixListener::bind(path).with_context(context)?;
     listener.set_nonblocking(true).with_context(context)?;
@@ -559,7 +754,9 @@ fn listen(path: &Path, writer: &Writer, stop: &Arc<AtomicBool>, serve: impl FnOn
         while !stop.load(Ordering::SeqCst) {
             match listener.accept() {
                 Ok((stream, _)) => {
-                    let both = stream.set_nonblocking(false).and_then(|()| stream.try_clone());
+                    let both = stream
+                        .set_nonblocking(false)
+                        .and_then(|()| stream.try_clone());
                     if let Ok(copy) = both {
                         *locked(&writer) = Some(copy);
                         serve(stream);
@@ -584,7 +781,10 @@ fn read_ctl(stream: UnixStream, send: &Sender<Event>) {
         }
         let event = match serde_json::from_slice(&line) {
             Ok(ev) => Event::Ctl(ev),
-            Err(e) => Event::CtlBad(format!("{e}: {}", String::from_utf8_lossy(&line).trim_end())),
+            Err(e) => Event::CtlBad(format!(
+                "{e}: {}",
+                String::from_utf8_lossy(&line).trim_end()
+            )),
         };
         if send.send(event).is_err() {
             return;
@@ -609,7 +809,11 @@ fn read_console(pipe: os_pipe::PipeReader, mut log: Log, lines: &Lines, send: &S
                 let _ = send.send(Event::LogFailed(err));
             }
         }
-        let line: String = String::from_utf8_lossy(&raw).trim_end().chars().filter(|c| !c.is_control() || *c == '\t').collect();
+        let line: String = String::from_utf8_lossy(&raw)
+            .trim_end()
+            .chars()
+            .filter(|c| !c.is_control() || *c == '\t')
+            .collect();
         locked(lines).push(line.clone());
         let _ = send.send(Event::Console(line));
     }

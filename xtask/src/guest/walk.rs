@@ -37,7 +37,8 @@ pub struct Args {
 }
 
 fn hex(text: &str) -> Result<u64, String> {
-    let value = u64::from_str_radix(text.trim_start_matches("0x"), 16).map_err(|_| "not a hexadecimal number".to_string())?;
+    let value = u64::from_str_radix(text.trim_start_matches("0x"), 16)
+        .map_err(|_| "not a hexadecimal number".to_string())?;
     if (1 << 16..1 << 47).contains(&value) {
         Ok(value)
     } else {
@@ -70,21 +71,48 @@ pub struct Walk {
 
 /// The text of the monitor's `info walk`.
 pub fn parse(text: &str) -> Result<Walk> {
-    let bad = |line: &str| Fail::infra("the monitor's answer is not understood", format!("'{line}'"), "is this QEMU built from qemu-patches/?");
+    let bad = |line: &str| {
+        Fail::infra(
+            "the monitor's answer is not understood",
+            format!("'{line}'"),
+            "is this QEMU built from qemu-patches/?",
+        )
+    };
     let mut entries = Vec::new();
     for line in text.lines().map(str::trim).filter(|l| !l.is_empty()) {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let num = |at: usize| words.get(at).and_then(|w| w.strip_prefix("0x")).and_then(|w| u64::from_str_radix(w, 16).ok());
+        let num = |at: usize| {
+            words
+                .get(at)
+                .and_then(|w| w.strip_prefix("0x"))
+                .and_then(|w| u64::from_str_radix(w, 16).ok())
+        };
         let dec = |at: usize| words.get(at).and_then(|w| w.parse::<u64>().ok());
         let end = match words.as_slice() {
             ["entry", _, name, "pa", _, "value", _, "bits", _] => {
-                let (Some(level), Some(pa), Some(value), Some(bits)) = (dec(1), num(4), num(6), dec(8)) else { return Err(bad(line)) };
-                entries.push(Entry { level: level as u32, name: name.to_string(), pa, value, bits: bits as u32 });
+                let (Some(level), Some(pa), Some(value), Some(bits)) =
+                    (dec(1), num(4), num(6), dec(8))
+                else {
+                    return Err(bad(line));
+                };
+                entries.push(Entry {
+                    level: level as u32,
+                    name: name.to_string(),
+                    pa,
+                    value,
+                    bits: bits as u32,
+                });
                 continue;
             }
             ["page", "pa", _, "size", _, "perm", perm] => {
-                let (Some(pa), Some(size)) = (num(2), dec(4)) else { return Err(bad(line)) };
-                End::Page { pa, size, perm: perm.to_string() }
+                let (Some(pa), Some(size)) = (num(2), dec(4)) else {
+                    return Err(bad(line));
+                };
+                End::Page {
+                    pa,
+                    size,
+                    perm: perm.to_string(),
+                }
             }
             ["fault", "error_code", _] => End::Fault(num(2).ok_or_else(|| bad(line))?),
             ["error", ..] => End::Error(line["error".len()..].trim().to_string()),
@@ -108,7 +136,10 @@ fn target(line: &str) -> Option<Target> {
         let at = words.iter().position(|w| *w == key)?;
         u64::from_str_radix(words.get(at + 1)?.strip_prefix("0x")?, 16).ok()
     };
-    Some(Target { addr: num("addr")?, pfn: num("pfn")? })
+    Some(Target {
+        addr: num("addr")?,
+        pfn: num("pfn")?,
+    })
 }
 
 #[derive(Debug, Serialize)]
@@ -139,7 +170,11 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
     let kernel = parts::kernel(ctx, args.profile)?;
     let qemu = parts::qemu(ctx, false)?;
     let image = parts::image(ctx, |_| Ok(()))?;
-    let parts = Parts { kernel, qemu, image };
+    let parts = Parts {
+        kernel,
+        qemu,
+        image,
+    };
     let spec = |mode: &str| spec(&parts, mode, &args.append);
     let mut modes = vec![mode.as_str().to_string()];
     if mode.as_str() != "radix" {
@@ -147,7 +182,8 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
     }
     if ctx.dry_run {
         for mode in &modes {
-            ctx.ui.command(&spec(mode).command(&parts.qemu, &std::env::temp_dir().join("fpt")));
+            ctx.ui
+                .command(&spec(mode).command(&parts.qemu, &std::env::temp_dir().join("fpt")));
         }
         return Ok(code::OK);
     }
@@ -163,7 +199,11 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
             guest.wait_ready(None)?;
             check_mode(guest, mode)?;
             let (target, walk) = look(guest, args.addr, args.huge)?;
-            sides.push(Side { mode: mode.clone(), target, walk });
+            sides.push(Side {
+                mode: mode.clone(),
+                target,
+                walk,
+            });
         }
         let text = serde_json::to_string_pretty(&sides)?;
         store::write_atomic(&run.path.join("walk.json"), text.as_bytes())?;
@@ -178,7 +218,11 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
                 }
             }
         }
-        Ok(if bad == 0 { code::OK } else { code::TEST_FAILED })
+        Ok(if bad == 0 {
+            code::OK
+        } else {
+            code::TEST_FAILED
+        })
     })
 }
 
@@ -205,7 +249,15 @@ pub fn test(ctx: &Ctx, run: &RunDir, parts: &Parts, mode: &str, huge: bool) -> R
     guest.wait_ready(None)?;
     check_mode(&mut guest, mode)?;
     let (target, walk) = look(&mut guest, None, huge)?;
-    check(&Side { mode: mode.to_string(), target, walk }, huge).map_err(|why| Fail::test("the walk is wrong", why, ""))
+    check(
+        &Side {
+            mode: mode.to_string(),
+            target,
+            walk,
+        },
+        huge,
+    )
+    .map_err(|why| Fail::test("the walk is wrong", why, ""))
 }
 
 fn look(guest: &mut Guest, addr: Option<u64>, huge: bool) -> Result<(Target, Walk)> {
@@ -217,16 +269,25 @@ fn look(guest: &mut Guest, addr: Option<u64>, huge: bool) -> Result<(Target, Wal
         argv.extend(["--addr".into(), format!("{addr:#x}")]);
     }
     let id = guest.new_id();
-    guest.start_exec(Exec { id, argv, ..Exec::default() })?;
+    guest.start_exec(Exec {
+        id,
+        argv,
+        ..Exec::default()
+    })?;
     let line = guest.wait_line(id, "target ", Duration::from_secs(60))?;
-    let target = target(&line).ok_or_else(|| Fail::infra("the program in the guest said something else", line, ""))?;
+    let target = target(&line)
+        .ok_or_else(|| Fail::infra("the program in the guest said something else", line, ""))?;
     // The timer or init may be on the CPU when it is stopped: look again a moment later.
     let mut last = String::new();
     for _ in 0..50 {
         guest.monitor("stop")?;
         let registers = guest.monitor("info registers")?;
         let user = registers.contains("CPL=3");
-        let text = if user { guest.monitor(&format!("info walk {:#x}", target.addr))? } else { String::new() };
+        let text = if user {
+            guest.monitor(&format!("info walk {:#x}", target.addr))?
+        } else {
+            String::new()
+        };
         guest.monitor("cont")?;
         if user {
             let walk = parse(&text)?;
@@ -237,8 +298,16 @@ fn look(guest: &mut Guest, addr: Option<u64>, huge: bool) -> Result<(Target, Wal
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    let why = if last.is_empty() { "the CPU was never seen in user mode".into() } else { last };
-    Err(Fail::test(format!("the hardware finds no page at {:#x}", target.addr), why, "see walk.json and the console logs"))
+    let why = if last.is_empty() {
+        "the CPU was never seen in user mode".into()
+    } else {
+        last
+    };
+    Err(Fail::test(
+        format!("the hardware finds no page at {:#x}", target.addr),
+        why,
+        "see walk.json and the console logs",
+    ))
 }
 
 /// Does hardware's answer agree with the kernel's, and is it as short as the mode promises?
@@ -248,11 +317,16 @@ fn check(side: &Side, huge: bool) -> Result<String, String> {
     };
     let want = if huge { 2 << 20 } else { 4 << 10 };
     if *size != want {
-        return Err(format!("a page of {size} bytes where {want} were asked for"));
+        return Err(format!(
+            "a page of {size} bytes where {want} were asked for"
+        ));
     }
     let pfn = (pa + (side.target.addr & (size - 1))) >> 12;
     if pfn != side.target.pfn {
-        return Err(format!("hardware finds frame {pfn:#x}, /proc/self/pagemap says {:#x}", side.target.pfn));
+        return Err(format!(
+            "hardware finds frame {pfn:#x}, /proc/self/pagemap says {:#x}",
+            side.target.pfn
+        ));
     }
     let visited = side.walk.entries.len();
     match expected(&side.mode, huge) {
@@ -277,18 +351,29 @@ fn flags(entry: &Entry) -> String {
         (53, "sw53"),
         (54, "sw54"),
     ];
-    let on = names.iter().filter(|(bit, name)| !name.is_empty() && entry.value >> bit & 1 == 1);
+    let on = names
+        .iter()
+        .filter(|(bit, name)| !name.is_empty() && entry.value >> bit & 1 == 1);
     on.map(|(_, name)| *name).collect::<Vec<_>>().join(" ")
 }
 
 const WIDTH: usize = 44;
 
 fn column(side: &Side) -> Vec<String> {
-    let mut out = vec![format!("{}: {} entries visited", side.mode, side.walk.entries.len()), "─".repeat(WIDTH - 4)];
+    let mut out = vec![
+        format!("{}: {} entries visited", side.mode, side.walk.entries.len()),
+        "─".repeat(WIDTH - 4),
+    ];
     for entry in &side.walk.entries {
         let low = 12 + 9 * entry.level.saturating_sub(1);
         let index = side.target.addr >> low & ((1u64 << entry.bits.min(48)) - 1);
-        out.push(format!("{:<6} VA[{}:{}] {:>2} bits = {index:#x}", entry.name, low + entry.bits - 1, low, entry.bits));
+        out.push(format!(
+            "{:<6} VA[{}:{}] {:>2} bits = {index:#x}",
+            entry.name,
+            low + entry.bits - 1,
+            low,
+            entry.bits
+        ));
         out.push(format!("  │ at    {:#018x}", entry.pa));
         out.push(format!("  │ value {:#018x}", entry.value));
         out.push(format!("  │ {}", flags(entry)));
@@ -340,7 +425,14 @@ page pa 0x0000000012345000 size 4096 perm rw-u
 ";
 
     fn side() -> Side {
-        Side { mode: "l3l2".into(), target: Target { addr: 0x1234_5678_9000, pfn: 0x12345 }, walk: parse(TEXT).unwrap() }
+        Side {
+            mode: "l3l2".into(),
+            target: Target {
+                addr: 0x1234_5678_9000,
+                pfn: 0x12345,
+            },
+            walk: parse(TEXT).unwrap(),
+        }
     }
 
     #[test]
@@ -348,9 +440,17 @@ page pa 0x0000000012345000 size 4096 perm rw-u
         let side = side();
         assert_eq!(side.walk.entries.len(), 3);
         assert_eq!(side.walk.entries[1].bits, 18);
-        assert!(check(&side, false).unwrap().starts_with("3 entries visited; frame 0x12345"));
+        assert!(check(&side, false)
+            .unwrap()
+            .starts_with("3 entries visited; frame 0x12345"));
         assert!(check(&side, true).is_err());
-        let wrong = Side { target: Target { addr: 0x1234_5678_9000, pfn: 0x12346 }, ..side };
+        let wrong = Side {
+            target: Target {
+                addr: 0x1234_5678_9000,
+                pfn: 0x12346,
+            },
+            ..side
+        };
         assert!(check(&wrong, false).unwrap_err().contains("pagemap"));
     }
 
@@ -358,13 +458,18 @@ page pa 0x0000000012345000 size 4096 perm rw-u
     fn a_conventional_walk_in_a_flat_mode_is_wrong() {
         let mut side = side();
         side.walk.entries.insert(1, side.walk.entries[0].clone());
-        assert!(check(&side, false).unwrap_err().contains("4 entries visited where this mode needs 3"));
+        assert!(check(&side, false)
+            .unwrap_err()
+            .contains("4 entries visited where this mode needs 3"));
     }
 
     #[test]
     fn other_ends() {
         assert_eq!(parse("fault error_code 0x9\n").unwrap().end, End::Fault(9));
-        assert_eq!(parse("error non-canonical address\n").unwrap().end, End::Error("non-canonical address".into()));
+        assert_eq!(
+            parse("error non-canonical address\n").unwrap().end,
+            End::Error("non-canonical address".into())
+        );
         assert!(parse("unknown command: 'info walk'\n").is_err());
         assert!(parse("").is_err());
         assert!(parse("entry x PML4E pa 0x1 value 0x2 bits 9\n").is_err());
@@ -373,13 +478,22 @@ page pa 0x0000000012345000 size 4096 perm rw-u
     #[test]
     fn drawing_shows_the_node() {
         let text = draw(&[side()]);
-        assert!(text.contains("flattened node, 2 MiB, at 0x12200000"), "{text}");
+        assert!(
+            text.contains("flattened node, 2 MiB, at 0x12200000"),
+            "{text}"
+        );
         assert!(text.contains("VA[38:21] 18 bits"));
     }
 
     #[test]
     fn target_line() {
-        assert_eq!(target("target addr 0x1000 size 4096 pfn 0x2a"), Some(Target { addr: 0x1000, pfn: 0x2a }));
+        assert_eq!(
+            target("target addr 0x1000 size 4096 pfn 0x2a"),
+            Some(Target {
+                addr: 0x1000,
+                pfn: 0x2a
+            })
+        );
         assert_eq!(target("target addr"), None);
     }
 }

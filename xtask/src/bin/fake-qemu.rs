@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A stand-in for QEMU in the tests of the runner: it takes QEMU's command line, prints a console, speaks the
+//! control channel, and misbehaves as the kernel word `fake=WHAT` says. Nothing is emulated.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use fpt_init::proto::{Bytes, Ev, Exec, Op, Stream, VERSION};
+
+struct Fake {
+    ctl: UnixStream,
+    what: String,
+    mode: String,
+}
+
+fn say(text: &str) {
+    let mut out = std::io::stdout();
+    let _ = writeln!(out, "{text}");
+    let _ = out.flush();
+}
+
+fn forever() -> ! {
+    loop {
+        std::thread::sleep(Duration::from_secs(3600));
+    }
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let after = |name: &str| {
+        args.iter()
+            .position(|a| a == name)
+            .and_then(|at| args.get(at + 1))
+            .cloned()
+    };
+    if args.iter().any(|a| a == "--version") {
+        return say("QEMU emulator version 0.0 (fake)");
+    }
+    if after("-cpu").as_deref() == Some("help") {
+        return say("  de pse fpt tsc");
+    }
+    let append = after("-append").unwrap_or_default();
+    let word = |key: &str| {
+        append
+            .split(' ')
+            .filter_map(|w| w.strip_prefix(key))
+            .next_back()
+            .unwrap_or("")
+            .to_string()
+    };
+    let what = word("fake=");
+    if let Some(path) = std::env::var_os("FAKE_QEMU_PID") {
+        let _ = std::fs::write(path, std::process::id().to_string());
+    }
+    if what == "no-start" {
+        eprintln!("fake-qemu: could not load kernel 'vmlinux'");
+        std::process::exit(1);
+    }
+    let socket = |id: &str| {
+        let start = format!("socket,id={id},path=");
+        let path = args
+            .iter()
+            .find_map(|a| a.strip_prefix(&start))
+            .expect("socket on the command line");
+        UnixStream::connect(path).expect("the runner listens")
+    };
+    let ctl = socket("ctl");
+    let _monitor = socket("mon");
+    say("[    0.000000] Linux version 6.12.0-fake");
+    match what.as_str() {
+        "hang-boot" => forever(),
+        "triple-boot" => return,
+        "panic-boot" => return panic_lines(),
+        _ => {}
+    }
+    let mut fake = Fake {
+        ctl,
+        what,
+        mode: word("fpt="),
+    };
+    fake.send(&Ev::Ready {
+        version: VERSION,
+        uname: "Linux fake".into(),
+        boot_ms: 10,
+        host: true,
+    });
+    let reader = BufReader::new(fake.ctl.try_clone().expect("clone"));
+    for line in reader.lines() {
+        let Ok(line) = line else { return };
+        match serde_json::from_str(&line).expect("a request of the protocol") {
+            Op::Exec(exec) => fake.exec(&exec),
+            Op::Poweroff => return say("[    9.000000] reboot: Restarting system"),
+            _ => {}
+        }
+    }
+}
+
+fn panic_lines() {
+    say("[    1.000000] BUG: kernel NULL pointer dereference, address: 0000000000000000");
+    say("[    1.000001] Kernel panic - not syncing: Fatal exception");
+    say("[    1.000002] ---[ end Kernel panic - not syncing: Fatal exception ]---");
+}
+
+impl Fake {
+    fn send(&mut self, ev: &Ev) {
+        let line = serde_json::to_string(ev).expect("an event");
+        // The runner may have gone, which is its right.
+        let _ = writeln!(self.ctl, "{line}");
+    }
+
+    fn out(&mut self, id: u64, stream: Stream, text: &str) {
+        self.send(&Ev::Out {
+            id,
+            stream,
+            data: Bytes::new(text.as_bytes()),
+        });
+    }
+
+    fn exit(&mut self, id: u64, code: i32, timeout: bool) {
+        let signal = if timeout { 9 } else { 0 };
+        self.send(&Ev::Exit {
+            id,
+            code,
+            signal,
+            timeout,
+            ms: 1,
+        });
+    }
+
+    fn exec(&mut self, exec: &Exec) {
+        let id = exec.id;
+        let argv: Vec<&str> = exec.argv.iter().map(String::as_str).collect();
+        match argv.as_slice() {
+            // What the runner itself asks.
+            ["cat", "/sys/kernel/debug/fpt/mode"] => {
+                let mode = if self.what == "wrong-mode" {
+                    "radix".to_string()
+                } else {
+                    self.mode.clone()
+                };
+                self.out(id, Stream::Stdout, &format!("{mode}\n"));
+                self.exit(id, 0, false);
+            }
+            [.., "-c", line] if line.starts_with("fpt-prep") => {
+                self.out(id, Stream::Stdout, "ok\n");
+                self.exit(id, 0, false);
+            }
+            _ => self.command(exec, &argv),
+        }
+    }
+
+    fn command(&mut self, exec: &Exec, argv: &[&str]) {
+        let id = exec.id;
+        if let Some(mark) = &exec.mark {
+            say(&format!("[    2.000000] fpt-init: begin {mark}"));
+        }
+        // "-m" at the end: only in modes other than radix.
+        let what = match self.what.strip_suffix("-m") {
+            Some(_) if self.mode == "radix" => String::new(),
+            Some(what) => what.to_string(),
+            None => self.what.clone(),
+        };
+        let mut tap = "TAP version 13\n1..2\nok 1 one\nok 2 two\n".to_string();
+        match what.as_str() {
+            "panic" => {
+                panic_lines();
+                std::process::exit(0);
+            }
+            "triple" => std::process::exit(0),
+            "hang" => forever(),
+            "warn" => say("[    3.000000] WARNING: CPU: 0 PID: 7 at mm/memory.c:1 foo+0x1/0x2"),
+            "flood" => {
+                for n in 0..40_000 {
+                    say(&format!(
+                        "[    3.000000] line {n} of a console that never ends"
+                    ));
+                }
+            }
+            "not-ok" => tap = tap.replace("ok 2", "not ok 2"),
+            "skip" => tap = tap.replace("ok 2 two", "ok 2 two # SKIP"),
+            "no-plan" => tap = tap.replace("1..2\n", ""),
+            "short" => tap = tap.replace("ok 2 two\n", ""),
+            "timeout" => return self.exit(id, 0, true),
+            _ => {}
+        }
+        match argv {
+            ["exit", code] => {
+                self.out(id, Stream::Stdout, "to stdout\n");
+                self.out(id, Stream::Stderr, "to stderr\n");
+                self.exit(id, code.parse().expect("a number"), false);
+            }
+            ["sleep"] => {}
+            _ => {
+                self.out(id, Stream::Stdout, &tap);
+                if exec.mark.is_some() {
+                    say("[    4.000000] fpt-init: end x");
+                }
+                self.exit(id, 0, false);
+            }
+        }
+    }
+}

@@ -1,0 +1,454 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The runner must not lie: each way in which a guest can fail turns the command red, with the right code. The
+//! guest is src/bin/fake-qemu.rs.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+struct Lab {
+    dir: tempfile::TempDir,
+}
+
+struct Out {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Out {
+    #[track_caller]
+    fn is(&self, code: i32, words: &[&str]) -> &Out {
+        let all = format!("{}\n{}", self.stdout, self.stderr);
+        assert_eq!(self.code, Some(code), "{all}");
+        for word in words {
+            assert!(all.contains(word), "'{word}' is not in:\n{all}");
+        }
+        assert!(!all.contains("panicked at"), "{all}");
+        self
+    }
+}
+
+const LIST: &str = "
+[[program]]
+name = 'mm/one'
+dir = 'mm'
+argv = ['./one']
+timeout_s = 5
+[[program]]
+name = 'mm/two'
+dir = 'mm'
+argv = ['./two']
+timeout_s = 5
+";
+
+fn fake_qemu() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_fake-qemu"))
+}
+
+impl Lab {
+    fn new() -> Lab {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        write("configs/modes", "radix\nl3l2\n");
+        write("selftests/list.toml", LIST);
+        write("selftests/console-allow.toml", "");
+        write("linux-patches/series", "");
+        write("xtask/README", "");
+        write("vmlinux", "no kernel");
+        write("initrd", "no files");
+        std::fs::create_dir(dir.path().join("tmp")).unwrap();
+        Lab { dir }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut cmd = Command::new(env!("CARGO_BIN_EXE_xtask"));
+        cmd.args(args)
+            .env("FPT_ROOT", self.dir.path())
+            .env("FPT_CACHE", self.path("cache"))
+            .env("FPT_RUNS", self.path("runs"))
+            .env("FPT_VMLINUX", self.path("vmlinux"))
+            .env("FPT_INITRD", self.path("initrd"))
+            .env("FPT_QEMU", fake_qemu())
+            .env("FPT_SILENCE_S", "2")
+            .env("FPT_PLAIN", "1")
+            .env("TMPDIR", self.path("tmp"))
+            .env("FAKE_QEMU_PID", self.path("pid"))
+            .env_remove("FPT_ANY_MODE")
+            .env_remove("FPT_KSELFTESTS")
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null());
+        cmd
+    }
+
+    fn run(&self, args: &[&str]) -> Out {
+        finish(
+            self.command(args)
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap(),
+        )
+    }
+
+    fn latest(&self) -> PathBuf {
+        self.path("runs/latest").canonicalize().unwrap()
+    }
+
+    /// Neither sockets nor a QEMU are left.
+    fn is_clean(&self) {
+        let left: Vec<_> = std::fs::read_dir(self.path("tmp"))
+            .unwrap()
+            .map(|e| e.unwrap().path())
+            .collect();
+        assert!(left.is_empty(), "{left:?}");
+        if let Ok(pid) = std::fs::read_to_string(self.path("pid")) {
+            let cmdline =
+                std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            assert!(!cmdline.contains("fake-qemu"), "{pid} still runs");
+        }
+    }
+}
+
+fn finish(child: Child) -> Out {
+    let out = child.wait_with_output().unwrap();
+    Out {
+        code: out.status.code(),
+        stdout: String::from_utf8_lossy(&out.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&out.stderr).into_owned(),
+    }
+}
+
+#[test]
+fn output_and_exit_code_pass_through() {
+    let lab = Lab::new();
+    let out = lab.run(&["run", "--mode", "l3l2", "--", "exit", "7"]);
+    out.is(7, &["boot to init"]);
+    assert_eq!(out.stdout, "to stdout\n");
+    assert!(out.stderr.contains("to stderr\n"));
+    for name in ["cmdline.txt", "console.log", "meta.json", "reproduce.txt"] {
+        assert!(lab.latest().join(name).is_file(), "{name}");
+    }
+    let meta: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(lab.latest().join("meta.json")).unwrap()).unwrap();
+    assert_eq!(meta["exit"], 7);
+    assert_eq!(meta["kernel"]["hash"].as_str().unwrap().len(), 64);
+    assert_eq!(meta["reproduce"], "cargo xtask run --mode l3l2 -- exit 7");
+    lab.is_clean();
+    // Codes that mean something else when they are the tool's own.
+    for code in [0, 1, 2, 69, 71, 124] {
+        lab.run(&["run", "--mode", "radix", "--", "exit", &code.to_string()])
+            .is(code, &[]);
+    }
+}
+
+#[test]
+fn a_panic_is_71_at_once_with_the_console() {
+    let lab = Lab::new();
+    for what in ["fake=panic", "fake=panic-boot"] {
+        let start = Instant::now();
+        lab.run(&["run", "--mode", "radix", "--append", what, "--", "true"])
+            .is(
+                71,
+                &[
+                    "the guest crashed",
+                    "Kernel panic - not syncing: Fatal exception",
+                    "last 4 lines of the console",
+                    "NULL pointer",
+                ],
+            );
+        assert!(start.elapsed() < Duration::from_secs(10));
+        lab.is_clean();
+    }
+}
+
+#[test]
+fn qemu_ending_without_a_word_is_71() {
+    let lab = Lab::new();
+    for what in ["fake=triple", "fake=triple-boot"] {
+        lab.run(&["run", "--mode", "radix", "--append", what, "--", "true"])
+            .is(71, &["triple fault"]);
+        lab.is_clean();
+    }
+}
+
+#[test]
+fn a_hang_is_124() {
+    let lab = Lab::new();
+    lab.run(&[
+        "run",
+        "--mode",
+        "radix",
+        "--append",
+        "fake=hang",
+        "--",
+        "true",
+    ])
+    .is(124, &["no sign of life for 2 s"]);
+    lab.run(&[
+        "run",
+        "--mode",
+        "radix",
+        "--append",
+        "fake=hang-boot",
+        "--",
+        "true",
+    ])
+    .is(124, &["no output before init was ready"]);
+    lab.is_clean();
+    let mut cmd = lab.command(&["run", "--mode", "radix", "--timeout", "1", "--", "sleep"]);
+    cmd.env("FPT_SILENCE_S", "60")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    finish(cmd.spawn().unwrap()).is(124, &["no output for 1 s"]);
+    lab.is_clean();
+}
+
+#[test]
+fn a_qemu_that_is_missing_or_does_not_start_is_69() {
+    let lab = Lab::new();
+    let mut cmd = lab.command(&["run", "--mode", "radix", "--", "true"]);
+    cmd.env("FPT_QEMU", "/nonexistent/qemu")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    finish(cmd.spawn().unwrap()).is(69, &["no QEMU at /nonexistent/qemu"]);
+    lab.run(&[
+        "run",
+        "--mode",
+        "radix",
+        "--append",
+        "fake=no-start",
+        "--",
+        "true",
+    ])
+    .is(69, &["could not load kernel"]);
+    lab.is_clean();
+}
+
+#[test]
+fn wrong_usage_is_2() {
+    let lab = Lab::new();
+    for command in ["run", "walk", "selftest", "gdb"] {
+        lab.run(&[command, "--mode", "l3l3"])
+            .is(2, &["unknown mode 'l3l3'", "did you mean 'l3l2'?"]);
+        lab.run(&[command, "--mode", "l4l3"])
+            .is(2, &["mode 'l4l3' is not in this kernel", "radix, l3l2"]);
+        lab.run(&[command, "--mode", ""]).is(2, &[]);
+        lab.run(&[command, "--nonsense"]).is(2, &[]);
+    }
+    lab.run(&["kcount", "--modes", "l3l2,nope"])
+        .is(2, &["unknown mode 'nope'"]);
+    lab.run(&["kcount", "--runs", "0"]).is(2, &[]);
+    lab.run(&["run", "--mode", "radix", "--mem", "12Q"])
+        .is(2, &["no memory size"]);
+    lab.run(&["run", "--mode", "radix", "--mem", "16M"])
+        .is(2, &["too small"]);
+    lab.run(&["run", "--mode", "radix", "--smp", "0"])
+        .is(2, &[]);
+    lab.run(&["run", "--mode", "radix", "--share", "/nonexistent"])
+        .is(2, &["cannot share"]);
+    lab.run(&["run", "--mode", "radix", "--tty", "--", "true"])
+        .is(2, &["needs a terminal"]);
+    lab.run(&["walk", "--mode", "radix", "--addr", "0xffffffff80000000"])
+        .is(2, &["not a user address"]);
+    lab.run(&["walk", "--mode", "radix", "--addr", "zz"])
+        .is(2, &["not a hexadecimal number"]);
+    lab.run(&["selftest"]).is(2, &["--mode"]);
+    lab.run(&["selftest", "--mode", "l3l2", "--filter", "mm/onne"])
+        .is(2, &["did you mean 'mm/one'?"]);
+    lab.run(&["test", "--only", "selftst"])
+        .is(2, &["did you mean 'selftest'?"]);
+    assert!(!lab.path("runs").exists(), "nothing was run");
+}
+
+#[test]
+fn ctrl_c_leaves_nothing() {
+    let lab = Lab::new();
+    let mut cmd = lab.command(&["run", "--mode", "radix", "--", "sleep"]);
+    cmd.env("FPT_SILENCE_S", "60")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let child = cmd.spawn().unwrap();
+    let start = Instant::now();
+    while !lab.path("pid").exists() {
+        assert!(start.elapsed() < Duration::from_secs(20));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(
+        std::fs::read_dir(lab.path("tmp")).unwrap().next().is_some(),
+        "sockets while it runs"
+    );
+    let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    finish(child).is(130, &[]);
+    lab.is_clean();
+}
+
+#[test]
+fn a_full_disk_is_69_and_says_so() {
+    let lab = Lab::new();
+    let runs = lab.path("small");
+    std::fs::create_dir(&runs).unwrap();
+    let mount = format!(
+        "mount -t tmpfs -o size=128k none {0} && FPT_RUNS={0} exec \"$@\"",
+        runs.display()
+    );
+    let probe = Command::new("unshare")
+        .args(["-rm", "mount", "-t", "tmpfs", "none"])
+        .arg(&runs)
+        .output();
+    if !probe.is_ok_and(|o| o.status.success()) {
+        // rundir's own test covers the message on every machine.
+        eprintln!("not run: this machine lets nobody mount a small file system");
+        return;
+    }
+    let inner = lab.command(&[
+        "run",
+        "--mode",
+        "radix",
+        "--append",
+        "fake=flood",
+        "--",
+        "true",
+    ]);
+    let mut cmd = Command::new("unshare");
+    cmd.args(["-rm", "sh", "-c", &mount, "sh"])
+        .arg(inner.get_program())
+        .args(inner.get_args());
+    for (name, value) in inner.get_envs() {
+        match value {
+            Some(value) => cmd.env(name, value),
+            None => cmd.env_remove(name),
+        };
+    }
+    cmd.stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    finish(cmd.spawn().unwrap()).is(69, &["the disk is full"]);
+    lab.is_clean();
+}
+
+#[test]
+fn equal_selftests_are_green() {
+    let lab = Lab::new();
+    let out = lab.run(&["selftest", "--mode", "l3l2"]);
+    out.is(0, &[]);
+    // Per program two cases, the plan and the exit code; and two clean consoles.
+    assert_eq!(out.stdout.lines().last(), Some("10 passed, 0 failed"));
+    for name in [
+        "results.tap",
+        "results.json",
+        "junit.xml",
+        "programs-l3l2.json",
+    ] {
+        assert!(lab.latest().join(name).is_file(), "{name}");
+    }
+    lab.is_clean();
+    // What fails in both modes alike is no difference.
+    lab.run(&["selftest", "--mode", "l3l2", "--append", "fake=not-ok"])
+        .is(0, &["10 passed, 0 failed"]);
+    lab.run(&["selftest", "--mode", "l3l2", "--append", "fake=skip"])
+        .is(0, &["8 passed, 0 failed, 2 skipped"]);
+}
+
+#[test]
+fn each_difference_is_red() {
+    let lab = Lab::new();
+    for (what, word) in [
+        ("not-ok-m", "mm/one: two"),
+        ("skip-m", "mm/one: two"),
+        ("no-plan-m", "mm/one: TAP plan"),
+        ("short-m", "mm/one: TAP plan"),
+        ("timeout-m", "ran into the limit of 5 s"),
+        ("panic-m", "the guest died"),
+        ("hang-m", "the guest died"),
+        ("triple-m", "the guest died"),
+    ] {
+        let out = lab.run(&[
+            "selftest",
+            "--mode",
+            "l3l2",
+            "--filter",
+            "one",
+            "--append",
+            &format!("fake={what}"),
+        ]);
+        out.is(1, &[word, "failed"]);
+        lab.is_clean();
+    }
+}
+
+#[test]
+fn a_kernel_warning_is_red_in_any_mode() {
+    let lab = Lab::new();
+    let args = [
+        "selftest",
+        "--mode",
+        "l3l2",
+        "--filter",
+        "one",
+        "--append",
+        "fake=warn",
+    ];
+    lab.run(&args).is(
+        1,
+        &[
+            "console radix: kernel warning (during mm/one)",
+            "console l3l2: kernel warning",
+            "at mm/memory.c:1",
+        ],
+    );
+    std::fs::write(
+        lab.path("selftests/console-allow.toml"),
+        "[[allow]]\npattern = 'at mm/memory.c:1 '\nprograms = ['mm/one']\nreason = 'a test'\n",
+    )
+    .unwrap();
+    lab.run(&args).is(0, &["6 passed, 0 failed"]);
+    std::fs::write(
+        lab.path("selftests/console-allow.toml"),
+        "[[allow]]\npattern = 'at mm/memory.c:1 '\nreason = ''\n",
+    )
+    .unwrap();
+    lab.run(&args).is(69, &["needs a reason"]);
+}
+
+#[test]
+fn our_own_programs_must_pass_in_both_modes() {
+    let lab = Lab::new();
+    std::fs::write(
+        lab.path("selftests/list.toml"),
+        LIST.replace("dir = 'mm'", "dir = 'fpt'"),
+    )
+    .unwrap();
+    for what in ["fake=not-ok", "fake=no-plan", "fake=timeout"] {
+        lab.run(&["selftest", "--mode", "l3l2", "--append", what])
+            .is(1, &[]);
+    }
+    lab.run(&["selftest", "--mode", "l3l2"]).is(0, &[]);
+}
+
+#[test]
+fn a_guest_in_the_wrong_mode_is_red() {
+    let lab = Lab::new();
+    lab.run(&["selftest", "--mode", "l3l2", "--append", "fake=wrong-mode"])
+        .is(1, &["the guest is not in mode l3l2", "it says 'radix'"]);
+}
+
+#[test]
+fn dry_run_prints_and_starts_nothing() {
+    let lab = Lab::new();
+    for command in ["run", "selftest", "walk"] {
+        let out = lab.run(&["--dry-run", command, "--mode", "l3l2"]);
+        out.is(0, &["fpt=l3l2"]);
+        assert!(!lab.path("pid").exists() && !lab.path("runs").exists());
+    }
+}
