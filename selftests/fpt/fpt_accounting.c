@@ -222,11 +222,10 @@ FPT_TEST(vmpte_of_a_child_equals_ours)
 	theirs = vmpte_kb(pid);
 	ASSERT_EQ(1, write(down[1], "x", 1));
 	ASSERT_EQ(0, reap(pid));
-	if (fpt_nodes(0).misses != n.misses)
-		SKIP(return, "a span fell back to conventional tables");
 	/* file pages are not copied at fork: a few PTE tables less */
 	EXPECT_GE(pte, theirs);
-	EXPECT_LE(pte - 2048 - 64, theirs);
+	if (fpt_nodes(0).misses == n.misses)
+		EXPECT_LE(pte - 2048 - 64, theirs);
 }
 
 FPT_TEST(flat_bytes_are_whole_nodes)

@@ -95,18 +95,30 @@ FPT_TEST(own_nodes)
 FPT_TEST(live_counts_add_up)
 {
 	static const char *const kind[] = { "root", "mid", "bottom" };
-	char a[32], b[32], c[32], d[32];
-	int k;
+	static const char *const what[] = { "live", "installs", "frees", "pool_puts" };
+	static char buf[8192];
+	long v[4], off = 1;
+	char name[32];
+	int k, w, try;
 
 	if (!fpt_debugfs())
 		SKIP(return, "kernel without FPT");
 	for (k = 0; k < 3; k++) {
-		snprintf(a, sizeof(a), "%s_live", kind[k]);
-		snprintf(b, sizeof(b), "%s_installs", kind[k]);
-		snprintf(c, sizeof(c), "%s_frees", kind[k]);
-		snprintf(d, sizeof(d), "%s_pool_puts", kind[k]);
-		EXPECT_EQ(fpt_stat(a), fpt_stat(b) - fpt_stat(c) - fpt_stat(d))
-			TH_LOG("%s", kind[k]);
+		/* some other process may be going away between two counters */
+		for (try = 0; try < 50 && off; try++) {
+			ASSERT_LT(0, read_text(FPT_DEBUGFS "stats", buf, sizeof(buf)));
+			for (w = 0; w < 4; w++) {
+				snprintf(name, sizeof(name), "%s_%s", kind[k], what[w]);
+				v[w] = find_value(buf, name);
+			}
+			off = v[1] - v[2] - v[3] - v[0];
+			if (off)
+				msleep(20);
+		}
+		EXPECT_EQ(0, off)
+			TH_LOG("%s: live %ld, installs %ld, frees %ld, pool_puts %ld", kind[k],
+			       v[0], v[1], v[2], v[3]);
+		off = 1;
 	}
 }
 
@@ -160,9 +172,8 @@ FPT_TEST(page_table_bytes_of_one_page)
 	before = vmpte_kb(0);
 	page_set(p, 1, 0);
 	b = fpt_nodes(0);
-	if (a.misses != b.misses)
-		SKIP(return, "a span fell back to conventional tables");
-	EXPECT_EQ(want[self->mode], vmpte_kb(0) - before);
+	if (a.misses == b.misses)
+		EXPECT_EQ(want[self->mode], vmpte_kb(0) - before);
 	munmap(p, PAGE);
 	EXPECT_EQ(before, vmpte_kb(0));
 }
