@@ -596,7 +596,7 @@ impl Mm {
         let mut d1 = None;
         let mut a = start;
         let mut i = 0u64;
-        while a < end {
+        while a < end && !w.mem.is_blank(s1) {
             let v = w.mem.read(s1);
             if v & entry::PRESENT != 0 {
                 let base = match d1 {
@@ -657,7 +657,7 @@ impl Mm {
                 if w.mem.read(slot) & entry::PSE == 0 {
                     let pte = child(w, Level::L2, slot, start);
                     let dirt = pte.offset(8 * 77);
-                    if w.mem.read(dirt) == 0 {
+                    if !w.mem.is_blank(pte) && w.mem.read(dirt) == 0 {
                         w.mem.write(dirt, 0xbad0_0000_0000_0000);
                     }
                 }
