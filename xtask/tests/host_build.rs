@@ -213,6 +213,48 @@ fn edits_in_the_tree_are_not_lost() {
     assert_eq!(fs::read_to_string(&file).expect("there"), "int other;\n");
 }
 
+#[test]
+fn tree_that_an_interrupt_left_half_moved_is_mended() {
+    let lab = Lab::new();
+    lab.fetched();
+    lab.run(&["patch", "apply", "linux"]).code(0);
+    let tree = lab.tree();
+    fs::write(tree.join(".git/fpt-moving"), "").expect("written");
+    fs::write(tree.join(".git/index.lock"), "").expect("written");
+    fs::write(tree.join("other.c"), "half").expect("written");
+    queue(
+        &lab,
+        &[("0001-code-change-line-10.patch", patch(10, "int x;", true))],
+    );
+    lab.run(&["patch", "apply", "linux"]).code(0);
+    let text = fs::read_to_string(tree.join("other.c")).expect("there");
+    assert_eq!(text, "int other;\n");
+    lab.run(&["patch", "apply", "linux"]).code(0);
+}
+
+#[test]
+fn commits_in_the_tree_are_not_lost() {
+    let lab = Lab::new();
+    lab.fetched();
+    lab.run(&["patch", "apply", "linux"]).code(0);
+    let tree = lab.tree();
+    fs::write(tree.join("other.c"), "int mine;\n").expect("written");
+    git(&tree, &["commit", "-q", "-a", "-s", "-m", "other: mine"]);
+    lab.run(&["build-kernel"])
+        .code(69)
+        .error_has(&["not in the queue", "patch refresh linux"]);
+    let out = lab.run(&["patch", "status", "linux"]);
+    assert!(
+        out.stdout.contains("commits of its own (1 on top"),
+        "{}",
+        out.stdout
+    );
+    lab.run(&["patch", "refresh", "linux"]).code(0);
+    lab.run(&["build-kernel"]).code(0);
+    let text = fs::read_to_string(tree.join("other.c")).expect("there");
+    assert_eq!(text, "int mine;\n");
+}
+
 fn git(tree: &Path, args: &[&str]) {
     let ok = Command::new("git")
         .arg("-C")

@@ -135,11 +135,10 @@ fn status(ctx: &Ctx, project: Project) -> Result<()> {
     }
     println!("  tree: {}", dir.display());
     let head = rev(&dir, "HEAD")?;
-    let applied = rev(&dir, "refs/fpt/applied")?;
     let wanted = git(&dir)
         .args(["rev-parse", "-q", "--verify", &queue_ref(&dir, &queue)?])
         .output()?;
-    let state = if head != applied {
+    let state = if has_own_commits(&dir)? {
         let count = ctx.read(&git(&dir).args(["rev-list", "--count", "base..HEAD"]))?;
         format!(
             "has commits of its own ({} on top of the base): `patch refresh {}` exports them",
@@ -174,6 +173,20 @@ pub fn tree_lock(ctx: &Ctx, project: Project, source: &Source) -> Result<Option<
 pub(crate) fn rev(dir: &Path, name: &str) -> Result<String> {
     let text = git(dir).args(["rev-parse", "--verify", name]).read()?;
     Ok(text.trim().to_string())
+}
+
+/// Whether the tree stands at a commit that this program has not made or exported.
+fn has_own_commits(dir: &Path) -> Result<bool> {
+    let known = git(dir)
+        .args([
+            "for-each-ref",
+            "--points-at",
+            "HEAD",
+            "refs/fpt",
+            "refs/tags/base",
+        ])
+        .read()?;
+    Ok(known.trim().is_empty())
 }
 
 /// Tracked files that differ from the last commit.
@@ -228,9 +241,11 @@ fn apply_with(ctx: &Ctx, project: Project, source: &Source, force: bool) -> Resu
         stage.note(line);
     }
     let head = rev(&dir, "HEAD")?;
-    let applied = rev(&dir, "refs/fpt/applied")?;
-    let own = head != applied;
+    let own = has_own_commits(&dir)?;
     let edited = edits(&dir)?;
+    // A run that was interrupted while it moved the tree left a state that is nobody's.
+    let moving = dir.join(".git/fpt-moving");
+    let force = force || moving.exists();
     if !force && (own || !edited.is_empty()) {
         return Err(Fail::infra(
             format!("{} has changes that are not in the queue", dir.display()),
@@ -252,10 +267,10 @@ fn apply_with(ctx: &Ctx, project: Project, source: &Source, force: bool) -> Resu
             .read()?;
         changed = list.lines().count();
         let how = if force { "--hard" } else { "--keep" };
+        store::write_atomic(&moving, commit.as_bytes())?;
         git(&dir).args(["reset", "-q", how, &commit]).read()?;
-        git(&dir)
-            .args(["update-ref", "refs/fpt/applied", &commit])
-            .read()?;
+        std::fs::remove_file(&moving)
+            .with_context(|| format!("cannot remove {}", moving.display()))?;
     }
     let placed = place(ctx, project, &dir)?;
     stage.done(&match (changed, placed) {

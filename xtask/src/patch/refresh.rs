@@ -81,7 +81,7 @@ pub fn refresh(
         let own = sources::tree_dir(ctx, project, &sources::planned(ctx, project)?);
         if own == dir {
             git(&dir)
-                .args(["update-ref", "refs/fpt/applied", "HEAD"])
+                .args(["update-ref", "refs/fpt/exported", "HEAD"])
                 .read()?;
         }
     }

@@ -402,12 +402,7 @@ fn commit_base(ctx: &Ctx, stage: &Stage, log: &Path, work: &Path, source: &Sourc
         log,
         &git(work).args(["commit", "-q", "--no-verify", "-m", &message]),
     )?;
-    ctx.step(stage, log, &git(work).args(["tag", "base"]))?;
-    ctx.step(
-        stage,
-        log,
-        &git(work).args(["update-ref", "refs/fpt/applied", "HEAD"]),
-    )
+    ctx.step(stage, log, &git(work).args(["tag", "base"]))
 }
 
 #[cfg(test)]
