@@ -5,7 +5,7 @@
 //! `catch_unwind` around code that does not panic.
 
 use crate::decode::{self, Kind, Mark, UNIT};
-use crate::record::{self, Regions, Totals};
+use crate::record::{self, Profile, Regions, Totals};
 use std::ffi::{c_char, c_int, c_uint, c_void, CStr};
 use std::fs::File;
 use std::io::Write;
@@ -74,6 +74,7 @@ extern "C" {
         imm: u64,
     );
     fn qemu_plugin_scoreboard_new(element_size: usize) -> *mut Scoreboard;
+    fn qemu_plugin_scoreboard_find(score: *mut Scoreboard, vcpu_index: c_uint) -> *mut c_void;
     fn qemu_plugin_u64_sum(entry: Counter) -> u64;
 }
 
@@ -85,15 +86,27 @@ struct PerCpu {
     user: u64,
 }
 
+/// Addresses that a profile can tell apart: a kernel executes far fewer.
+const PROFILE_SLOTS: usize = 1 << 20;
+
+/// Counts by address, of one region, on the CPU that runs it.
+struct Profiling {
+    score: *mut Scoreboard,
+    region: u8,
+    path: String,
+    profile: Mutex<Profile>,
+}
+
 struct State {
+    profiling: Option<Profiling>,
     kernel: Counter,
     kernel_string: Counter,
     user: Counter,
     out: Mutex<(File, Regions)>,
 }
 
-// SAFETY: the scoreboard pointer is only handed back to QEMU, whose functions on
-// scoreboards may be called from every CPU thread; it lives as long as QEMU.
+// SAFETY: the scoreboard pointers are only handed back to QEMU, whose functions on
+// scoreboards may be called from every CPU thread; they live as long as QEMU.
 unsafe impl Send for State {}
 // SAFETY: as for Send; everything mutable is behind the mutex.
 unsafe impl Sync for State {}
@@ -116,15 +129,55 @@ fn totals(state: &State) -> Totals {
     }
 }
 
-fn on_mark(word: usize) {
+impl Profiling {
+    /// The counters of a CPU as they are.
+    fn now(&self, cpu: c_uint) -> Vec<u64> {
+        // SAFETY: the scoreboard is never freed; QEMU returns the CPU's entry.
+        let entry = unsafe { qemu_plugin_scoreboard_find(self.score, cpu) };
+        if entry.is_null() {
+            return Vec::new();
+        }
+        // SAFETY: an entry is PROFILE_SLOTS numbers long, and only this CPU, which
+        // is in this callback, writes to it.
+        unsafe { std::slice::from_raw_parts(entry.cast::<u64>(), PROFILE_SLOTS) }.to_vec()
+    }
+
+    fn mark(&self, cpu: c_uint, begin: bool) {
+        let now = self.now(cpu);
+        let Ok(mut profile) = self.profile.lock() else {
+            return;
+        };
+        if begin {
+            profile.begin(&now);
+        } else {
+            profile.end(&now);
+            let _ = std::fs::write(&self.path, profile.text());
+        }
+    }
+
+    /// The counter of an address.
+    fn counter(&self, address: u64) -> Option<Counter> {
+        let slot = self.profile.lock().ok()?.slot(address)?;
+        Some(Counter {
+            score: self.score,
+            offset: slot.wrapping_mul(size_of::<u64>()),
+        })
+    }
+}
+
+fn on_mark(cpu: c_uint, word: usize) {
     let Some(state) = STATE.get() else { return };
     let now = totals(state);
     let id = (word & 0xff) as u8;
+    let begin = word & 0x100 == 0;
+    if let Some(profiling) = state.profiling.as_ref().filter(|p| p.region == id) {
+        profiling.mark(cpu, begin);
+    }
     let Ok(mut guard) = state.out.lock() else {
         return;
     };
     let (file, regions) = &mut *guard;
-    if word & 0x100 == 0 {
+    if begin {
         regions.begin(id, now);
     } else {
         let line = regions.end(id, now);
@@ -133,8 +186,8 @@ fn on_mark(word: usize) {
     }
 }
 
-extern "C" fn mark_executed(_cpu: c_uint, userdata: *mut c_void) {
-    let _ = catch_unwind(|| on_mark(userdata as usize));
+extern "C" fn mark_executed(cpu: c_uint, userdata: *mut c_void) {
+    let _ = catch_unwind(|| on_mark(cpu, userdata as usize));
 }
 
 fn instrument(state: &State, tb: *mut Tb) {
@@ -152,7 +205,10 @@ fn instrument(state: &State, tb: *mut Tb) {
         let len = unsafe { qemu_plugin_insn_data(insn, buffer.as_mut_ptr().cast(), buffer.len()) };
         let bytes = buffer.get(..len).unwrap_or(&buffer);
         // SAFETY: insn is valid.
-        let kernel = decode::is_kernel(unsafe { qemu_plugin_insn_vaddr(insn) });
+        let address = unsafe { qemu_plugin_insn_vaddr(insn) };
+        let kernel = decode::is_kernel(address);
+        let profiling = state.profiling.as_ref().filter(|_| kernel);
+        let by_address = profiling.and_then(|p| p.counter(address));
         let entry = if kernel { state.kernel } else { state.user };
         let string = if kernel {
             state.kernel_string
@@ -166,6 +222,14 @@ fn instrument(state: &State, tb: *mut Tb) {
                 unsafe {
                     qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu(insn, ADD_U64, entry, UNIT)
                 };
+                if let Some(entry) = by_address {
+                    // SAFETY: as above.
+                    unsafe {
+                        qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu(
+                            insn, ADD_U64, entry, UNIT,
+                        )
+                    };
+                }
                 if !kernel {
                     let word = match decode::mark(bytes) {
                         Some(Mark::Begin(id)) => usize::from(id),
@@ -191,6 +255,10 @@ fn instrument(state: &State, tb: *mut Tb) {
         };
         // SAFETY: insn is valid, the scoreboard is never freed.
         unsafe { qemu_plugin_register_vcpu_mem_inline_per_vcpu(insn, rw, ADD_U64, string, imm) };
+        if let Some(entry) = by_address {
+            // SAFETY: as above.
+            unsafe { qemu_plugin_register_vcpu_mem_inline_per_vcpu(insn, rw, ADD_U64, entry, imm) };
+        }
     }
 }
 
@@ -203,12 +271,21 @@ extern "C" fn translated(_id: PluginId, tb: *mut Tb) {
 }
 
 fn install(id: PluginId, args: &[String]) -> Result<(), String> {
-    let path = record::output_path(args)?;
+    let options = record::options(args)?;
+    let path = options.out;
     let file = File::create(&path).map_err(|e| format!("cannot write {path}: {e}"))?;
     // SAFETY: called from qemu_plugin_install, where scoreboards may be made.
     let score = unsafe { qemu_plugin_scoreboard_new(size_of::<PerCpu>()) };
     let at = |offset| Counter { score, offset };
+    let profiling = options.profile.map(|(path, region)| Profiling {
+        // SAFETY: as above.
+        score: unsafe { qemu_plugin_scoreboard_new(PROFILE_SLOTS.wrapping_mul(size_of::<u64>())) },
+        region,
+        path,
+        profile: Mutex::new(Profile::new(PROFILE_SLOTS)),
+    });
     let state = State {
+        profiling,
         kernel: at(std::mem::offset_of!(PerCpu, kernel)),
         kernel_string: at(std::mem::offset_of!(PerCpu, kernel_string)),
         user: at(std::mem::offset_of!(PerCpu, user)),

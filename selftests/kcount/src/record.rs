@@ -2,6 +2,7 @@
 //! Regions that are open, and the line written when one ends.
 
 use crate::decode::UNIT;
+use std::collections::HashMap;
 
 /// Sums over all CPUs, in half instructions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,16 +57,114 @@ impl Regions {
     }
 }
 
-/// `out=PATH` among the plugin's arguments.
-pub fn output_path(args: &[String]) -> Result<String, String> {
-    let mut path = None;
+/// Arguments of the plugin.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Where the lines go.
+    pub out: String,
+    /// Where counts by address go, and of which region.
+    pub profile: Option<(String, u8)>,
+}
+
+/// `out=FILE[,profile=FILE,region=ID]`
+pub fn options(args: &[String]) -> Result<Options, String> {
+    let (mut out, mut profile, mut region) = (None, None, None);
     for arg in args {
         match arg.split_once('=') {
-            Some(("out", value)) if !value.is_empty() => path = Some(value.to_owned()),
-            _ => return Err(format!("unknown argument '{arg}': expected out=FILE")),
+            Some(("out", value)) if !value.is_empty() => out = Some(value.to_owned()),
+            Some(("profile", value)) if !value.is_empty() => profile = Some(value.to_owned()),
+            Some(("region", value)) => {
+                region = Some(
+                    value
+                        .parse::<u8>()
+                        .map_err(|_| format!("region={value}: expected an id from 0 to 255"))?,
+                );
+            }
+            _ => {
+                return Err(format!(
+                    "unknown argument '{arg}': expected out=FILE[,profile=FILE,region=ID]"
+                ))
+            }
         }
     }
-    path.ok_or_else(|| "missing argument: expected out=FILE".to_owned())
+    let profile = match (profile, region) {
+        (Some(path), Some(id)) => Some((path, id)),
+        (None, None) => None,
+        _ => return Err("profile=FILE and region=ID go together".to_owned()),
+    };
+    Ok(Options {
+        out: out.ok_or_else(|| "missing argument: expected out=FILE".to_owned())?,
+        profile,
+    })
+}
+
+/// Counts by address of one region: each address has a slot in an array of
+/// counters that QEMU keeps.
+pub struct Profile {
+    slots: HashMap<u64, usize>,
+    max: usize,
+    start: Option<Vec<u64>>,
+    sum: Vec<u64>,
+    runs: u64,
+}
+
+impl Profile {
+    pub fn new(max: usize) -> Self {
+        Profile {
+            slots: HashMap::new(),
+            max,
+            start: None,
+            sum: Vec::new(),
+            runs: 0,
+        }
+    }
+
+    /// The slot of an address; none when all are taken.
+    pub fn slot(&mut self, address: u64) -> Option<usize> {
+        let next = self.slots.len();
+        if let Some(slot) = self.slots.get(&address) {
+            return Some(*slot);
+        }
+        if next >= self.max {
+            return None;
+        }
+        self.slots.insert(address, next);
+        Some(next)
+    }
+
+    pub fn begin(&mut self, now: &[u64]) {
+        self.start = Some(now.to_vec());
+    }
+
+    /// Adds what was counted since `begin`.
+    pub fn end(&mut self, now: &[u64]) {
+        let Some(start) = self.start.take() else {
+            return;
+        };
+        self.runs = self.runs.wrapping_add(1);
+        self.sum.resize(now.len(), 0);
+        // addresses that were first translated inside the region start from 0
+        let before = start.into_iter().chain(std::iter::repeat(0));
+        for ((sum, now), before) in self.sum.iter_mut().zip(now).zip(before) {
+            *sum = sum.wrapping_add(now.wrapping_sub(before));
+        }
+    }
+
+    /// `ADDRESS COUNT` lines in order of addresses; counts are of all runs.
+    pub fn text(&self) -> String {
+        let mut lines: Vec<(u64, u64)> = self
+            .slots
+            .iter()
+            .filter_map(|(address, slot)| Some((*address, *self.sum.get(*slot)? / UNIT)))
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        lines.sort_unstable();
+        let mut text = format!("# runs {}\n", self.runs);
+        for (address, count) in lines {
+            text.push_str(&format!("{address:x} {count}\n"));
+        }
+        text
+    }
 }
 
 #[cfg(test)]
@@ -115,9 +214,37 @@ mod tests {
     #[test]
     fn arguments() {
         let s = |v: &[&str]| v.iter().map(|x| (*x).to_owned()).collect::<Vec<_>>();
-        assert_eq!(output_path(&s(&["out=/tmp/x"])), Ok("/tmp/x".to_owned()));
-        assert!(output_path(&s(&[])).is_err());
-        assert!(output_path(&s(&["out="])).is_err());
-        assert!(output_path(&s(&["out=/x", "y=1"])).is_err());
+        let plain = Options {
+            out: "/x".to_owned(),
+            profile: None,
+        };
+        assert_eq!(options(&s(&["out=/x"])), Ok(plain));
+        let full = Options {
+            out: "/x".to_owned(),
+            profile: Some(("/p".to_owned(), 7)),
+        };
+        assert_eq!(options(&s(&["out=/x", "profile=/p", "region=7"])), Ok(full));
+        assert!(options(&s(&[])).is_err());
+        assert!(options(&s(&["out="])).is_err());
+        assert!(options(&s(&["out=/x", "y=1"])).is_err());
+        assert!(options(&s(&["out=/x", "profile=/p"])).is_err());
+        assert!(options(&s(&["out=/x", "region=1"])).is_err());
+        assert!(options(&s(&["out=/x", "profile=/p", "region=256"])).is_err());
+    }
+
+    #[test]
+    fn a_profile_adds_up_its_runs() {
+        let mut p = Profile::new(2);
+        assert_eq!(p.slot(0x10), Some(0));
+        assert_eq!(p.slot(0x08), Some(1));
+        assert_eq!(p.slot(0x10), Some(0));
+        assert_eq!(p.slot(0x20), None);
+        p.begin(&[10 * UNIT]);
+        p.end(&[13 * UNIT, 5 * UNIT]);
+        p.begin(&[20 * UNIT, 5 * UNIT]);
+        p.end(&[21 * UNIT, 5 * UNIT]);
+        assert_eq!(p.text(), "# runs 2\n8 5\n10 4\n");
+        p.end(&[99 * UNIT, 99 * UNIT]);
+        assert_eq!(p.text(), "# runs 2\n8 5\n10 4\n");
     }
 }
