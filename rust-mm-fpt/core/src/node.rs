@@ -91,8 +91,8 @@ pub trait NodeMem {
     fn unlock(&mut self);
 
     /// Asked under the lock: may a node of `kind` be published here? False if a huge mapping that
-    /// it could not hold was announced meanwhile; the attempt then ends like a lost race, with
-    /// the entry still empty.
+    /// it could not hold was announced meanwhile; the attempt then ends as
+    /// [`Fallback::Forbidden`].
     fn still_allowed(&mut self, _kind: NodeKind) -> bool {
         true
     }
@@ -131,6 +131,8 @@ pub enum Fallback {
     NoCharge = 3,
     /// The block cannot be expressed as an entry (misaligned, or above 2^52): a bug below us.
     BadBlock = 4,
+    /// [`NodeMem::still_allowed`] said no under the lock.
+    Forbidden = 5,
 }
 
 /// How [`install_node`] ended. None of these is an error: after each of them the caller goes on
@@ -323,20 +325,25 @@ where
         }
     };
     ops.lock();
-    let free = ops.load().is_none() && ops.still_allowed(kind);
-    if free {
+    let empty = ops.load().is_none();
+    let publish = empty && ops.still_allowed(kind);
+    if publish {
         // Before the entry is visible: whoever sees the node sees it accounted for.
         ops.account(kind);
         ops.publish(entry);
     }
     ops.unlock();
-    if free {
+    if publish {
         // From here on the entry owns the block.
         forget_block(ready);
         installed(ops, kind);
-        InstallOutcome::Installed
+        return InstallOutcome::Installed;
+    }
+    release_node(ops, ready);
+    if empty {
+        ops.count(Counter::kind(kind, KindCounter::Fallbacks), 1);
+        InstallOutcome::Fallback(Fallback::Forbidden)
     } else {
-        release_node(ops, ready);
         ops.count(Counter::kind(kind, KindCounter::Races), 1);
         InstallOutcome::LostRace
     }

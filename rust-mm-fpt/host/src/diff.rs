@@ -528,7 +528,10 @@ impl Qemu {
         let mut byte = [0];
         match self.input.read_exact(&mut byte) {
             Ok(()) => Ok(byte[0]),
-            Err(e) => fail(format!("no answer from QEMU: {e}")),
+            Err(e) => {
+                let log = std::fs::read_to_string(self.dir.join("log")).unwrap_or_default();
+                fail(format!("no answer from QEMU ({e}): {}", log.trim()))
+            }
         }
     }
 

@@ -142,10 +142,10 @@ impl NodeAlloc for Racer<'_> {
         self.local(|s| s.world.unprepare_slice(kind, block, slice))
     }
     fn charge(&mut self, kind: NodeKind, block: &SimBlock) -> bool {
-        self.step(State::Ready, |s| s.world.charge(kind, block))
+        self.local(|s| s.world.charge(kind, block))
     }
     fn uncharge(&mut self, kind: NodeKind, block: &SimBlock) {
-        self.step(State::Ready, |s| s.world.uncharge(kind, block))
+        self.local(|s| s.world.uncharge(kind, block))
     }
     fn is_zero(&self, kind: NodeKind, block: &SimBlock) -> bool {
         self.local(|s| s.world.is_zero(kind, block))
@@ -184,6 +184,13 @@ impl NodeMem for Racer<'_> {
         self.step(State::Ready, |s| {
             assert_eq!(s.lock, Some(id), "recheck without the lock");
             Entry::new(s.world.mem.read(s.slot))
+        })
+    }
+    fn still_allowed(&mut self, _kind: NodeKind) -> bool {
+        let id = self.id;
+        self.local(|s| {
+            assert_eq!(s.lock, Some(id));
+            !s.world.forbid
         })
     }
     fn publish(&mut self, entry: Entry) {

@@ -78,6 +78,8 @@ pub struct World {
     pub policy: Policy,
     /// `fpt.min_span`, bytes.
     pub min_span: u64,
+    /// A huge mapping was announced: no node may be published.
+    pub forbid: bool,
     /// Untainted nodes that came back with a word that is not zero.
     pub dirty_returns: Cell<u64>,
     /// Most blocks that a pool ever held.
@@ -101,6 +103,7 @@ impl Default for World {
             mm_cap: u64::MAX,
             policy: Policy::Eager,
             min_span: 0,
+            forbid: false,
             dirty_returns: Cell::new(0),
             pool_high: 0,
         }
@@ -376,6 +379,10 @@ impl NodeMem for Ops<'_> {
     fn unlock(&mut self) {
         assert!(self.locked);
         self.locked = false;
+    }
+    fn still_allowed(&mut self, _kind: NodeKind) -> bool {
+        assert!(self.locked);
+        !self.world.forbid
     }
     fn load(&mut self) -> Entry {
         Entry::new(self.world.mem.read(self.slot))

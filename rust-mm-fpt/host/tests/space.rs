@@ -8,6 +8,7 @@ use fpt_core::policy::Policy;
 use fpt_host::oracle::{Harness, Op, Place, Seen};
 use fpt_host::world::{Fail, World};
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 fn place() -> impl Strategy<Value = Place> {
     (0..4u8, 0..7u8, 0..7u8, 0..7u8).prop_map(|(a, b, c, d)| Place(a, b, c, d))
@@ -104,14 +105,25 @@ fn run(
     seen
 }
 
+/// The same sequences in each run, unless `PROPTEST_CASES` or `PROPTEST_RNG_SEED` ask for others.
+fn config() -> ProptestConfig {
+    let mut config = ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    if std::env::var_os("PROPTEST_CASES").is_none() {
+        config.cases = 250;
+        if std::env::var_os("PROPTEST_RNG_SEED").is_none() {
+            config.rng_seed = RngSeed::Fixed(0x0f97);
+        }
+    }
+    config
+}
+
 macro_rules! sequences {
     ($($name:ident $mode:expr;)*) => {
         proptest! {
-            #![proptest_config(ProptestConfig {
-                cases: 250,
-                failure_persistence: None,
-                ..ProptestConfig::default()
-            })]
+            #![proptest_config(config())]
             $(
                 #[test]
                 fn $name(setup in setup(), ops in prop::collection::vec(op(), 1..48)) {
