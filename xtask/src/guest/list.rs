@@ -115,7 +115,10 @@ pub fn programs(path: &Path) -> Result<Vec<Program>> {
         };
         return Err(bad(path, format!("{}: {fault}", p.name)));
     }
-    Ok(list.program)
+    let mut programs = list.program;
+    // Huge pages of 1 GiB are taken at boot and given back after the programs that need them.
+    programs.sort_by_key(|p| p.hugepages_1g == 0);
+    Ok(programs)
 }
 
 pub fn allowed(path: &Path) -> Result<Vec<Allow>> {
