@@ -129,7 +129,7 @@ fn find_root() -> Result<PathBuf> {
     }
     let here = std::env::current_dir()?;
     let from_cargo = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
-    let is_root = |p: &Path| p.join("configs").is_dir() && p.join("xtask").is_dir();
+    let is_root = |p: &Path| p.join("xtask/Cargo.toml").is_file();
     let starts = from_cargo.as_deref().into_iter().chain([here.as_path()]);
     for dir in starts.flat_map(Path::ancestors) {
         if is_root(dir) {
