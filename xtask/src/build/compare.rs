@@ -223,6 +223,53 @@ mod tests {
         assert!(difference(&BTreeMap::new(), &a).is_some());
     }
 
+    /// A build folder whose mm/x.o is compiled from `text`.
+    fn built(text: &str) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().expect("a folder");
+        for sub in OBJECT_DIRS {
+            std::fs::create_dir_all(dir.path().join(sub)).expect("a folder");
+        }
+        let source = dir.path().join("x.c");
+        std::fs::write(&source, text).expect("written");
+        let out = dir.path().join("mm/x.o");
+        let cc = crate::api::Cmd::new("gcc").args(["-O2", "-c", "-o"]);
+        cc.arg(&out).arg(&source).read().expect("compiled");
+        dir
+    }
+
+    #[test]
+    fn real_objects() {
+        let base = "extern int g(int), h(int); int x; int f(void) { return g(3) + x; }";
+        let a = built(base);
+        let outcome = |text: &str| compare(a.path(), built(text).path()).expect("compared");
+        let same = outcome(&format!("/* another line */\n{base}\nint unused;"));
+        assert!(
+            same.same() && same.compared == 1 && same.bytes > 0,
+            "{same}"
+        );
+        for other in [
+            base.replace('3', "4"),
+            base.replace("g(3)", "h(3)"),
+            format!("{base} int k(void) {{ return 1; }}"),
+        ] {
+            let result = outcome(&other);
+            assert!(
+                !result.same() && result.to_string().contains("mm/x.o"),
+                "{result}"
+            );
+        }
+    }
+
+    #[test]
+    fn object_of_one_tree_only_is_a_difference() {
+        let a = built("int f(void) { return 1; }");
+        let b = built("int f(void) { return 1; }");
+        std::fs::copy(b.path().join("mm/x.o"), b.path().join("mm/y.o")).expect("copied");
+        let result = compare(a.path(), b.path()).expect("compared");
+        assert_eq!(result.only, ["mm/y.o"]);
+        assert!(!result.same());
+    }
+
     #[test]
     fn nothing_compared_is_no_success() {
         assert!(!Comparison::default().same());
