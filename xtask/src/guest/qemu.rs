@@ -53,6 +53,12 @@ const KERNEL_ARGS: [&str; 6] = [
 impl Spec {
     pub fn kernel_args(&self) -> String {
         let mut args: Vec<String> = KERNEL_ARGS.iter().map(|a| a.to_string()).collect();
+        if !self.icount {
+            // The TSC is the host's, which a guest on a busy host cannot measure: it would take it
+            // for many times too slow or too fast, and with it every time limit. The HPET's
+            // rate is known.
+            args.extend(["clocksource=hpet", "tsc=unstable"].map(str::to_string));
+        }
         args.extend(self.mode.iter().map(|m| format!("fpt={m}")));
         args.extend(self.append.iter().cloned());
         args.join(" ")
@@ -71,7 +77,7 @@ impl Spec {
                 "-name",
                 "fpt",
                 "-M",
-                "q35,usb=off,smbus=off,sata=off,vmport=off,hpet=off,graphics=off",
+                "q35,usb=off,smbus=off,sata=off,vmport=off,graphics=off",
             ])
             .args([
                 "-nodefaults",
