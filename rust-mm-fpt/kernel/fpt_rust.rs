@@ -3,8 +3,8 @@
 //! Flattened page tables: the kernel side of the Rust core.
 //!
 //! `fpt_core` decides (geometry, policy, life cycle of a node) and contains no unsafe code; this
-//! file lends it the kernel's memory, locks and counters, and is what C calls. It is the only
-//! place with `unsafe`.
+//! file's modules lend it the kernel's memory, locks and counters (glue.rs) and are what C calls
+//! (hooks.rs, hot.rs). They alone contain `unsafe`.
 //!
 //! Lock order, outermost first: `mmap_lock` or a VMA lock; `mm->page_table_lock` (install and
 //! publish); the pool locks are leaves and never nest in it.
@@ -29,3 +29,4 @@ mod fpt_core {
 
 mod glue;
 pub mod hooks;
+pub mod hot;

@@ -9,6 +9,7 @@ use super::fpt_core::geometry::NodeKind;
 use super::fpt_core::node::{drain_pool, NodeAlloc, NodeMem, RootMem};
 use super::fpt_core::policy::{Choice, Policy, SpanFacts};
 use super::fpt_core::pool::PoolView;
+use super::hot::phys_to_virt;
 use core::ffi::{c_int, c_ulong, c_void};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -367,32 +368,6 @@ impl RootMem for KernelNode {
     fn clear_l4(&mut self, l4: PhysAddr, index: u32) {
         self.store_l4(l4, index, Entry::NONE);
     }
-}
-
-#[cfg(CONFIG_DYNAMIC_MEMORY_LAYOUT)]
-extern "C" {
-    static page_offset_base: c_ulong;
-}
-
-/// Where the direct map begins.
-#[cfg(CONFIG_DYNAMIC_MEMORY_LAYOUT)]
-#[inline(always)]
-fn page_offset() -> u64 {
-    // SAFETY: written once, before any user address space exists.
-    unsafe { page_offset_base }
-}
-
-/// Where the direct map begins, with 4-level paging (`__PAGE_OFFSET_BASE_L4`).
-#[cfg(not(CONFIG_DYNAMIC_MEMORY_LAYOUT))]
-#[inline(always)]
-fn page_offset() -> u64 {
-    0xffff_8880_0000_0000
-}
-
-/// The virtual address of `pa` in the direct map.
-#[inline(always)]
-pub(super) fn phys_to_virt(pa: PhysAddr) -> *mut u64 {
-    pa.as_u64().wrapping_add(page_offset()) as *mut u64
 }
 
 /// The physical address of `va` in the direct map.

@@ -1,48 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What C calls: prototypes in asm/fpt.h and fpt_internal.h.
+//! What C calls besides the hooks of hot.rs: prototypes in asm/fpt.h and fpt_internal.h.
 
-use super::fpt_core::addr::VirtAddr;
 use super::fpt_core::counters::Counter;
-use super::fpt_core::entry::{Entry, TABLE_FLAGS};
-use super::fpt_core::geometry::{node_index, Mode, NodeKind};
+use super::fpt_core::entry::TABLE_FLAGS;
+use super::fpt_core::geometry::{Mode, NodeKind};
 use super::fpt_core::node::{
     detach_node, detach_root, install_node, install_root, retire_node, Detached, InstallOutcome,
-    NodeMem,
+    NodeAlloc, NodeMem,
 };
 use super::fpt_core::policy::{decide, Decision, Policy, Reason};
 use super::glue::{self, Block, KernelNode, Mm, MmuGather, Page};
+use super::hot::phys_to_virt;
 use core::ffi::{c_char, c_int, c_ulong};
 use core::ptr::{null, null_mut, NonNull};
-
-/// Entry `index` of the node that `val` points at.
-#[inline(always)]
-fn node_entry(val: u64, kind: NodeKind, addr: c_ulong) -> *mut u64 {
-    let base = glue::phys_to_virt(Entry::new(val).addr());
-    base.wrapping_add(node_index(kind, VirtAddr::new(addr)) as usize)
-}
-
-/// `pud_offset()` below a FLAT p4d entry: the PUD level is merged away.
-#[no_mangle]
-pub extern "C" fn fpt_pud_offset(p4d: *mut u64, _val: u64, _addr: c_ulong) -> *mut u64 {
-    p4d
-}
-
-/// `pmd_offset()` of a FLAT entry: a PMD of a merged L3+L2 node if the PUD level was passed
-/// through (the entry says so), else the PMD level is the one that is merged away.
-#[no_mangle]
-pub extern "C" fn fpt_pmd_offset(pud: *mut u64, val: u64, addr: c_ulong) -> *mut u64 {
-    match Entry::new(val).node_kind() {
-        Some(NodeKind::Mid) => node_entry(val, NodeKind::Mid, addr),
-        _ => pud,
-    }
-}
-
-/// `pte_offset_kernel()` of a FLAT entry: a PTE of a merged L2+L1 node.
-#[no_mangle]
-pub extern "C" fn fpt_pte_offset(_pmd: *mut u64, val: u64, addr: c_ulong) -> *mut u64 {
-    node_entry(val, NodeKind::Bottom, addr)
-}
 
 /// Tries to install a node of `kind` at `slot`; true if the entry is populated afterwards.
 ///
@@ -58,7 +29,6 @@ unsafe fn table_alloc(mm: *mut Mm, slot: *mut u64, kind: NodeKind, addr: c_ulong
     match decide(&facts) {
         Decision::Conventional(Reason::NotInMode) => false,
         Decision::Conventional(reason) => {
-            use super::fpt_core::node::NodeAlloc;
             let counter =
                 if reason.is_cap() { Counter::REFUSED_CAP } else { Counter::REFUSED_POLICY };
             ops.count(counter, 1);
@@ -113,7 +83,6 @@ unsafe fn table_free(tlb: *mut MmuGather, slot: *mut u64, addr: c_ulong) -> bool
     };
     let kind = node.kind();
     let (block, tag) = node.into_raw();
-    use super::fpt_core::node::NodeAlloc;
     ops.count(Counter::FLUSHES_SAVED, 1);
     // SAFETY: `tlb` by the caller; the block is out of the tree.
     unsafe { glue::tlb_add(tlb, block, tag, kind, addr) };
@@ -159,7 +128,7 @@ pub unsafe extern "C" fn fpt_root_alloc(mm: *mut Mm) -> *mut u64 {
         return null_mut();
     }
     match install_root(&mut ops, TABLE_FLAGS) {
-        Ok(l4) => glue::phys_to_virt(l4),
+        Ok(l4) => phys_to_virt(l4),
         Err(_) => null_mut(),
     }
 }
