@@ -242,6 +242,8 @@ fn wrong_usage_is_2() {
         lab.run(&[command, "--mode", "l4l3"])
             .is(2, &["mode 'l4l3' is not in this kernel", "radix, l3l2"]);
         lab.run(&[command, "--mode", ""]).is(2, &[]);
+        lab.run(&[command, "--mode", "l3l2", "--profile", "unpatched"])
+            .is(2, &["profile unpatched has no mode l3l2"]);
         lab.run(&[command, "--nonsense"]).is(2, &[]);
     }
     lab.run(&["kcount", "--modes", "l3l2,nope"])

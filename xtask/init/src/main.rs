@@ -3,6 +3,8 @@
 //! control channel, runs the commands that the host sends, and restarts the machine when told to.
 //! `fpt-init walk-target` (not as process 1) is the small program behind `cargo xtask walk`.
 
+#![deny(unsafe_code)]
+
 mod supervise;
 #[allow(unsafe_code)]
 mod sys;

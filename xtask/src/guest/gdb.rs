@@ -43,7 +43,7 @@ pub struct Args {
 }
 
 pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
-    let mode = parts::mode(ctx, &args.mode)?;
+    let mode = parts::mode(ctx, &args.mode, args.profile)?;
     qemu::check_size(&args.mem)?;
     if !Cmd::new("gdb").arg("--version").succeeds() {
         return Err(Fail::infra(

@@ -69,7 +69,7 @@ enum Unpatched {
 pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
     let mut modes = Vec::new();
     for word in &args.modes {
-        modes.push(parts::mode(ctx, word)?);
+        modes.push(parts::mode(ctx, word, Profile::Fpt)?);
     }
     if modes.is_empty() {
         modes = Mode::all(&ctx.root)?;

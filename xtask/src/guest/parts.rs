@@ -193,7 +193,15 @@ impl Parts {
     }
 }
 
-/// A mode by its name; the tool's override of the kernel cannot know which modes that kernel has.
-pub fn mode(ctx: &Ctx, word: &str) -> Result<Mode> {
-    Mode::parse(&ctx.root, word)
+/// A mode by its name, refused for a kernel that is built without flattened tables.
+pub fn mode(ctx: &Ctx, word: &str, profile: Profile) -> Result<Mode> {
+    let mode = Mode::parse(&ctx.root, word)?;
+    if matches!(profile, Profile::Unpatched | Profile::OptionOff) && word != "radix" {
+        return Err(Fail::usage(
+            format!("profile {} has no mode {word}", profile.name()),
+            "it is built without FPT",
+            "use --mode radix, or another profile",
+        ));
+    }
+    Ok(mode)
 }

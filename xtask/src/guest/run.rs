@@ -55,7 +55,7 @@ pub struct Args {
 }
 
 pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
-    let mode = parts::mode(ctx, &args.mode)?;
+    let mode = parts::mode(ctx, &args.mode, args.profile)?;
     qemu::check_size(&args.mem)?;
     let share = match &args.share {
         Some(dir) => dir.clone(),

@@ -78,7 +78,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
             "name it with --mode",
         ));
     };
-    let mode = parts::mode(ctx, word)?;
+    let mode = parts::mode(ctx, word, args.profile)?;
     qemu::check_size(&args.mem)?;
     let plan = Plan {
         smp: args.smp,

@@ -319,6 +319,9 @@ impl Tests<'_> {
         let stage = self.ctx.ui.stage(name);
         let out = cmd.output()?;
         let all = format!("$ {}\n{}{}", cmd.quoted(), out.stdout, out.stderr);
+        let mut lines = out.stdout.lines();
+        let first = lines.next().unwrap_or("");
+        let said = lines.find(|l| l.starts_with("PASS: ")).unwrap_or(first);
         let log = format!("{suite}.log");
         self.run.append(&log, &all)?;
         let ms = start.elapsed().as_millis() as u64;
@@ -329,14 +332,8 @@ impl Tests<'_> {
         };
         Ok(match verdict {
             Ok(()) => {
-                stage.done(out.stdout.lines().next().unwrap_or(""));
-                Case::new(
-                    suite,
-                    name,
-                    Outcome::Passed,
-                    out.stdout.lines().next().unwrap_or(""),
-                    ms,
-                )
+                stage.done(said);
+                Case::new(suite, name, Outcome::Passed, said, ms)
             }
             Err(why) => {
                 stage.failed(&why);

@@ -166,7 +166,7 @@ pub fn expected(mode: &str, huge: bool) -> Option<usize> {
 }
 
 pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
-    let mode = parts::mode(ctx, &args.mode)?;
+    let mode = parts::mode(ctx, &args.mode, args.profile)?;
     let kernel = parts::kernel(ctx, args.profile)?;
     let qemu = parts::qemu(ctx, false)?;
     let image = parts::image(ctx, |_| Ok(()))?;
