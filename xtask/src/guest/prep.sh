@@ -19,27 +19,43 @@ knobs() {
 		case $(ls -l "$f" 2>/dev/null) in -?w*) echo "$f" ;; esac
 	done
 }
-value() { sed 's/.*\[\([^]]*\)\].*/\1/' "$1" 2>/dev/null; }
+# Without a process per file: this runs before each program. The answer is in $v; of a choice, the
+# word in brackets.
+value() {
+	v=
+	read -r v <"$1" 2>/dev/null
+	case $v in *\[*\]*)
+		v=${v#*\[}
+		v=${v%%\]*}
+		;;
+	esac
+}
 hugepages() { # size in kB, count
 	f=/sys/kernel/mm/hugepages/hugepages-$1kB/nr_hugepages
 	if [ ! -f $f ]; then
 		[ "$2" = 0 ] || echo "no $1 kB huge pages in this kernel"
 		return
 	fi
-	[ "$(cat $f)" = "$2" ] && return
+	value $f
+	[ "$v" = "$2" ] && return
 	echo "$2" >$f
-	[ "$(cat $f)" = "$2" ] || { echo 1 >/proc/sys/vm/compact_memory; echo "$2" >$f; }
-	[ "$(cat $f)" = "$2" ] || echo "only $(cat $f) of $2 huge pages of $1 kB"
+	value $f
+	[ "$v" = "$2" ] || { echo 1 >/proc/sys/vm/compact_memory; echo "$2" >$f; value $f; }
+	[ "$v" = "$2" ] || echo "only $v of $2 huge pages of $1 kB"
 }
 case $1 in
 save)
 	mkdir -p $S
-	for f in $(knobs); do echo "$f $(value "$f")"; done >$S/knobs
+	for f in $(knobs); do
+		value "$f"
+		echo "$f $v"
+	done >$S/knobs
 	;;
 reset)
 	why=
-	while read -r f v; do
-		[ "$(value "$f")" = "$v" ] || echo "$v" >"$f" || why="$why cannot reset $f"
+	while read -r f old; do
+		value "$f"
+		[ "$v" = "$old" ] || echo "$old" >"$f" || why="$why cannot reset $f"
 	done <$S/knobs 2>/dev/null
 	grep -q zram0 /proc/swaps 2>/dev/null && { swapoff /dev/zram0; echo 1 >/sys/block/zram0/reset; }
 	rm -rf /tmp/* /dev/shm/* 2>/dev/null
