@@ -291,7 +291,9 @@ fn ctrl_c_leaves_nothing() {
     );
     let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
-    finish(child).is(130, &[]);
+    let out = finish(child);
+    out.is(130, &["interrupted"]);
+    assert!(!out.stderr.contains("of the console"), "{}", out.stderr);
     lab.is_clean();
 }
 

@@ -10,7 +10,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{channel, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -110,6 +110,19 @@ pub fn is_guest_end(err: &anyhow::Error) -> bool {
     )
 }
 
+/// Set by Ctrl-C and SIGTERM. What then happens is the business of `proc`'s handler.
+fn interrupted() -> &'static AtomicBool {
+    static FLAG: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+    FLAG.get_or_init(|| {
+        let flag = Arc::new(AtomicBool::new(false));
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+            // Without it an interrupt only says more than it needs to.
+            let _ = signal_hook::flag::register(signal, flag.clone());
+        }
+        flag
+    })
+}
+
 /// For tests of this tool, and for machines slower than anything known.
 fn silence() -> Duration {
     let text = std::env::var("FPT_SILENCE_S").unwrap_or_default();
@@ -169,6 +182,7 @@ impl Guest {
         let console_log = run.log(&console_name)?;
         let qemu_log = run.log(&format!("qemu{suffix}.log"))?;
 
+        interrupted();
         let stop = Arc::new(AtomicBool::new(false));
         let (send, events) = channel();
         let (ctl, monitor) = (Writer::default(), Writer::default());
@@ -349,6 +363,10 @@ impl Guest {
 
     /// QEMU has ended, or is about to.
     fn death(&mut self) -> anyhow::Error {
+        if interrupted().load(Ordering::SeqCst) {
+            // Not the guest's fault: the signal handler is ending QEMU and then this process.
+            std::thread::sleep(Duration::from_secs(5));
+        }
         let status = self.job.wait_timeout(LAST_WORDS).ok().flatten();
         // What the reader threads still hold belongs to the story.
         let give_up = Instant::now() + Duration::from_secs(1);
