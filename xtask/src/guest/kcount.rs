@@ -102,13 +102,13 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
     parts.record(&run);
     rundir::recorded(&run, || {
         let counts = run_count.all(ctx, &run, &parts, &modes, unpatched.as_ref())?;
-        print!("{}", table(&counts));
+        say!("", "{}", table(&counts));
         let mut report = Report::default();
         if !args.quick {
             report.cases = limits(&counts);
             run.results(&report)?;
             print_failures(ctx, &report);
-            println!("limits: {}", report.summary());
+            say!("\n", "limits: {}", report.summary());
         }
         Ok(
             if args.quick || report.count(super::results::Outcome::Failed) == 0 {

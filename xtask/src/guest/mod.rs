@@ -1,6 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Guests: booting a kernel in QEMU, running commands and tests in it.
 
+/// A result on standard output. A reader that has gone (`| head`) is no error of ours.
+macro_rules! say {
+    ($end:literal, $($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = write!(std::io::stdout(), "{}{}", format_args!($($text)*), $end);
+    }};
+}
+
 pub mod console;
 pub mod elf;
 pub mod gdb;

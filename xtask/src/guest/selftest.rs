@@ -67,7 +67,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
     let programs = list::select(all, &args.filter)?;
     if args.list {
         for p in &programs {
-            println!("{}  ({} s at most)", p.name, p.timeout_s);
+            say!("\n", "{}  ({} s at most)", p.name, p.timeout_s);
         }
         return Ok(code::OK);
     }
@@ -112,7 +112,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
         let report = suite.compare(std::slice::from_ref(&mode))?;
         run.results(&report)?;
         print_failures(ctx, &report);
-        println!("{}", report.summary());
+        say!("\n", "{}", report.summary());
         Ok(if report.green() {
             code::OK
         } else {

@@ -73,7 +73,8 @@ pub struct Args {
 pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
     if args.list {
         for (name, quick, what) in STAGES {
-            println!(
+            say!(
+                "\n",
                 "{name:<14}{what}{}",
                 if quick { "" } else { " (not with --quick)" }
             );
@@ -101,7 +102,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
         .collect();
     if ctx.dry_run {
         for (name, _, what) in &chosen {
-            println!("{name:<14}{what}");
+            say!("\n", "{name:<14}{what}");
         }
         return Ok(code::OK);
     }
@@ -145,7 +146,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
             run.results(&report)?;
         }
         ctx.ui.info(&format!("results: {}", run.path.display()));
-        println!("{}", report.summary());
+        say!("\n", "{}", report.summary());
         Ok(if report.green() {
             code::OK
         } else {

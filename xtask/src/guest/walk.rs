@@ -207,14 +207,14 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
         }
         let text = serde_json::to_string_pretty(&sides)?;
         store::write_atomic(&run.path.join("walk.json"), text.as_bytes())?;
-        print!("{}", draw(&sides));
+        say!("", "{}", draw(&sides));
         let mut bad = 0;
         for side in &sides {
             match check(side, args.huge) {
-                Ok(text) => println!("{}: {text}", side.mode),
+                Ok(text) => say!("\n", "{}: {text}", side.mode),
                 Err(text) => {
                     bad += 1;
-                    println!("{}: WRONG: {text}", side.mode);
+                    say!("\n", "{}: WRONG: {text}", side.mode);
                 }
             }
         }
