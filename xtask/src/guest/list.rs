@@ -40,6 +40,9 @@ pub struct Program {
     pub teardown: String,
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// Too long for `test`, which leaves it to `selftest`.
+    #[serde(default)]
+    pub long: bool,
     #[serde(default = "yes")]
     pub compare: bool,
     #[serde(default)]

@@ -608,12 +608,12 @@ impl Tests<'_> {
     fn selftest(&mut self) -> Result<Vec<Case>> {
         let (ctx, run, modes, quick) = (self.ctx, self.run, self.modes()?, self.quick);
         let all = list::programs(&ctx.root.join("selftests/list.toml"))?;
-        let programs = if quick {
+        let programs: Vec<list::Program> = if quick {
             all.into_iter()
                 .filter(|p| QUICK.iter().any(|q| p.name.starts_with(q)))
                 .collect()
         } else {
-            all
+            all.into_iter().filter(|p| !p.long).collect()
         };
         let allow = list::allowed(&ctx.root.join("selftests/console-allow.toml"))?;
         let plan = Plan::default();
