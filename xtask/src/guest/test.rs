@@ -644,7 +644,8 @@ impl Tests<'_> {
         let (ctx, run, modes) = (self.ctx, self.run, self.modes()?);
         let parts = self.parts()?;
         let counts = Count {
-            runs: 3,
+            // The smallest of them counts, and the limits are closer than the spread of a few.
+            runs: 6,
             quick: false,
         }
         .all(ctx, run, parts, &modes, None)?;
