@@ -438,8 +438,9 @@ impl Suite<'_> {
             for (name, runs) in [(RADIX, &mut radix_runs), (mode, &mut run.runs)] {
                 let again = self.mode(name, &format!("{name}-again"), &suspects, RERUNS)?;
                 self.splat_cases(&format!("{name}, again"), &again.splats, report);
+                // The reruns decide, as sets: the first runs shared the host with each other.
                 for (program, more) in again.runs {
-                    runs.entry(program).or_default().extend(more);
+                    runs.insert(program, more);
                 }
             }
         }
