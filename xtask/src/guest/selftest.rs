@@ -281,6 +281,8 @@ pub fn judge(program: &Program, exit: &vm::Exit, stdout: &str, stderr: &str) -> 
             .filter(|l| program.cases.iter().any(|c| l.starts_with(c.as_str())))
         {
             let (name, outcome) = line.split_once("...").unwrap_or((line, ""));
+            // Some print a dot for each turn of waiting: that is time, not outcome.
+            let outcome = outcome.trim_start_matches(['.', ' ']);
             let low = outcome.to_ascii_lowercase();
             let status = match low {
                 ref l if l.contains("fail") || l.contains("error") => Status::Fail,
