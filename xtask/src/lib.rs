@@ -6,8 +6,8 @@
 
 pub mod api;
 pub mod build;
-pub mod cli;
 pub mod clean;
+pub mod cli;
 pub mod doctor;
 pub mod guest;
 pub mod patch;

@@ -113,7 +113,10 @@ pub fn kcount(ctx: &Ctx, qemu: &Qemu) -> Result<PathBuf> {
         if version.is_none_or(|v| v < PLUGIN_API) {
             return Err(Fail::infra(
                 "this QEMU cannot load the counting plugin",
-                format!("{} has another plugin interface than {PLUGIN_API}", header.display()),
+                format!(
+                    "{} has another plugin interface than {PLUGIN_API}",
+                    header.display()
+                ),
                 "build QEMU 9.2 or newer",
             ));
         }

@@ -182,6 +182,7 @@ impl Count {
             plugin: Some(plugin.to_string()),
             gdb: None,
             icount: true,
+            drives: Vec::new(),
         }
     }
 

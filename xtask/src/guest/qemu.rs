@@ -37,6 +37,8 @@ pub struct Spec {
     pub gdb: Option<u16>,
     /// Virtual time that counts instructions: the same run gives the same counts. One thread.
     pub icount: bool,
+    /// Disk images, /dev/vda on. What the guest writes to them is dropped when it ends.
+    pub drives: Vec<PathBuf>,
 }
 
 /// What every guest's kernel is told. An oops is a panic and a panic ends QEMU at once, so that no
@@ -131,6 +133,16 @@ impl Spec {
                 ))
                 .args(["-device", "virtio-9p-pci,fsdev=host,mount_tag=host"]);
         }
+        for (n, image) in self.drives.iter().enumerate() {
+            cmd = cmd
+                .arg("-drive")
+                .arg(format!(
+                    "file={},if=none,id=disk{n},format=raw,snapshot=on",
+                    comma(image)
+                ))
+                .arg("-device")
+                .arg(format!("virtio-blk-pci,drive=disk{n}"));
+        }
         if self.icount {
             cmd = cmd.args(["-icount", "shift=0,sleep=off"]);
         }
@@ -196,6 +208,7 @@ mod tests {
             plugin: None,
             gdb: Some(1234),
             icount: false,
+            drives: vec!["/d,e.img".into()],
         }
     }
 
@@ -221,6 +234,8 @@ mod tests {
             "-gdb tcp:127.0.0.1:1234 -S",
             "name=fpt.ctl",
             "-no-reboot",
+            "file=/d,,e.img,if=none,id=disk0,format=raw,snapshot=on",
+            "virtio-blk-pci,drive=disk0",
         ] {
             assert!(line.contains(part), "{part} not in {line}");
         }

@@ -93,6 +93,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
         plugin: None,
         gdb: None,
         icount: false,
+        drives: Vec::new(),
     };
     if ctx.dry_run {
         ctx.ui

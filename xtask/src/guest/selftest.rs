@@ -193,6 +193,7 @@ impl Plan {
             plugin: None,
             gdb: None,
             icount: false,
+            drives: Vec::new(),
         }
     }
 }
