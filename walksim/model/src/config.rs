@@ -1,0 +1,531 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Parameters of the simulated machine: a preset, a TOML file over it, single values over that. Strict: a key
+//! that does not exist is refused, as a figure from a misspelt parameter looks like any other.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+/// Names and texts of the presets.
+const PRESETS: [(&str, &str); 2] = [
+    ("emt", include_str!("../presets/emt.toml")),
+    ("server", include_str!("../presets/server.toml")),
+];
+
+/// Bytes in a line of every cache.
+pub const LINE: u64 = 64;
+
+/// What is wrong, and what to do about it; one line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError(pub String);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// A complete configuration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Name of the preset that the values started from.
+    pub preset: String,
+    /// Presets of more machines on the same stream.
+    pub also: Vec<String>,
+    /// Page-table organisations to simulate.
+    pub organisations: Vec<String>,
+    pub sim: Sim,
+    pub tlb: Tlb,
+    pub pwc: Pwc,
+    pub cache: Caches,
+    pub cycles: Cycles,
+    pub ecpt: Ecpt,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sim {
+    pub simulate_outside: bool,
+    pub warmup_accesses: u64,
+    pub check_every: u64,
+    pub top_functions: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tlb {
+    /// Are entries tagged with the PCID? QEMU's TCG has none, so that a guest never uses more than one.
+    pub pcid: bool,
+    pub l1i: TlbLevel,
+    pub l1d: TlbLevel,
+    pub stlb: TlbLevel,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlbLevel {
+    pub small: Sets,
+    pub large: Sets,
+    pub huge: Sets,
+}
+
+/// `entries` in sets of `ways`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sets {
+    pub entries: u32,
+    pub ways: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pwc {
+    pub l4: Sets,
+    pub l3: Sets,
+    pub l2: Sets,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Caches {
+    pub l1i: Cache,
+    pub l1d: Cache,
+    pub l2: Cache,
+    pub llc: Cache,
+    pub prefetch: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cache {
+    pub kib: u32,
+    pub ways: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cycles {
+    pub tlb: f64,
+    pub pwc: f64,
+    pub l1: f64,
+    pub l2: f64,
+    pub llc: f64,
+    pub memory: f64,
+    pub instruction: f64,
+    pub data_parallelism: f64,
+    pub charge_fetch: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ecpt {
+    pub ways: u32,
+    pub initial_slots: u32,
+    pub max_load: f64,
+    pub rehash_step: u32,
+    pub hash_cycles: f64,
+    pub cwc_cycles: f64,
+    pub cwc_pud: u32,
+    pub cwc_pmd: u32,
+    pub charge_wasted: bool,
+}
+
+/// Names of the presets.
+pub fn presets() -> impl Iterator<Item = &'static str> {
+    PRESETS.iter().map(|(name, _)| *name)
+}
+
+/// A preset, with the values of `file` (TOML text) over it, with `sets` (`a.b` and a TOML value; a bare
+/// word is taken as a string) over both.
+pub fn resolve(
+    preset: &str,
+    file: Option<&str>,
+    sets: &[(String, String)],
+) -> Result<Config, ConfigError> {
+    let mut table = preset_table(preset)?;
+    if let Some(text) = file {
+        let over: Table = text
+            .parse()
+            .map_err(|e: toml::de::Error| ConfigError(format!("not TOML: {}", one_line(&e))))?;
+        merge(&mut table, over, "")?;
+    }
+    for (path, text) in sets {
+        let mut over = value(text);
+        for key in path.rsplit('.') {
+            over = Value::Table(Table::from_iter([(key.to_owned(), over)]));
+        }
+        if let Value::Table(over) = over {
+            merge(&mut table, over, "")?;
+        }
+    }
+    let named = table.get("preset").and_then(Value::as_str).unwrap_or("");
+    if named != preset {
+        return Err(ConfigError(format!(
+            "the configuration says preset = '{named}', but '{preset}' was asked for: drop the line, or ask for '{named}'"
+        )));
+    }
+    finish(table)
+}
+
+/// A complete configuration, as [`Config::to_toml`] writes it.
+pub fn parse(text: &str) -> Result<Config, ConfigError> {
+    let table: Table = text
+        .parse()
+        .map_err(|e: toml::de::Error| ConfigError(format!("not TOML: {}", one_line(&e))))?;
+    let name = table.get("preset").and_then(Value::as_str);
+    let name = name.ok_or_else(|| ConfigError("no 'preset': it names the defaults".into()))?;
+    resolve(&name.to_owned(), Some(text), &[])
+}
+
+impl Default for Config {
+    /// The preset `emt`.
+    fn default() -> Self {
+        match resolve("emt", None, &[]) {
+            Ok(config) => config,
+            // The preset is a part of the program; a test resolves each.
+            Err(e) => unreachable!("preset emt: {e}"),
+        }
+    }
+}
+
+impl Config {
+    /// TOML text that [`parse`] reads back to the same values.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).unwrap_or_default()
+    }
+
+    /// This machine and those of `also`, each with its own parameters and without further machines.
+    pub fn machines(&self) -> Result<Vec<Config>, ConfigError> {
+        let mut all = vec![Config {
+            also: Vec::new(),
+            ..self.clone()
+        }];
+        for name in &self.also {
+            all.push(Config {
+                sim: self.sim.clone(),
+                organisations: self.organisations.clone(),
+                ..resolve(name, None, &[])?
+            });
+        }
+        Ok(all)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let err = |text: String| Err(ConfigError(text));
+        for name in &self.also {
+            preset_table(name)?;
+        }
+        if self.organisations.is_empty() {
+            return err("organisations is empty: name at least one, e.g. [\"real\"]".into());
+        }
+        for (i, name) in self.organisations.iter().enumerate() {
+            if !ORGANISATIONS.contains(&name.as_str()) {
+                return err(unknown("organisation", name, ORGANISATIONS.iter().copied()));
+            }
+            if self.organisations.iter().take(i).any(|n| n == name) {
+                return err(format!("organisations names '{name}' twice"));
+            }
+        }
+        let t = &self.tlb;
+        for (name, level) in [("l1i", t.l1i), ("l1d", t.l1d), ("stlb", t.stlb)] {
+            if level.small.entries == 0 {
+                return err(format!(
+                    "tlb.{name}.small.entries is 0: every TLB needs an array for 4 KiB pages"
+                ));
+            }
+            for (size, s) in [
+                ("small", level.small),
+                ("large", level.large),
+                ("huge", level.huge),
+            ] {
+                sets(&format!("tlb.{name}.{size}"), s)?;
+            }
+        }
+        for (name, s) in [
+            ("l4", self.pwc.l4),
+            ("l3", self.pwc.l3),
+            ("l2", self.pwc.l2),
+        ] {
+            sets(&format!("pwc.{name}"), s)?;
+        }
+        let c = &self.cache;
+        for (name, c) in [("l1i", c.l1i), ("l1d", c.l1d), ("l2", c.l2), ("llc", c.llc)] {
+            if c.kib == 0 || c.kib > 1 << 20 {
+                return err(format!(
+                    "cache.{name}.kib is {}: expected 1 to 1048576",
+                    c.kib
+                ));
+            }
+            let lines = c.kib.saturating_mul(1024 / LINE as u32);
+            sets(
+                &format!("cache.{name}"),
+                Sets {
+                    entries: lines,
+                    ways: c.ways,
+                },
+            )?;
+        }
+        let y = &self.cycles;
+        for (name, v) in [
+            ("cycles.tlb", y.tlb),
+            ("cycles.pwc", y.pwc),
+            ("cycles.l1", y.l1),
+            ("cycles.l2", y.l2),
+            ("cycles.llc", y.llc),
+            ("cycles.memory", y.memory),
+            ("cycles.instruction", y.instruction),
+            ("ecpt.hash_cycles", self.ecpt.hash_cycles),
+            ("ecpt.cwc_cycles", self.ecpt.cwc_cycles),
+        ] {
+            if !v.is_finite() || v < 0.0 {
+                return err(format!(
+                    "{name} is {v}: expected a number of cycles, 0 or more"
+                ));
+            }
+        }
+        if !y.data_parallelism.is_finite() || y.data_parallelism < 1.0 {
+            return err(format!(
+                "cycles.data_parallelism is {}: expected 1 or more",
+                y.data_parallelism
+            ));
+        }
+        let e = &self.ecpt;
+        if !(2..=8).contains(&e.ways) {
+            return err(format!("ecpt.ways is {}: expected 2 to 8", e.ways));
+        }
+        if !e.initial_slots.is_power_of_two() || e.initial_slots > 1 << 24 {
+            return err(format!(
+                "ecpt.initial_slots is {}: expected a power of two up to 2^24",
+                e.initial_slots
+            ));
+        }
+        if !(0.1..=0.9).contains(&e.max_load) {
+            return err(format!(
+                "ecpt.max_load is {}: expected 0.1 to 0.9",
+                e.max_load
+            ));
+        }
+        // With less, a table would be full before the old one is empty.
+        if !(2..=64).contains(&e.rehash_step) {
+            return err(format!(
+                "ecpt.rehash_step is {}: expected 2 to 64",
+                e.rehash_step
+            ));
+        }
+        if !(1..=4096).contains(&e.cwc_pud) || !(1..=4096).contains(&e.cwc_pmd) {
+            return err("ecpt.cwc_pud and ecpt.cwc_pmd: expected 1 to 4096".into());
+        }
+        Ok(())
+    }
+}
+
+/// Every organisation there is; `org/mod.rs` makes them.
+pub const ORGANISATIONS: [&str; 4] = ["real", "radix", "ideal", "ecpt"];
+
+fn sets(name: &str, s: Sets) -> Result<(), ConfigError> {
+    if s.entries == 0 {
+        return Ok(());
+    }
+    let err = |why: &str| {
+        Err(ConfigError(format!(
+            "{name}: {} entries in {} ways {why}",
+            s.entries, s.ways
+        )))
+    };
+    if s.ways == 0 || s.ways > 64 {
+        return err("(expected 1 to 64 ways)");
+    }
+    if s.entries % s.ways != 0 || !(s.entries / s.ways).is_power_of_two() {
+        return err("do not make a number of sets that is a power of two");
+    }
+    Ok(())
+}
+
+fn preset_table(name: &str) -> Result<Table, ConfigError> {
+    let Some((_, text)) = PRESETS.iter().find(|(n, _)| *n == name) else {
+        return Err(ConfigError(unknown("preset", name, presets())));
+    };
+    text.parse()
+        .map_err(|e: toml::de::Error| ConfigError(format!("preset {name}: {}", one_line(&e))))
+}
+
+/// `over` replaces what `base` has; what it does not have is an error.
+fn merge(base: &mut Table, over: Table, path: &str) -> Result<(), ConfigError> {
+    for (key, new) in over {
+        let full = if path.is_empty() {
+            key.clone()
+        } else {
+            format!("{path}.{key}")
+        };
+        let Some(old) = base.get_mut(&key) else {
+            let known = base.keys().map(String::as_str);
+            let place = if path.is_empty() { "" } else { " here" };
+            return Err(ConfigError(format!(
+                "{}{place}",
+                unknown(
+                    "key",
+                    &full,
+                    known
+                        .map(|k| join(path, k))
+                        .collect::<Vec<_>>()
+                        .iter()
+                        .map(String::as_str)
+                )
+            )));
+        };
+        match (old, new) {
+            (Value::Table(old), Value::Table(new)) => merge(old, new, &full)?,
+            (Value::Float(old), Value::Integer(new)) => *old = new as f64,
+            (old, new) if old.type_str() == new.type_str() => *old = new,
+            (old, new) => {
+                return Err(ConfigError(format!(
+                    "{full} = {new}: expected {}, for example {old}",
+                    article(old.type_str())
+                )))
+            }
+        }
+    }
+    Ok(())
+}
+
+fn join(path: &str, key: &str) -> String {
+    if path.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{path}.{key}")
+    }
+}
+
+fn article(kind: &str) -> String {
+    let an = kind.starts_with(['a', 'e', 'i', 'o', 'u']);
+    format!("{} {kind}", if an { "an" } else { "a" })
+}
+
+fn value(text: &str) -> Value {
+    let parsed = format!("v = {text}").parse::<Table>().ok();
+    parsed
+        .and_then(|mut t| t.remove("v"))
+        .unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let known: Vec<&str> = known.collect();
+    let near = known
+        .iter()
+        .map(|k| (strsim::damerau_levenshtein(k, name), k))
+        .min();
+    match near {
+        Some((distance, k)) if distance <= name.len() / 3 + 1 => {
+            format!("unknown {what} '{name}': did you mean '{k}'?")
+        }
+        _ => format!(
+            "unknown {what} '{name}': expected one of {}",
+            known.join(", ")
+        ),
+    }
+}
+
+fn one_line(e: &toml::de::Error) -> String {
+    e.to_string()
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+fn finish(table: Table) -> Result<Config, ConfigError> {
+    let config: Config = Value::Table(table)
+        .try_into()
+        .map_err(|e: toml::de::Error| ConfigError(one_line(&e)))?;
+    config.check()?;
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(path: &str, value: &str) -> Result<Config, ConfigError> {
+        resolve("emt", None, &[(path.to_owned(), value.to_owned())])
+    }
+
+    fn refused(result: Result<Config, ConfigError>, why: &str) {
+        let text = result.expect_err("accepted").to_string();
+        assert!(text.contains(why), "{text}");
+        assert!(!text.contains('\n'), "{text}");
+    }
+
+    #[test]
+    fn presets_are_complete() {
+        for name in presets() {
+            let config = resolve(name, None, &[]).unwrap();
+            assert_eq!(config.preset, name);
+            assert_eq!(parse(&config.to_toml()).unwrap(), config);
+            assert_eq!(config.machines().unwrap().len(), 1);
+        }
+    }
+
+    #[test]
+    fn layers() {
+        let config = resolve(
+            "emt",
+            Some("[cycles]\nmemory = 200\n[tlb.l1d.small]\nentries = 32"),
+            &[
+                ("cycles.memory".into(), "190".into()),
+                ("organisations".into(), "[\"real\"]".into()),
+                ("tlb.pcid".into(), "true".into()),
+                ("also".into(), "[\"server\"]".into()),
+            ],
+        )
+        .unwrap();
+        assert_eq!(config.cycles.memory, 190.0);
+        assert_eq!(
+            config.tlb.l1d.small,
+            Sets {
+                entries: 32,
+                ways: 4
+            }
+        );
+        assert_eq!(config.organisations, ["real"]);
+        assert!(config.tlb.pcid);
+        let machines = config.machines().unwrap();
+        assert_eq!(machines[1].preset, "server");
+        assert_eq!(machines[1].organisations, ["real"]);
+        assert!(machines.iter().all(|m| m.also.is_empty()));
+    }
+
+    #[test]
+    fn what_is_refused() {
+        refused(resolve("emd", None, &[]), "did you mean 'emt'?");
+        refused(resolve("", None, &[]), "expected one of emt, server");
+        refused(set("cylces.memory", "1"), "did you mean 'cycles'?");
+        refused(set("cycles.memroy", "1"), "did you mean 'cycles.memory'?");
+        refused(set("cycles.memory", "fast"), "expected a float");
+        refused(set("cycles.memory", "-1.0"), "0 or more");
+        refused(set("cycles.memory", "nan"), "0 or more");
+        refused(set("cycles.data_parallelism", "0"), "1 or more");
+        refused(set("cycles", "1"), "expected a table");
+        refused(set("", "1"), "unknown key");
+        refused(set("tlb.l1d.small.entries", "0"), "every TLB");
+        refused(set("tlb.l1d.small.entries", "63"), "power of two");
+        refused(set("tlb.l1d.small.entries", "-1"), "");
+        refused(set("tlb.l1d.small.ways", "0"), "1 to 64 ways");
+        refused(set("cache.llc.kib", "0"), "cache.llc.kib");
+        refused(set("cache.llc.kib", "99999999999"), "");
+        refused(set("organisations", "[\"reel\"]"), "did you mean 'real'?");
+        refused(set("organisations", "[\"real\", \"real\"]"), "twice");
+        refused(set("organisations", "[]"), "at least one");
+        refused(set("also", "[\"x\"]"), "unknown preset");
+        refused(set("preset", "server"), "asked for");
+        refused(set("ecpt.initial_slots", "3"), "power of two");
+        refused(resolve("emt", Some("a ="), &[]), "not TOML");
+        refused(
+            resolve("emt", Some("[sim]\nwarm = 1"), &[]),
+            "unknown key 'sim.warm'",
+        );
+        refused(parse("[sim]"), "preset");
+    }
+}
