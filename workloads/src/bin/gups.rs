@@ -119,9 +119,9 @@ mod tests {
     fn wrong_tables_are_found() {
         let mut table = init(1 << 10);
         assert_eq!(errors(&table), 0);
-        update(&mut table, 1 << 12);
-        assert!(errors(&table) > 500);
-        update(&mut table, 1 << 12);
+        update(&mut table, 1 << 16);
+        assert!(errors(&table) > 900);
+        update(&mut table, 1 << 16);
         assert_eq!(errors(&table), 0);
         table[77] ^= 1;
         assert_eq!(errors(&table), 1);
