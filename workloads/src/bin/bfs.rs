@@ -87,6 +87,7 @@ impl Kernel for Bfs {
             }
             // and this from below: a path of that length exists.
             ensure!(me.level > 0, "vertex {v} is at level 0");
+            ensure!(me.parent < graph.vertices(), "vertex {v} has no parent");
             ensure!(
                 all[me.parent].level == me.level - 1 && graph.row(me.parent).contains(&v),
                 "vertex {v}: {} is not its parent",
