@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Parser, Subcommand};
 
 use crate::api::{fail, proc, Ctx, Fail, Result};
-use crate::{build, clean, doctor, guest, patch, sources};
+use crate::{bench, build, clean, doctor, guest, patch, sources};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -73,6 +73,8 @@ enum Command {
     Gdb(guest::gdb::Args),
     /// Count kernel instructions over marked regions
     Kcount(guest::kcount::Args),
+    /// Measure every workload in every mode under the simulator
+    Bench(bench::Args),
     /// Remove caches
     Clean(clean::Args),
 }
@@ -118,6 +120,7 @@ fn run(cli: Cli) -> Result<i32> {
         Command::Test(args) => guest::test::main(&ctx, args),
         Command::Gdb(args) => guest::gdb::main(&ctx, args),
         Command::Kcount(args) => guest::kcount::main(&ctx, args),
+        Command::Bench(args) => bench::main(&ctx, args, cli.jobs),
         Command::Clean(args) => clean::main(&ctx, args),
     }
 }

@@ -2,9 +2,11 @@
 //! Host-side tool of FPT-Linux: sources, patch queues, builds, guests and tests.
 //!
 //! `api` is what the other modules share; `sources`, `patch` and `build` turn
-//! the queues into a kernel and a QEMU; `guest` runs them.
+//! the queues into a kernel and a QEMU; `guest` runs them; `bench` and `report`
+//! measure them and draw the figures.
 
 pub mod api;
+pub mod bench;
 pub mod build;
 pub mod clean;
 pub mod cli;

@@ -12,6 +12,9 @@ struct Fake {
     ctl: UnixStream,
     what: String,
     mode: String,
+    /// Where a simulator would leave its result.
+    figures: Option<String>,
+    label: String,
 }
 
 fn say(text: &str) {
@@ -49,7 +52,21 @@ fn main() {
             .unwrap_or("")
             .to_string()
     };
+    let plugin = after("-plugin").unwrap_or_default();
+    let option = |key: &str| {
+        plugin
+            .split(',')
+            .find_map(|o| o.strip_prefix(key))
+            .map(str::to_string)
+    };
+    let label = option("label=").unwrap_or_default();
+    // "what@label": only under the simulator that has this label.
     let what = word("fake=");
+    let what = match what.split_once('@') {
+        Some((what, only)) if only == label => what.to_string(),
+        Some(_) => String::new(),
+        None => what,
+    };
     if let Some(path) = std::env::var_os("FAKE_QEMU_PID") {
         let _ = std::fs::write(path, std::process::id().to_string());
     }
@@ -78,6 +95,8 @@ fn main() {
         ctl,
         what,
         mode: word("fpt="),
+        figures: option("config=").and_then(|_| option("out=")),
+        label,
     };
     fake.send(&Ev::Ready {
         version: VERSION,
@@ -90,7 +109,10 @@ fn main() {
         let Ok(line) = line else { return };
         match serde_json::from_str(&line).expect("a request of the protocol") {
             Op::Exec(exec) => fake.exec(&exec),
-            Op::Poweroff => return say("[    9.000000] reboot: Restarting system"),
+            Op::Poweroff => {
+                fake.leave_figures();
+                return say("[    9.000000] reboot: Restarting system");
+            }
             _ => {}
         }
     }
@@ -103,6 +125,24 @@ fn panic_lines() {
 }
 
 impl Fake {
+    fn leave_figures(&self) {
+        let Some(path) = &self.figures else { return };
+        let mut report = xtask::bench::synthetic::report(&self.mode, &self.label);
+        match self.what.as_str() {
+            "no-figures" => return,
+            "half-figures" => {
+                let _ = std::fs::write(path, "{\"schema\":");
+                return;
+            }
+            "mismatch" => report.checks.mismatches = 3,
+            "no-run" => report.phases.truncate(1),
+            _ => {}
+        }
+        let text = serde_json::to_string(&report).expect("a report");
+        // A full disk is one of the things to be tested.
+        let _ = std::fs::write(path, text);
+    }
+
     fn send(&mut self, ev: &Ev) {
         let line = serde_json::to_string(ev).expect("an event");
         // The runner may have gone, which is its right.
@@ -191,6 +231,22 @@ impl Fake {
                 self.exit(id, code.parse().expect("a number"), false);
             }
             ["sleep"] => {}
+            [_, "-c", line] if line.contains("fpt/stats") => {
+                self.out(id, Stream::Stdout, "mid_live 3\nflat_bytes 6291456\n");
+                self.exit(id, 0, false);
+            }
+            [program, ..] if program.starts_with("/workloads/") => {
+                let ok = what != "check-fails";
+                let line = format!(
+                    "{{\"workload\":\"x\",\"ok\":{ok},\"check\":\"made up\",\"vm_pte_kb\":4112}}\n"
+                );
+                match what.as_str() {
+                    "forever" => return,
+                    "silent" => {}
+                    _ => self.out(id, Stream::Stdout, &line),
+                }
+                self.exit(id, i32::from(!ok), false);
+            }
             _ => {
                 self.out(id, Stream::Stdout, &tap);
                 if exec.mark.is_some() {

@@ -8,6 +8,7 @@ macro_rules! say {
         let _ = write!(std::io::stdout(), "{}{}", format_args!($($text)*), $end);
     }};
 }
+pub(crate) use say;
 
 pub mod console;
 pub mod elf;

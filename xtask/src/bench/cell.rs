@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One cell: boot a guest under the simulator, run the program, collect what both say, doubt it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context as _;
+use fpt_init::proto::Exec;
+use fpt_walksim_model::report::Report;
+
+use super::schema::{Cell, Guest as Facts, Provenance, SCHEMA};
+use super::{catalogue, Bench, Planned};
+use crate::api::{code, fail, proc, store, Fail, Result, Stage};
+use crate::guest::qemu::{self, Spec};
+use crate::guest::rundir::{self, RunDir};
+use crate::guest::selftest::check_mode;
+use crate::guest::vm::Guest;
+
+impl Bench<'_> {
+    pub(super) fn spec(&self, cell: &Planned, config: &Path, out: &Path) -> Spec {
+        let mut append = vec![
+            "quiet".to_string(),
+            format!("transparent_hugepage={}", self.args.thp.name()),
+        ];
+        append.extend(self.args.append.iter().cloned());
+        Spec {
+            kernel: self.parts.guest.kernel.vmlinux.clone(),
+            initrd: self.parts.guest.image.path.clone(),
+            mode: Some(cell.mode.clone()),
+            smp: self.args.vcpus,
+            mem: format!("{}M", cell.size.memory_mib),
+            append,
+            share: None,
+            plugin: Some(format!(
+                "{},config={},out={},vmlinux={},label={}",
+                qemu::comma(&self.parts.plugin),
+                qemu::comma(config),
+                qemu::comma(out),
+                qemu::comma(&self.parts.guest.kernel.vmlinux),
+                cell.name()
+            )),
+            gdb: None,
+            // Counted time takes one thread, that is one CPU.
+            icount: self.args.vcpus == 1,
+            drives: self
+                .parts
+                .images
+                .get(&cell.workload.name)
+                .into_iter()
+                .cloned()
+                .collect(),
+        }
+    }
+
+    /// A result without figures yet.
+    pub(super) fn blank(&self, cell: &Planned) -> Cell {
+        let guest = &self.parts.guest;
+        let config = self.folder.join("config.toml");
+        let spec = self.spec(cell, &config, &config);
+        let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let cpu = cpu
+            .lines()
+            .find_map(|l| l.strip_prefix("model name"))
+            .map_or("", |l| l.trim_start_matches(['\t', ' ', ':']));
+        Cell {
+            schema: SCHEMA.into(),
+            workload: cell.workload.name.clone(),
+            mode: cell.mode.clone(),
+            scale: self.args.scale.name().into(),
+            preset: self.args.preset.clone(),
+            thp: self.args.thp.name().into(),
+            vcpus: self.args.vcpus,
+            memory_mib: cell.size.memory_mib,
+            error: None,
+            began_utc: rundir::utc(SystemTime::now()),
+            seconds: 0.0,
+            hash: cell.hash.clone(),
+            provenance: Provenance {
+                command: rundir::reproducer(),
+                kernel_version: guest.kernel.version.clone(),
+                kernel_hash: guest.kernel.hash.clone(),
+                qemu_version: guest.qemu.version.clone(),
+                qemu_hash: guest.qemu.hash.clone(),
+                initramfs_hash: guest.image.hash.clone(),
+                plugin_hash: self.parts.plugin_hash.clone(),
+                config_hash: crate::api::hash::of_text(&self.parts.config),
+                commit: self.parts.commit.clone(),
+                argv: cell.size.argv.clone(),
+                kernel_args: spec.kernel_args(),
+                icount: spec.icount,
+                host_cpu: cpu.to_string(),
+                host_cpus: std::thread::available_parallelism().map_or(1, |n| n.get()),
+            },
+            walksim: None,
+            guest: Facts::default(),
+        }
+    }
+}
+
+/// Fills `made`; an error says why it has no valid figures.
+pub(super) fn run(
+    bench: &Bench,
+    run: &RunDir,
+    cell: &Planned,
+    stage: &Stage,
+    made: &mut Cell,
+) -> Result<()> {
+    let name = cell.name();
+    // The simulator's own file is an intermediate: what counts goes into the cell.
+    let out = bench.folder.join(format!(".{name}.walksim.json"));
+    let _guard = proc::remove_on_exit(&out);
+    if out.exists() {
+        std::fs::remove_file(&out).with_context(|| format!("cannot remove {}", out.display()))?;
+    }
+    let config = bench.folder.join("config.toml");
+    let result = guest(bench, run, cell, stage, &config, &out, &mut made.guest);
+    let figures = figures(&out);
+    // Also of a guest that died: they may tell how far it came.
+    made.walksim = figures.as_ref().ok().cloned();
+    if out.exists() {
+        let _ = std::fs::remove_file(&out);
+    }
+    result?;
+    check(&figures?)
+}
+
+fn guest(
+    bench: &Bench,
+    run: &RunDir,
+    cell: &Planned,
+    stage: &Stage,
+    config: &Path,
+    out: &Path,
+    facts: &mut Facts,
+) -> Result<()> {
+    let spec = bench.spec(cell, config, out);
+    let mut guest = Guest::start(bench.ctx, run, &bench.parts.guest.qemu, &spec, &cell.name())?;
+    guest.wait_ready(Some(stage))?;
+    check_mode(&mut guest, &cell.mode)?;
+    facts.fpt_stats_before = stats(&mut guest)?;
+    let limit = Duration::from_secs(cell.size.timeout_s);
+    let exec = Exec {
+        id: guest.new_id(),
+        argv: cell.size.argv.clone(),
+        ..Exec::default()
+    };
+    let id = exec.id;
+    guest.start_exec(exec)?;
+    let mut text = Vec::new();
+    // The host's clock: the guest's counts instructions.
+    let exit = guest
+        .wait_exit(id, None, Some(limit), &mut |_, data| {
+            text.extend_from_slice(data);
+            for line in String::from_utf8_lossy(data).lines() {
+                stage.line(line);
+            }
+            Ok(())
+        })
+        .map_err(|err| match fail::report(&err).1 {
+            code::TIMEOUT => Fail::new(
+                code::TIMEOUT,
+                format!("{} ran into its time limit", cell.name()),
+                format!("not ended after {} s", cell.size.timeout_s),
+                format!("raise timeout_s in {}", catalogue::FILE),
+            )
+            .into(),
+            _ => err,
+        })?;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let _ = store::write_atomic(
+        &run.path.join(format!("program-{}.log", cell.name())),
+        text.as_bytes(),
+    );
+    let last = text
+        .lines()
+        .rev()
+        .find(|l| !l.trim().is_empty())
+        .unwrap_or("");
+    facts.said = serde_json::from_str(last).unwrap_or(serde_json::Value::Null);
+    let passed = facts.said.get("ok") == Some(&serde_json::Value::Bool(true));
+    if exit.status() != 0 || !passed {
+        let why = match facts.said.get("check").and_then(|c| c.as_str()) {
+            Some(check) => check,
+            None => last,
+        };
+        return Err(Fail::test(
+            format!(
+                "{} failed its own check ({})",
+                cell.name(),
+                said_status(exit.status())
+            ),
+            why,
+            format!(
+                "its output: {}",
+                run.path
+                    .join(format!("program-{}.log", cell.name()))
+                    .display()
+            ),
+        ));
+    }
+    facts.vm_pte_kb = page_tables(&facts.said);
+    facts.fpt_stats = stats(&mut guest)?;
+    guest.quit()?;
+    match guest.splats(&[]).first() {
+        None => Ok(()),
+        Some(splat) => Err(Fail::test(
+            format!("the kernel warned in {}", cell.name()),
+            splat.line.clone(),
+            "see its console log",
+        )),
+    }
+}
+
+fn said_status(status: i32) -> String {
+    match status {
+        0 => "it says so, with exit code 0".into(),
+        n => format!("exit code {n}"),
+    }
+}
+
+/// Where a program says how big its page tables were when it had ended its run phase.
+fn page_tables(said: &serde_json::Value) -> Option<u64> {
+    said.get("vm_pte_kb")
+        .or_else(|| said.get("figures")?.get("vm_pte_kb"))
+        .and_then(serde_json::Value::as_u64)
+}
+
+/// Counters of the flattened tables; none in a kernel that has none.
+fn stats(guest: &mut Guest) -> Result<BTreeMap<String, i64>> {
+    let text = guest.shell("cat /sys/kernel/debug/fpt/stats 2>/dev/null || true")?;
+    Ok(text
+        .lines()
+        .filter_map(|l| {
+            let (name, value) = l.split_once(' ')?;
+            Some((name.to_string(), value.trim().parse().ok()?))
+        })
+        .collect())
+}
+
+fn figures(out: &Path) -> Result<Report> {
+    let text = std::fs::read_to_string(out).map_err(|e| {
+        Fail::test(
+            "the simulator left no result",
+            e.to_string(),
+            "see qemu.log in the run folder",
+        )
+    })?;
+    serde_json::from_str(&text).map_err(|e| {
+        Fail::test(
+            "the simulator's result cannot be read",
+            e.to_string(),
+            format!("this tool reads {}", fpt_walksim_model::report::SCHEMA),
+        )
+    })
+}
+
+/// Figures that are not whole, or that the simulator itself doubts, are none.
+pub(super) fn check(report: &Report) -> Result<()> {
+    let bad = |why: String| {
+        Err(Fail::test(
+            "the simulator's figures are not valid",
+            why,
+            "this is a fault of the simulator or of the marks of the program",
+        ))
+    };
+    if report.schema != fpt_walksim_model::report::SCHEMA {
+        return bad(format!("schema {}", report.schema));
+    }
+    if let Some(error) = report.errors.first() {
+        return bad(error.clone());
+    }
+    if report.checks.mismatches > 0 {
+        return bad(format!(
+            "{} walks differ from QEMU's own translation",
+            report.checks.mismatches
+        ));
+    }
+    if report.checks.conservation != "ok" {
+        return bad(report.checks.conservation.clone());
+    }
+    if !report.complete {
+        return bad("a phase has not ended".into());
+    }
+    for name in ["load", "run"] {
+        match report.phases.iter().find(|p| p.name == name) {
+            None => return bad(format!("there is no phase '{name}'")),
+            Some(p) if p.instructions.user == 0 => {
+                return bad(format!("phase '{name}' has no user instruction"))
+            }
+            Some(p) if !p.organisations.iter().any(|o| o.name == "real") => {
+                return bad(format!("phase '{name}' has no figures of the real tables"))
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,539 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask bench`: every workload in every mode, each in a guest of its own under the simulator.
+//! What comes out and what it means: docs/evaluation.md.
+
+pub mod catalogue;
+mod cell;
+mod parts;
+pub mod plan;
+pub mod schema;
+#[doc(hidden)]
+pub mod synthetic;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex, MutexGuard};
+use std::time::{Instant, SystemTime};
+
+use anyhow::Context as _;
+
+use crate::api::{code, fail, hash, store, ui, Ctx, Fail, Mode, Result};
+use crate::guest::rundir::{self, RunDir};
+use crate::guest::say;
+use catalogue::{Scale, Workload};
+use parts::BenchParts;
+use plan::{Host, Need};
+use schema::Cell;
+
+pub use schema::SCHEMA;
+
+#[derive(clap::Args, Debug, Clone)]
+pub struct Args {
+    /// Modes, comma-separated [default: all of configs/modes]
+    #[arg(long, value_delimiter = ',')]
+    pub modes: Vec<String>,
+    /// Workloads, comma-separated [default: all of workloads/workloads.toml]
+    #[arg(long, value_delimiter = ',')]
+    pub workloads: Vec<String>,
+    /// How big
+    #[arg(long, value_enum, default_value_t = Scale::Small)]
+    pub scale: Scale,
+    /// Hardware that is modelled: emt or server
+    #[arg(long, default_value = "emt")]
+    pub preset: String,
+    /// Changes to the preset, as TOML
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Change one value of the preset, e.g. tlb.stlb.entries=2048 (may be given several times)
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Transparent huge pages of the guest
+    #[arg(long, value_enum, default_value_t = Thp::Never)]
+    pub thp: Thp,
+    /// Virtual CPUs: with 1 the guest's clock counts instructions, and figures repeat exactly
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=2))]
+    pub vcpus: u32,
+    /// More words for the kernel's command line
+    #[arg(long, allow_hyphen_values = true)]
+    pub append: Vec<String>,
+    /// Go on with a matrix that was interrupted: what is finished and unchanged is kept
+    #[arg(long)]
+    pub resume: bool,
+    /// Name of the matrix [default: date and scale; with --resume the newest]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Accept modes of the design that configs/modes does not list; the kernel must know them
+    #[arg(long)]
+    pub unlisted_modes: bool,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Thp {
+    Never,
+    Always,
+}
+
+impl Thp {
+    pub fn name(self) -> &'static str {
+        match self {
+            Thp::Never => "never",
+            Thp::Always => "always",
+        }
+    }
+}
+
+/// Guests at a time, unless `--jobs` says otherwise.
+const JOBS: usize = 2;
+
+/// One cell that is to be run.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    pub workload: Workload,
+    pub size: catalogue::Size,
+    pub mode: String,
+    pub hash: String,
+}
+
+impl Planned {
+    pub fn name(&self) -> String {
+        format!("{}-{}", self.workload.name, self.mode)
+    }
+
+    fn need(&self) -> Need {
+        Need {
+            name: self.name(),
+            memory_mib: self.size.memory_mib,
+            disk_mib: self.size.disk_mib,
+            seconds: self.size.expect_s,
+        }
+    }
+}
+
+/// The folder of all matrices.
+pub fn base(ctx: &Ctx) -> PathBuf {
+    ctx.root.join("target/fpt/bench")
+}
+
+pub fn main(ctx: &Ctx, args: Args, jobs: Option<u16>) -> Result<i32> {
+    let jobs = jobs.map_or(JOBS, usize::from);
+    let modes = modes(ctx, &args)?;
+    let workloads = catalogue::select(catalogue::load(&ctx.root)?, &args.workloads, args.scale)?;
+    let config = parts::config(&args)?;
+    let folder = if ctx.dry_run {
+        base(ctx).join("dry-run")
+    } else {
+        folder(ctx, &args)?
+    };
+    // What cannot fit is refused before minutes of building.
+    let rough: Vec<Need> = workloads
+        .iter()
+        .flat_map(|w| modes.iter().map(move |m| (w, m)))
+        .filter_map(|(w, m)| {
+            Some(Need {
+                name: format!("{}-{m}", w.name),
+                memory_mib: w.scale.get(&args.scale)?.memory_mib,
+                disk_mib: w.scale.get(&args.scale)?.disk_mib,
+                seconds: w.scale.get(&args.scale)?.expect_s,
+            })
+        })
+        .collect();
+    plan::fit(&rough, jobs, host(&base(ctx))?)?;
+
+    let parts = parts::build(ctx, &workloads, &config, args.vcpus)?;
+    let bench = Bench {
+        ctx,
+        args: &args,
+        parts: &parts,
+        folder: &folder,
+        jobs,
+    };
+    let planned = bench.cells(&workloads, &modes)?;
+    if ctx.dry_run {
+        for cell in &planned {
+            let spec = bench.spec(cell, &folder.join("config.toml"), &folder.join("out.json"));
+            ctx.ui
+                .command(&spec.command(&parts.guest.qemu, &std::env::temp_dir().join("fpt")));
+        }
+        return Ok(code::OK);
+    }
+    let run = RunDir::new(ctx, "bench")?;
+    parts.guest.record(&run);
+    run.set("bench", folder.display().to_string());
+    rundir::recorded(&run, || bench.matrix(&run, planned))
+}
+
+fn modes(ctx: &Ctx, args: &Args) -> Result<Vec<String>> {
+    let mut modes: Vec<String> = Vec::new();
+    for word in &args.modes {
+        let unlisted = args.unlisted_modes && crate::api::modes::ALL.contains(&word.as_str());
+        if !unlisted {
+            Mode::parse(&ctx.root, word)?;
+        }
+        if !modes.contains(word) {
+            modes.push(word.clone());
+        }
+    }
+    if modes.is_empty() {
+        modes = Mode::all(&ctx.root)?
+            .iter()
+            .map(|m| m.as_str().to_string())
+            .collect();
+    }
+    Ok(modes)
+}
+
+/// The folder of this matrix, new or, with `--resume`, an old one.
+fn folder(ctx: &Ctx, args: &Args) -> Result<PathBuf> {
+    let base = base(ctx);
+    let name = match (&args.name, args.resume) {
+        (Some(name), _) => {
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+            if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
+                return Err(Fail::usage(
+                    format!("'{name}' is no name for a matrix"),
+                    "it becomes the name of a folder",
+                    "use letters, digits, -, _ and dots",
+                ));
+            }
+            name.clone()
+        }
+        (None, true) => {
+            let latest = base.join("latest");
+            match std::fs::read_link(&latest) {
+                Ok(to) => to.to_string_lossy().into_owned(),
+                Err(_) => {
+                    return Err(Fail::usage(
+                        "there is no matrix to resume",
+                        format!("{} does not exist", latest.display()),
+                        "run it without --resume",
+                    ))
+                }
+            }
+        }
+        (None, false) => {
+            let stem = format!("{}-{}", rundir::utc(SystemTime::now()), args.scale.name());
+            let mut name = stem.clone();
+            let mut n = 1;
+            while base.join(&name).exists() {
+                n += 1;
+                name = format!("{stem}.{n}");
+            }
+            name
+        }
+    };
+    let folder = base.join(&name);
+    let has_cells = std::fs::read_dir(folder.join("cells")).is_ok_and(|mut d| d.next().is_some());
+    if has_cells && !args.resume {
+        return Err(Fail::usage(
+            format!("matrix '{name}' has results already"),
+            folder.display().to_string(),
+            "add --resume to go on with it, or choose another --name",
+        ));
+    }
+    Ok(folder)
+}
+
+/// What is free now: memory that programs can get, and disk below `dir` (its nearest parent that exists).
+fn host(dir: &Path) -> Result<Host> {
+    let text = std::fs::read_to_string("/proc/meminfo").context("cannot read /proc/meminfo")?;
+    let kib = text
+        .lines()
+        .find_map(|l| l.strip_prefix("MemAvailable:"))
+        .and_then(|l| l.split_whitespace().next())
+        .and_then(|w| w.parse::<u64>().ok())
+        .context("/proc/meminfo does not say what memory is available")?;
+    Ok(Host {
+        memory_mib: kib / 1024,
+        disk_mib: disk_free_mib(dir)?,
+    })
+}
+
+pub(crate) fn disk_free_mib(dir: &Path) -> Result<u64> {
+    let there = dir
+        .ancestors()
+        .find(|d| d.exists())
+        .unwrap_or(Path::new("/"));
+    let stat = rustix::fs::statvfs(there)
+        .with_context(|| format!("cannot see how much disk {} has", there.display()))?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize) >> 20)
+}
+
+pub(crate) struct Bench<'a> {
+    ctx: &'a Ctx,
+    args: &'a Args,
+    parts: &'a BenchParts,
+    folder: &'a Path,
+    jobs: usize,
+}
+
+struct Queue {
+    todo: Vec<Planned>,
+    running: Vec<(String, u64, u64, Instant)>,
+    /// Estimate and time of each finished cell.
+    done: Vec<(u64, f64)>,
+    failed: Vec<(String, schema::Failure)>,
+    /// What ended the matrix as a whole.
+    stop: Option<anyhow::Error>,
+}
+
+impl Queue {
+    fn left(&self, jobs: usize) -> u64 {
+        let running: Vec<(u64, f64)> = self
+            .running
+            .iter()
+            .map(|(_, _, expect, since)| (*expect, since.elapsed().as_secs_f64()))
+            .collect();
+        let todo: Vec<u64> = self.todo.iter().map(|c| c.size.expect_s).collect();
+        plan::left(&self.done, &running, &todo, jobs)
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+impl Bench<'_> {
+    fn cells(&self, workloads: &[Workload], modes: &[String]) -> Result<Vec<Planned>> {
+        let mut out = Vec::new();
+        for workload in workloads {
+            let Some(size) = workload.scale.get(&self.args.scale) else {
+                continue;
+            };
+            for mode in modes {
+                let mut cell = Planned {
+                    workload: workload.clone(),
+                    size: size.clone(),
+                    mode: mode.clone(),
+                    hash: String::new(),
+                };
+                cell.hash = self.hash(&cell);
+                out.push(cell);
+            }
+        }
+        Ok(out)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.join("cells").join(format!("{name}.json"))
+    }
+
+    fn is_done(&self, cell: &Planned) -> bool {
+        let Ok(text) = std::fs::read_to_string(self.file(&cell.name())) else {
+            return false;
+        };
+        serde_json::from_str::<Cell>(&text).is_ok_and(|old| {
+            old.schema == SCHEMA && old.hash == cell.hash && old.figures().is_some()
+        })
+    }
+
+    fn matrix(&self, run: &RunDir, planned: Vec<Planned>) -> Result<i32> {
+        let total = planned.len();
+        let todo: Vec<Planned> = if self.args.resume {
+            planned.into_iter().filter(|c| !self.is_done(c)).collect()
+        } else {
+            planned
+        };
+        let kept = total - todo.len();
+        if kept > 0 {
+            self.ctx.ui.info(&format!(
+                "{kept} of {total} cells are finished and unchanged"
+            ));
+        }
+        let needs: Vec<Need> = todo.iter().map(Planned::need).collect();
+        let host = host(self.folder)?;
+        let cost = plan::fit(&needs, self.jobs, host)?;
+        if !todo.is_empty() {
+            self.ctx.ui.info(&format!(
+                "{}; free: {} of memory, {} of disk",
+                cost.line(todo.len()),
+                plan::size(host.memory_mib),
+                plan::size(host.disk_mib)
+            ));
+        }
+        store::make_dir(&self.folder.join("cells"))?;
+        store::write_atomic(
+            &self.folder.join("config.toml"),
+            self.parts.config.as_bytes(),
+        )?;
+        link_latest(self.folder)?;
+        let start = Instant::now();
+        let failed = self.run_all(run, todo, total, kept, host.budget_mib())?;
+        run.set(
+            "failed_cells",
+            serde_json::json!(failed.iter().map(|f| &f.0).collect::<Vec<_>>()),
+        );
+        self.ctx.ui.info(&format!(
+            "{} of {total} cells have results ({})",
+            total - failed.len(),
+            ui::elapsed(start.elapsed())
+        ));
+        say!("\n", "{}", self.folder.display());
+        if failed.is_empty() {
+            return Ok(code::OK);
+        }
+        let list: Vec<&str> = failed.iter().map(|f| f.0.as_str()).collect();
+        Err(Fail::test(
+            format!("{} of {total} cells failed", failed.len()),
+            format!("{} ({})", list.join(", "), failed[0].1.line),
+            "the others are kept; the same command with --resume and --name runs these again",
+        ))
+    }
+
+    /// Runs the cells, some at a time; those that failed, and why.
+    fn run_all(
+        &self,
+        run: &RunDir,
+        todo: Vec<Planned>,
+        total: usize,
+        kept: usize,
+        budget_mib: u64,
+    ) -> Result<Vec<(String, schema::Failure)>> {
+        let queue = Mutex::new(Queue {
+            todo,
+            running: Vec::new(),
+            done: Vec::new(),
+            failed: Vec::new(),
+            stop: None,
+        });
+        let changed = Condvar::new();
+        std::thread::scope(|scope| {
+            for _ in 0..self.jobs {
+                scope.spawn(|| self.worker(run, &queue, &changed, total, kept, budget_mib));
+            }
+        });
+        let queue = queue.into_inner().unwrap_or_else(|e| e.into_inner());
+        match queue.stop {
+            Some(err) => Err(err),
+            None => Ok(queue.failed),
+        }
+    }
+
+    fn worker(
+        &self,
+        run: &RunDir,
+        queue: &Mutex<Queue>,
+        changed: &Condvar,
+        total: usize,
+        kept: usize,
+        budget_mib: u64,
+    ) {
+        loop {
+            let mut state = locked(queue);
+            let cell = loop {
+                if state.stop.is_some() || state.todo.is_empty() {
+                    return;
+                }
+                let used = state.running.iter().map(|r| r.1).sum();
+                let idle = state.running.is_empty();
+                match plan::next(&state.todo, used, budget_mib, idle, |c| c.need().host_mib()) {
+                    Some(at) => break state.todo.remove(at),
+                    None => state = changed.wait(state).unwrap_or_else(|e| e.into_inner()),
+                }
+            };
+            let started = Instant::now();
+            let name = cell.name();
+            state.running.push((
+                name.clone(),
+                cell.need().host_mib(),
+                cell.size.expect_s,
+                started,
+            ));
+            let number = kept + state.done.len() + state.running.len();
+            drop(state);
+            let stage = self.ctx.ui.stage(&format!(
+                "[{number}/{total}] {} {}",
+                cell.workload.name, cell.mode
+            ));
+            let result = self.one(run, &cell, &stage).and_then(|made| {
+                let text = serde_json::to_string_pretty(&made).context("cannot encode a result")?;
+                store::write_atomic(&self.file(&name), format!("{text}\n").as_bytes())?;
+                Ok(made)
+            });
+            let mut state = locked(queue);
+            state.running.retain(|r| r.0 != name);
+            state
+                .done
+                .push((cell.size.expect_s, started.elapsed().as_secs_f64()));
+            match result {
+                Ok(made) => match made.error {
+                    None => {
+                        let left = state.left(self.jobs);
+                        stage.done(&if left > 0 {
+                            let left = std::time::Duration::from_secs(left);
+                            format!("about {} left", ui::elapsed(left))
+                        } else {
+                            String::new()
+                        });
+                    }
+                    Some(failure) => {
+                        stage.failed("");
+                        self.ctx.ui.error(&format!("{name}: {}", failure.line));
+                        state.failed.push((name, failure));
+                    }
+                },
+                Err(err) => {
+                    stage.failed("");
+                    state.stop.get_or_insert(err);
+                }
+            }
+            changed.notify_all();
+        }
+    }
+
+    /// One cell. An error here ends the matrix; what ends only the cell is in the result.
+    fn one(&self, run: &RunDir, cell: &Planned, stage: &crate::api::Stage) -> Result<Cell> {
+        let mut made = self.blank(cell);
+        let start = Instant::now();
+        let result = cell::run(self, run, cell, stage, &mut made);
+        made.seconds = (start.elapsed().as_secs_f64() * 10.0).round() / 10.0;
+        if let Err(err) = result {
+            let (line, code) = fail::report(&err);
+            let full = err.chain().any(|e| {
+                e.downcast_ref::<std::io::Error>()
+                    .is_some_and(|io| io.kind() == std::io::ErrorKind::StorageFull)
+            });
+            if full || disk_free_mib(self.folder).is_ok_and(|mib| mib == 0) {
+                // The next cell would fail in the same way.
+                return Err(if full {
+                    err
+                } else {
+                    anyhow::Error::new(std::io::Error::from(std::io::ErrorKind::StorageFull))
+                        .context(format!("cannot keep the result of {}", cell.name()))
+                });
+            }
+            made.error = Some(schema::Failure { code, line });
+        }
+        Ok(made)
+    }
+
+    /// Of everything that a cell's figures depend on.
+    fn hash(&self, cell: &Planned) -> String {
+        let mut inputs = hash::Inputs::new();
+        inputs
+            .text("schema", SCHEMA)
+            .text("kernel", &self.parts.guest.kernel.hash)
+            .text("qemu", &self.parts.guest.qemu.hash)
+            .text("initramfs", &self.parts.guest.image.hash)
+            .text("plugin", &self.parts.plugin_hash)
+            .text("config", &self.parts.config)
+            .text("image", &self.parts.image_hash(&cell.workload.name))
+            .text("workload", &cell.workload.name)
+            .text("argv", &cell.size.argv.join("\n"))
+            .text("memory", &cell.size.memory_mib.to_string())
+            .text("mode", &cell.mode)
+            .text("thp", self.args.thp.name())
+            .text("vcpus", &self.args.vcpus.to_string())
+            .text("append", &self.args.append.join("\n"));
+        inputs.finish()
+    }
+}
+
+fn link_latest(folder: &Path) -> Result<()> {
+    let (Some(base), Some(name)) = (folder.parent(), folder.file_name()) else {
+        return Ok(());
+    };
+    let link = base.join(format!(".latest-{}", std::process::id()));
+    let _ = std::fs::remove_file(&link);
+    std::os::unix::fs::symlink(name, &link)
+        .and_then(|()| std::fs::rename(&link, base.join("latest")))
+        .with_context(|| format!("cannot write {}", base.join("latest").display()))
+}

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a matrix is made of: kernel, QEMU, simulator, its configuration, guest image, disk images.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+use super::catalogue::{Kind, Workload};
+use super::Args;
+use crate::api::{hash, store, Cmd, Ctx, Fail, Result};
+use crate::build::{self, Profile};
+use crate::guest::parts::{self, Parts};
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+pub struct BenchParts {
+    pub guest: Parts,
+    pub plugin: PathBuf,
+    pub plugin_hash: String,
+    /// Complete configuration of the simulator, TOML.
+    pub config: String,
+    /// Disk image of each workload that has one.
+    pub images: BTreeMap<String, PathBuf>,
+    /// Commit of the checkout, if it is one.
+    pub commit: String,
+}
+
+impl BenchParts {
+    /// Image files are named by their content.
+    pub fn image_hash(&self, workload: &str) -> String {
+        self.images
+            .get(workload)
+            .and_then(|p| p.file_name())
+            .map(|n| n.to_string_lossy().into_owned())
+            .unwrap_or_default()
+    }
+}
+
+/// The simulator's configuration: preset, then `--config`, then each `--set`.
+pub fn config(args: &Args) -> Result<String> {
+    let text = match &args.config {
+        None => None,
+        Some(path) => Some(std::fs::read_to_string(path).map_err(|e| {
+            Fail::usage(
+                format!("cannot read {}", path.display()),
+                e.to_string(),
+                "name an existing file with --config",
+            )
+        })?),
+    };
+    let mut sets = Vec::new();
+    for set in &args.set {
+        let Some((key, value)) = set.split_once('=') else {
+            return Err(Fail::usage(
+                format!("--set {set} sets nothing"),
+                "there is no = in it",
+                "for example --set cycles.memory=200",
+            ));
+        };
+        sets.push((key.trim().to_string(), value.trim().to_string()));
+    }
+    let config =
+        fpt_walksim_model::config::resolve(&args.preset, text.as_deref(), &sets).map_err(|e| {
+            Fail::usage(
+                "the simulator's configuration is not right",
+                e.to_string(),
+                "",
+            )
+        })?;
+    Ok(config.to_toml())
+}
+
+pub fn build(ctx: &Ctx, workloads: &[Workload], config: &str, _vcpus: u32) -> Result<BenchParts> {
+    let kernel = parts::kernel(ctx, Profile::Fpt)?;
+    let qemu = parts::qemu(ctx, false)?;
+    let plugin = match parts::named("FPT_WALKSIM", "simulator")? {
+        Some(path) => path,
+        None => plugin(ctx)?,
+    };
+    let programs = match std::env::var_os("FPT_INITRD") {
+        Some(_) => Vec::new(),
+        None => programs(ctx)?,
+    };
+    for w in workloads {
+        let there = programs.is_empty() || programs.iter().any(|(name, _)| *name == w.binary);
+        if !there {
+            return Err(Fail::usage(
+                format!("workload '{}' names binary '{}'", w.name, w.binary),
+                "the workloads crate has none of this name",
+                "correct workloads/workloads.toml",
+            ));
+        }
+    }
+    let image = parts::image(ctx, |tree| {
+        for (name, path) in &programs {
+            tree.file(&format!("workloads/{name}"), path)?;
+        }
+        Ok(())
+    })?;
+    let mut images = BTreeMap::new();
+    for w in workloads.iter().filter(|w| w.kind == Kind::Image) {
+        let packages: Vec<&str> = w.packages.iter().map(String::as_str).collect();
+        images.insert(w.name.clone(), disk(ctx, &packages)?);
+    }
+    let plugin_hash = if ctx.dry_run && !plugin.is_file() {
+        String::new()
+    } else {
+        hash::of_file(&plugin)?
+    };
+    Ok(BenchParts {
+        guest: Parts {
+            kernel,
+            qemu,
+            image,
+        },
+        plugin,
+        plugin_hash,
+        config: config.to_string(),
+        images,
+        commit: commit(ctx),
+    })
+}
+
+fn disk(_ctx: &Ctx, packages: &[&str]) -> Result<PathBuf> {
+    Err(Fail::infra(
+        format!("no image with {}", packages.join(", ")),
+        "",
+        "",
+    ))
+}
+
+/// The simulator: a shared object for QEMU.
+fn plugin(ctx: &Ctx) -> Result<PathBuf> {
+    let target = build::cargo(
+        ctx,
+        "build the simulator",
+        &["build", "--release", "--locked", "-p", "fpt-walksim"],
+        &[],
+    )?;
+    Ok(target.join("release/libfpt_walksim.so"))
+}
+
+/// The workloads' programs, static: name and file of each; cached by the hash of their sources.
+fn programs(ctx: &Ctx) -> Result<Vec<(String, PathBuf)>> {
+    let source = ctx.root.join("workloads");
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let mut inputs = hash::Inputs::new();
+    inputs
+        .file("Cargo.lock", &ctx.root.join("Cargo.lock"))?
+        .file("Cargo.toml", &source.join("Cargo.toml"))?
+        .tree("src", &source.join("src"))?
+        .text("rustc", &ctx.read(&Cmd::new(&rustc).arg("-Vv"))?);
+    let hash = inputs.finish();
+    let done = ctx.cache.join("workloads").join(hash::short(&hash));
+    let names: Vec<String> = hash::files_below(&source.join("src/bin"))?
+        .iter()
+        .filter(|p| p.extension().is_some_and(|e| e == "rs"))
+        .filter_map(|p| Some(p.file_stem()?.to_string_lossy().into_owned()))
+        .collect();
+    let list = |dir: &Path| names.iter().map(|n| (n.clone(), dir.join(n))).collect();
+    if done.is_dir() {
+        return Ok(list(&done));
+    }
+    let _lock = store::lock(ctx, "workloads")?;
+    if done.is_dir() {
+        return Ok(list(&done));
+    }
+    let target = ctx.cache.join("workloads/target");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    // Named target: else the flag would reach build scripts and procedural macros, which cannot be static.
+    let cmd = Cmd::new(cargo)
+        .args([
+            "build",
+            "--release",
+            "--locked",
+            "--package",
+            "fpt-workloads",
+        ])
+        .args(["--bins", "--target", TARGET, "--target-dir"])
+        .arg(&target)
+        .cwd(&ctx.root)
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env_remove("CARGO_TARGET_DIR");
+    let stage = ctx.ui.stage("build the workloads");
+    ctx.step(&stage, &ctx.log_dir().join("workloads.log"), &cmd)?;
+    stage.done("");
+    if ctx.dry_run {
+        return Ok(list(&done));
+    }
+    let new = store::NewDir::new(&done)?;
+    for name in &names {
+        let built = target.join(TARGET).join("release").join(name);
+        std::fs::copy(&built, new.path().join(name))
+            .with_context(|| format!("cannot copy {}", built.display()))?;
+    }
+    new.commit()?;
+    Ok(list(&done))
+}
+
+fn commit(ctx: &Ctx) -> String {
+    let git = |args: &[&str]| Cmd::new("git").args(args).cwd(&ctx.root).output().ok();
+    let Some(head) = git(&["rev-parse", "HEAD"]).filter(|o| o.status.success()) else {
+        return String::new();
+    };
+    let changed = git(&["status", "--porcelain", "--untracked-files=no"])
+        .is_some_and(|o| !o.stdout.trim().is_empty());
+    format!(
+        "{}{}",
+        head.stdout.trim(),
+        if changed { "+changes" } else { "" }
+    )
+}

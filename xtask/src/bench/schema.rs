@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The result of one cell: `fpt-bench/1`. docs/evaluation.md describes every field.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+pub const SCHEMA: &str = "fpt-bench/1";
+
+/// One workload in one mode.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Cell {
+    pub schema: String,
+    pub workload: String,
+    pub mode: String,
+    pub scale: String,
+    pub preset: String,
+    pub thp: String,
+    pub vcpus: u32,
+    /// Guest memory.
+    pub memory_mib: u64,
+    /// Why there is no valid result; `null` in a finished cell.
+    pub error: Option<Failure>,
+    pub began_utc: String,
+    pub seconds: f64,
+    /// Of everything that the figures depend on: a cell with the same hash need not run again.
+    pub hash: String,
+    pub provenance: Provenance,
+    /// The simulator's figures.
+    pub walksim: Option<fpt_walksim_model::report::Report>,
+    pub guest: Guest,
+}
+
+impl Cell {
+    pub fn name(&self) -> String {
+        format!("{}-{}", self.workload, self.mode)
+    }
+
+    /// The simulator's figures, if the cell is whole.
+    pub fn figures(&self) -> Option<&fpt_walksim_model::report::Report> {
+        self.walksim.as_ref().filter(|_| self.error.is_none())
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Exit code that this failure alone would give the tool.
+    pub code: i32,
+    pub line: String,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Provenance {
+    /// What was typed.
+    pub command: String,
+    pub kernel_version: String,
+    pub kernel_hash: String,
+    pub qemu_version: String,
+    pub qemu_hash: String,
+    pub initramfs_hash: String,
+    pub plugin_hash: String,
+    /// Of the resolved configuration of the simulator.
+    pub config_hash: String,
+    /// Of the checkout; empty outside of git.
+    pub commit: String,
+    /// The program in the guest.
+    pub argv: Vec<String>,
+    /// The kernel's command line.
+    pub kernel_args: String,
+    /// Virtual time counts instructions: two runs give the same figures.
+    pub icount: bool,
+    pub host_cpu: String,
+    pub host_cpus: usize,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Guest {
+    /// Page tables of the measured process at the end of its run phase, as /proc/PID/status says it.
+    pub vm_pte_kb: Option<u64>,
+    /// Counters of the kernel's flattened tables, before and after.
+    #[serde(default)]
+    pub fpt_stats_before: BTreeMap<String, i64>,
+    #[serde(default)]
+    pub fpt_stats: BTreeMap<String, i64>,
+    /// The last line of the program: its own check.
+    #[serde(default)]
+    pub said: serde_json::Value,
+}

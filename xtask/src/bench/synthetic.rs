@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Made-up results with known figures, for the tests of this tool: the stand-in for QEMU writes them, and
+//! the report's tests know what must come out. Nothing of this is measured.
+
+use fpt_walksim_model::config::Config;
+use fpt_walksim_model::report::{
+    ByCache, BySize, Categories, Checks, Cycles, Instructions, Kind, Organisation, Phase, Report,
+    TlbLevel, Tlbs, SCHEMA,
+};
+
+/// Kernel instructions, entry reads and cycles of `mode` as parts of radix'.
+pub struct Known {
+    pub kernel: f64,
+    pub reads: f64,
+    pub walk: f64,
+}
+
+pub fn known(mode: &str) -> Known {
+    let (kernel, reads, walk) = match mode {
+        "l3l2" => (0.98, 0.9, 0.95),
+        "l4l3" => (0.99, 1.0, 0.98),
+        "l4l3-l2l1" => (0.96, 0.75, 0.85),
+        _ => (1.0, 1.0, 1.0),
+    };
+    Known {
+        kernel,
+        reads,
+        walk,
+    }
+}
+
+fn of(part: f64, whole: u64) -> u64 {
+    (part * whole as f64).round() as u64
+}
+
+/// Walks of each organisation in a phase of `unit` walks.
+fn organisation(name: &str, unit: u64, instructions: u64, reads: f64, walk: f64) -> Organisation {
+    let walks = if name == "ideal" { 0 } else { unit };
+    let entry_reads = of(reads * 1.5, walks);
+    let walk_cycles = walk * 60.0 * walks as f64;
+    let cycles = Cycles {
+        walk: walk_cycles,
+        data: 400.0 * unit as f64,
+        instruction: 500.0 * unit as f64,
+        tlb: 40.0 * unit as f64,
+        total: walk_cycles + 940.0 * unit as f64,
+    };
+    let level = |accesses, misses| TlbLevel {
+        accesses,
+        hits: BySize {
+            small: accesses - misses,
+            ..BySize::default()
+        },
+        misses: BySize {
+            small: misses,
+            ..BySize::default()
+        },
+    };
+    Organisation {
+        name: name.into(),
+        kind: if name == "real" {
+            Kind::Real
+        } else {
+            Kind::Counterfactual
+        },
+        preset: "emt".into(),
+        tlb: Tlbs {
+            l1d: level(100 * unit, 2 * unit),
+            stlb: level(2 * unit, unit),
+            ..Tlbs::default()
+        },
+        walks,
+        walks_by_page_size: BySize {
+            small: walks,
+            ..BySize::default()
+        },
+        walk_entry_reads: entry_reads,
+        walk_cycles,
+        entry_reads_by_level: [("pt".to_string(), entry_reads)].into(),
+        entry_reads_by_cache: ByCache {
+            l2: entry_reads / 2,
+            llc: entry_reads / 4,
+            memory: entry_reads - entry_reads / 2 - entry_reads / 4,
+        },
+        walk_latency: if walks > 0 {
+            walk_cycles / walks as f64
+        } else {
+            0.0
+        },
+        ipc: instructions as f64 / cycles.total,
+        cycles,
+        ..Organisation::default()
+    }
+}
+
+/// What the simulator would write for `mode`: a load phase of 1000 walks and a run phase of 4000.
+pub fn report(mode: &str, label: &str) -> Report {
+    let known = known(mode);
+    let phase = |name: &str, unit: u64| {
+        let by = Categories {
+            page_fault: of(known.kernel, 300 * unit),
+            syscall: of(known.kernel, 60 * unit),
+            timer: of(known.kernel, 30 * unit),
+            interrupt: 0,
+            kernel_thread: 0,
+            other: of(known.kernel, 10 * unit),
+        };
+        let instructions = Instructions {
+            user: 1000 * unit,
+            kernel: by.sum(),
+            kernel_strings_once: by.sum() / 2,
+            kernel_by_category: by,
+            kernel_by_innermost_entry: by,
+            without_data_access: 700 * unit,
+        };
+        let all = instructions.user + instructions.kernel;
+        Phase {
+            name: name.into(),
+            ended: true,
+            instructions,
+            organisations: vec![
+                organisation("real", unit, all, known.reads, known.walk),
+                organisation("radix", unit, all, 1.0, 1.0),
+                organisation("ideal", unit, all, 0.0, 0.0),
+                organisation("ecpt", unit, all, 0.7, 0.8),
+            ],
+            ..Phase::default()
+        }
+    };
+    Report {
+        schema: SCHEMA.into(),
+        label: label.into(),
+        config: Config::default(),
+        vcpus: 1,
+        complete: true,
+        errors: Vec::new(),
+        checks: Checks {
+            walks_checked: 50,
+            conservation: "ok".into(),
+            ..Checks::default()
+        },
+        phases: vec![phase("load", 1000), phase("run", 4000)],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn made_up_results_pass_the_check() {
+        for mode in crate::api::modes::ALL {
+            super::super::cell::check(&super::report(mode, "x")).unwrap();
+        }
+        let mut bad = super::report("radix", "x");
+        bad.checks.mismatches = 1;
+        assert!(super::super::cell::check(&bad).is_err());
+        let mut bad = super::report("radix", "x");
+        bad.phases.pop();
+        assert!(super::super::cell::check(&bad).is_err());
+        let mut bad = super::report("radix", "x");
+        bad.errors.push("x".into());
+        assert!(super::super::cell::check(&bad).is_err());
+        let mut bad = super::report("radix", "x");
+        bad.complete = false;
+        assert!(super::super::cell::check(&bad).is_err());
+    }
+}

@@ -1,0 +1,467 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `bench` and `report` from the command line: what goes well, and each way in which a cell, the host or a
+//! person can go wrong. The guest is src/bin/fake-qemu.rs, so every figure is made up.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+struct Lab {
+    dir: tempfile::TempDir,
+}
+
+struct Out {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Out {
+    #[track_caller]
+    fn is(&self, code: i32, words: &[&str]) -> &Out {
+        let all = format!("{}\n{}", self.stdout, self.stderr);
+        assert_eq!(self.code, Some(code), "{all}");
+        for word in words {
+            assert!(all.contains(word), "'{word}' is not in:\n{all}");
+        }
+        assert!(!all.contains("panicked at"), "{all}");
+        self
+    }
+}
+
+const WORKLOADS: &str = "
+[[workload]]
+name = 'bfs'
+kind = 'static'
+binary = 'graph'
+scale.tiny = { argv = ['/workloads/graph', 'bfs'], memory_mib = 256, expect_s = 1, timeout_s = 2 }
+scale.paper = { argv = ['/workloads/graph', 'bfs'], memory_mib = 99999999, expect_s = 1, timeout_s = 2 }
+[[workload]]
+name = 'gups'
+kind = 'static'
+binary = 'gups'
+scale.tiny = { argv = ['/workloads/gups'], memory_mib = 256, expect_s = 2, timeout_s = 2 }
+scale.medium = { argv = ['/workloads/gups'], memory_mib = 256, disk_mib = 999999999, expect_s = 2, timeout_s = 2 }
+";
+
+impl Lab {
+    fn new() -> Lab {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        write("configs/modes", "radix\nl3l2\n");
+        write("workloads/workloads.toml", WORKLOADS);
+        write("xtask/README", "");
+        write("vmlinux", "no kernel");
+        write("initrd", "no files");
+        write("walksim.so", "no plugin");
+        std::fs::create_dir(dir.path().join("tmp")).unwrap();
+        Lab { dir }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut cmd = Command::new(env!("CARGO_BIN_EXE_xtask"));
+        cmd.args(args)
+            .env("FPT_ROOT", self.dir.path())
+            .env("FPT_CACHE", self.path("cache"))
+            .env("FPT_RUNS", self.path("runs"))
+            .env("FPT_VMLINUX", self.path("vmlinux"))
+            .env("FPT_INITRD", self.path("initrd"))
+            .env("FPT_WALKSIM", self.path("walksim.so"))
+            .env("FPT_QEMU", env!("CARGO_BIN_EXE_fake-qemu"))
+            .env("FPT_SILENCE_S", "2")
+            .env("FPT_PLAIN", "1")
+            .env("TMPDIR", self.path("tmp"))
+            .env("FAKE_QEMU_PID", self.path("pid"))
+            .env_remove("FPT_ANY_MODE")
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        cmd
+    }
+
+    fn run(&self, args: &[&str]) -> Out {
+        finish(self.command(args).spawn().unwrap())
+    }
+
+    /// `bench` at scale tiny under a name.
+    fn bench(&self, more: &[&str]) -> Out {
+        let mut args = vec!["bench", "--scale", "tiny", "--name", "m"];
+        args.extend(more);
+        self.run(&args)
+    }
+
+    fn cells(&self) -> PathBuf {
+        self.path("target/fpt/bench/m/cells")
+    }
+
+    fn cell(&self, name: &str) -> serde_json::Value {
+        let text = std::fs::read(self.cells().join(format!("{name}.json"))).unwrap();
+        serde_json::from_slice(&text).unwrap()
+    }
+
+    #[track_caller]
+    fn is_clean(&self) {
+        for dir in [self.path("tmp"), self.path("target/fpt/bench/m")] {
+            for entry in std::fs::read_dir(&dir).into_iter().flatten() {
+                let name = entry.unwrap().file_name().to_string_lossy().into_owned();
+                let expected = ["cells", "config.toml", "report"].contains(&name.as_str());
+                assert!(expected, "{name} is left in {}", dir.display());
+            }
+        }
+        if let Ok(pid) = std::fs::read_to_string(self.path("pid")) {
+            let cmdline =
+                std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            assert!(!cmdline.contains("fake-qemu"), "{pid} still runs");
+        }
+    }
+}
+
+fn finish(child: Child) -> Out {
+    let out = child.wait_with_output().unwrap();
+    Out {
+        code: out.status.code(),
+        stdout: String::from_utf8_lossy(&out.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&out.stderr).into_owned(),
+    }
+}
+
+const ALL: [&str; 4] = ["bfs-radix", "bfs-l3l2", "gups-radix", "gups-l3l2"];
+
+#[test]
+fn a_matrix_runs_and_says_what_it_costs() {
+    let lab = Lab::new();
+    let out = lab.bench(&[]);
+    out.is(
+        0,
+        &[
+            "4 cells, about 3.0s, 1.5 GiB of memory",
+            "4 of 4 cells have results",
+        ],
+    );
+    assert_eq!(
+        out.stdout.trim(),
+        lab.path("target/fpt/bench/m").display().to_string()
+    );
+    for name in ALL {
+        let cell = lab.cell(name);
+        assert_eq!(cell["schema"], "fpt-bench/1");
+        assert_eq!(cell["error"], serde_json::Value::Null);
+        assert_eq!(cell["walksim"]["label"], name);
+        assert_eq!(cell["guest"]["vm_pte_kb"], 4112);
+        assert_eq!(cell["guest"]["fpt_stats"]["flat_bytes"], 6291456);
+        assert_eq!(cell["provenance"]["icount"], true);
+    }
+    lab.is_clean();
+    // A second run under the same name would replace results.
+    lab.bench(&[]).is(2, &["has results already", "--resume"]);
+}
+
+#[test]
+fn resume_runs_only_what_is_missing_or_changed() {
+    let lab = Lab::new();
+    lab.bench(&[]).is(0, &[]);
+    std::fs::remove_file(lab.cells().join("gups-radix.json")).unwrap();
+    std::fs::write(lab.cells().join("bfs-l3l2.json"), "{\"schema\":").unwrap();
+    let before = lab.cell("bfs-radix");
+    lab.bench(&["--resume"]).is(
+        0,
+        &[
+            "2 of 4 cells are finished",
+            "2 cells, about",
+            "4 of 4 cells have",
+        ],
+    );
+    assert_eq!(lab.cell("bfs-radix"), before);
+    // Without a name the newest; nothing is left to do.
+    lab.run(&["bench", "--scale", "tiny", "--resume"])
+        .is(0, &["4 of 4 cells are finished and unchanged"]);
+    // Other parameters are other cells.
+    lab.bench(&["--resume", "--set", "cycles.memory=200"])
+        .is(0, &["4 cells, about"]);
+    assert_ne!(lab.cell("bfs-radix")["hash"], before["hash"]);
+    let empty = Lab::new();
+    empty
+        .run(&["bench", "--scale", "tiny", "--resume"])
+        .is(2, &["there is no matrix to resume"]);
+}
+
+#[test]
+fn one_failed_cell_does_not_lose_the_others() {
+    for (what, code, words) in [
+        ("panic", 71, "Kernel panic - not syncing"),
+        ("triple", 71, "triple fault"),
+        (
+            "check-fails",
+            1,
+            "failed its own check (exit code 1): made up",
+        ),
+        ("silent", 1, "failed its own check"),
+        (
+            "forever",
+            124,
+            "ran into its time limit: not ended after 2 s",
+        ),
+        ("mismatch", 1, "3 walks differ from QEMU's own translation"),
+        ("no-figures", 1, "the simulator left no result"),
+        ("half-figures", 1, "the simulator's result cannot be read"),
+        ("no-run", 1, "there is no phase 'run'"),
+        ("wrong-mode", 1, "the guest is not in mode l3l2"),
+        ("warn", 1, "the kernel warned in gups-l3l2: WARNING: CPU: 0"),
+        ("no-start", 69, "could not load kernel"),
+    ] {
+        let lab = Lab::new();
+        let fake = format!("fake={what}@gups-l3l2");
+        let out = lab.bench(&["--append", &fake]);
+        out.is(
+            1,
+            &[
+                "1 of 4 cells failed: gups-l3l2",
+                words,
+                "3 of 4 cells have results",
+            ],
+        );
+        let last = out.stderr.lines().last().unwrap();
+        assert!(
+            last.contains("error: 1 of 4 cells failed"),
+            "one line: {last}"
+        );
+        assert_eq!(lab.cell("gups-l3l2")["error"]["code"], code, "{what}");
+        for name in &ALL[..3] {
+            assert_eq!(lab.cell(name)["error"], serde_json::Value::Null);
+        }
+        lab.is_clean();
+        // The failed one, and only that, runs again.
+        lab.bench(&["--append", &fake, "--resume"])
+            .is(1, &["3 of 4 cells are finished"]);
+    }
+}
+
+#[test]
+fn mistakes_are_2_with_a_hint() {
+    let lab = Lab::new();
+    for (args, words) in [
+        (vec!["--preset", "emd"], vec!["did you mean 'emt'?"]),
+        (
+            vec!["--set", "cycles.memroy=1"],
+            vec!["did you mean 'cycles.memory'?"],
+        ),
+        (vec!["--set", "cycles.memory"], vec!["there is no ="]),
+        (
+            vec!["--set", "cycles.memory=fast"],
+            vec!["expected a float"],
+        ),
+        (
+            vec!["--config", "/nonexistent"],
+            vec!["cannot read /nonexistent"],
+        ),
+        (vec!["--modes", "l3l3"], vec!["did you mean 'l3l2'?"]),
+        (
+            vec!["--modes", "radix,l4l3"],
+            vec!["mode 'l4l3' is not in this kernel", "radix, l3l2"],
+        ),
+        (
+            vec!["--modes", "nope", "--unlisted-modes"],
+            vec!["unknown mode 'nope'"],
+        ),
+        (vec!["--workloads", "bsf"], vec!["did you mean 'bfs'?"]),
+        (vec!["--scale", "huge"], vec!["tiny"]),
+        (vec!["--thp", "maybe"], vec!["never"]),
+        (vec!["--vcpus", "3"], vec!["1..=2"]),
+        (vec!["--name", "../x"], vec!["is no name"]),
+        (vec!["--jobs", "0"], vec![]),
+    ] {
+        let mut all = vec!["bench"];
+        if args[0] != "--scale" {
+            all.extend(["--scale", "tiny"]);
+        }
+        all.extend(args);
+        lab.run(&all).is(2, &words);
+    }
+    lab.run(&["bench", "--workloads", "gups", "--scale", "paper"])
+        .is(2, &["'gups' has no scale paper"]);
+    for (from, to, word) in [
+        ("timeout_s", "timeot_s", "did you mean 'timeout_s'?"),
+        (
+            "kind = 'static'",
+            "kind = 'statik'",
+            "did you mean 'static'?",
+        ),
+        ("scale.tiny", "scale.tyny", "did you mean 'tiny'?"),
+        ("[[workload]]", "[[workloads]]", "did you mean 'workload'?"),
+        ("name = 'gups'", "name = 'bfs'", "twice"),
+        ("= 'gups'", "= ", "line "),
+    ] {
+        std::fs::write(
+            lab.path("workloads/workloads.toml"),
+            WORKLOADS.replace(from, to),
+        )
+        .unwrap();
+        lab.bench(&[]).is(2, &["workloads/workloads.toml", word]);
+    }
+    assert!(!lab.path("target/fpt/bench").exists(), "nothing was run");
+    assert!(!lab.path("pid").exists());
+}
+
+#[test]
+fn a_configuration_file_is_read_strictly() {
+    let lab = Lab::new();
+    std::fs::write(lab.path("c.toml"), "[cycles]\nmemory = 190\n").unwrap();
+    lab.bench(&["--config", "c.toml", "--modes", "radix"])
+        .is(0, &[]);
+    let text = std::fs::read_to_string(lab.path("target/fpt/bench/m/config.toml")).unwrap();
+    assert!(text.contains("memory = 190"), "{text}");
+    std::fs::write(lab.path("c.toml"), "[cylces]\nmemory = 190\n").unwrap();
+    lab.bench(&["--config", "c.toml"])
+        .is(2, &["did you mean 'cycles'?"]);
+}
+
+#[test]
+fn what_cannot_fit_is_refused_before_anything_is_built() {
+    let lab = Lab::new();
+    lab.run(&["bench", "--scale", "paper"]).is(
+        69,
+        &[
+            "bfs-radix does not fit into this host's memory",
+            "smaller --scale",
+        ],
+    );
+    lab.run(&["bench", "--scale", "medium"])
+        .is(69, &["does not fit onto the disk"]);
+    assert!(!lab.path("pid").exists() && !lab.path("runs").exists());
+}
+
+#[test]
+fn missing_things_are_69() {
+    let lab = Lab::new();
+    let mut cmd = lab.command(&["bench", "--scale", "tiny"]);
+    finish(cmd.env("FPT_WALKSIM", "/nonexistent/x.so").spawn().unwrap())
+        .is(69, &["no simulator at /nonexistent/x.so"]);
+    std::fs::remove_file(lab.path("workloads/workloads.toml")).unwrap();
+    lab.run(&["bench", "--scale", "tiny"])
+        .is(69, &["cannot read", "restore it with git"]);
+}
+
+#[test]
+fn unlisted_modes_only_when_asked_for() {
+    let lab = Lab::new();
+    lab.bench(&["--modes", "l4l3-l2l1", "--unlisted-modes"])
+        .is(0, &[]);
+    assert_eq!(lab.cell("bfs-l4l3-l2l1")["error"], serde_json::Value::Null);
+}
+
+#[test]
+fn two_cpus_have_no_counted_clock() {
+    let lab = Lab::new();
+    lab.bench(&["--vcpus", "2", "--modes", "radix"]).is(0, &[]);
+    let cell = lab.cell("bfs-radix");
+    assert_eq!(cell["provenance"]["icount"], false);
+    assert_eq!(cell["vcpus"], 2);
+}
+
+#[test]
+fn dry_run_prints_and_starts_nothing() {
+    let lab = Lab::new();
+    let out = lab.run(&["--dry-run", "bench", "--scale", "tiny", "--thp", "always"]);
+    out.is(
+        0,
+        &[
+            "fpt=l3l2",
+            "transparent_hugepage=always",
+            "label=gups-l3l2",
+            "-icount",
+        ],
+    );
+    assert_eq!(out.stdout.lines().count(), 4);
+    assert!(!lab.path("pid").exists() && !lab.path("runs").exists());
+    assert!(!lab.path("target/fpt/bench").exists());
+}
+
+#[test]
+fn ctrl_c_keeps_what_is_finished_and_leaves_nothing_else() {
+    let lab = Lab::new();
+    // bfs ends at once, gups never.
+    let child = lab
+        .command(&[
+            "bench",
+            "--scale",
+            "tiny",
+            "--name",
+            "m",
+            "--modes",
+            "radix",
+            "--append",
+            "fake=forever@gups-radix",
+        ])
+        .env("FPT_SILENCE_S", "60")
+        .spawn()
+        .unwrap();
+    let start = Instant::now();
+    while !(lab.cells().join("bfs-radix.json").exists()
+        && std::fs::read_dir(lab.path("tmp")).unwrap().count() == 1)
+    {
+        assert!(start.elapsed() < Duration::from_secs(20));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    finish(child).is(130, &["interrupted"]);
+    lab.is_clean();
+    assert!(!lab.cells().join("gups-radix.json").exists());
+    lab.bench(&[
+        "--modes",
+        "radix",
+        "--append",
+        "fake=forever@gups-radix",
+        "--resume",
+    ])
+    .is(1, &["1 of 2 cells are finished"]);
+}
+
+#[test]
+fn a_full_disk_is_69_and_says_so() {
+    let lab = Lab::new();
+    let small = lab.path("target/fpt/bench");
+    std::fs::create_dir_all(&small).unwrap();
+    let probe = Command::new("unshare")
+        .args(["-rm", "mount", "-t", "tmpfs", "none"])
+        .arg(&small)
+        .output();
+    if !probe.is_ok_and(|o| o.status.success()) {
+        eprintln!("not run: this machine lets nobody mount a small file system");
+        return;
+    }
+    // Big enough to begin, too small to end: a file takes the rest as soon as the first guest runs.
+    let script = format!(
+        "mount -t tmpfs -o size=24m none {0} || exit 99\n\
+         (while [ ! -e {1} ]; do sleep 0.02; done; exec dd if=/dev/zero of={0}/other bs=4k 2>/dev/null) &\n\
+         \"$@\"; code=$?; wait; exit $code",
+        small.display(),
+        lab.path("pid").display()
+    );
+    let inner = lab.command(&["bench", "--scale", "tiny", "--name", "m", "--jobs", "1"]);
+    let mut cmd = Command::new("unshare");
+    cmd.args(["-rm", "sh", "-c", &script, "sh"])
+        .arg(inner.get_program())
+        .args(inner.get_args());
+    for (name, value) in inner.get_envs() {
+        match value {
+            Some(value) => cmd.env(name, value),
+            None => cmd.env_remove(name),
+        };
+    }
+    cmd.stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let out = finish(cmd.spawn().unwrap());
+    out.is(69, &["the disk is full"]);
+    assert!(!out.stderr.contains("cells failed"), "{}", out.stderr);
+}
