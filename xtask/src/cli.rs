@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Parser, Subcommand};
 
 use crate::api::{fail, proc, Ctx, Fail, Result};
-use crate::{bench, build, clean, doctor, guest, patch, sources};
+use crate::{bench, build, clean, doctor, guest, image, patch, sources};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -61,6 +61,12 @@ enum Command {
     BuildKernel(build::KernelArgs),
     /// Build the selftests of the kernel's tree and ours
     BuildSelftests,
+    /// Make a disk image with Debian packages for guests, and print its path
+    BuildImage {
+        /// Debian packages
+        #[arg(required = true, value_name = "PACKAGE")]
+        packages: Vec<String>,
+    },
     /// Boot a kernel: a shell, or one command
     Run(guest::run::Args),
     /// Show which page-table entries hardware visits for an address
@@ -111,6 +117,13 @@ fn run(cli: Cli) -> Result<i32> {
             let dir = build::tree_selftests(&ctx)?;
             if !ctx.dry_run {
                 println!("{}", dir.display());
+            }
+            Ok(0)
+        }
+        Command::BuildImage { packages } => {
+            let path = image::image(&ctx, &packages)?;
+            if !ctx.dry_run {
+                println!("{}", path.display());
             }
             Ok(0)
         }

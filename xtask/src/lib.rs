@@ -12,5 +12,6 @@ pub mod clean;
 pub mod cli;
 pub mod doctor;
 pub mod guest;
+pub mod image;
 pub mod patch;
 pub mod sources;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Builds: each returns at once when nothing that it depends on has changed.
 
-mod artefact;
+pub mod artefact;
 mod compare;
 mod config;
 mod kernel;

@@ -43,6 +43,12 @@ pub struct Args {
     /// Host folder that the guest sees at /host [default: the current one]
     #[arg(long)]
     share: Option<PathBuf>,
+    /// Disk image, /dev/vda on (may be given several times); what the guest writes to it is dropped
+    #[arg(long, value_name = "IMAGE")]
+    disk: Vec<PathBuf>,
+    /// Put the programs of workloads/ into the guest, at /workloads
+    #[arg(long)]
+    workloads: bool,
     /// Seconds without output after which CMD is given up; 0: never [default: 600]
     #[arg(long)]
     timeout: Option<u64>,
@@ -79,9 +85,24 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
             "leave it out",
         ));
     }
+    if let Some(disk) = args.disk.iter().find(|d| !d.is_file()) {
+        return Err(Fail::usage(
+            format!("no disk image at {}", disk.display()),
+            "--disk names it",
+            "`cargo xtask build-image PACKAGE...` makes one and prints its path",
+        ));
+    }
     let kernel = parts::kernel(ctx, args.profile)?;
     let qemu = parts::qemu(ctx, args.stock_qemu)?;
-    let image = parts::image(ctx, |_| Ok(()))?;
+    let programs = match args.workloads {
+        true => crate::image::programs(ctx)?,
+        false => Vec::new(),
+    };
+    let image = parts::image(ctx, |tree| {
+        programs
+            .iter()
+            .try_for_each(|(name, path)| tree.file(&format!("workloads/{name}"), path))
+    })?;
     let spec = Spec {
         kernel: kernel.vmlinux.clone(),
         initrd: image.path.clone(),
@@ -93,7 +114,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
         plugin: None,
         gdb: None,
         icount: false,
-        drives: Vec::new(),
+        drives: args.disk.clone(),
     };
     if ctx.dry_run {
         ctx.ui

@@ -12,13 +12,14 @@ use crate::api::{hash, store, Cmd, Ctx, Fail, Result, Stage};
 /// Names of suites that mean the machine's own release.
 const ALIASES: [&str; 3] = ["stable", "oldstable", "testing"];
 
-struct Apt {
-    dir: PathBuf,
+/// apt that knows only the given source entries.
+pub struct Apt {
+    pub dir: PathBuf,
 }
 
 impl Apt {
     /// Private state with the given source entries.
-    fn new(ctx: &Ctx, name: &str, stanzas: &[String]) -> Result<Apt> {
+    pub fn new(ctx: &Ctx, name: &str, stanzas: &[String]) -> Result<Apt> {
         let text = stanzas.join("\n");
         let key = hash::of_text(&text);
         let dir = ctx
@@ -34,7 +35,8 @@ impl Apt {
         Ok(Apt { dir })
     }
 
-    fn cmd(&self, program: &str) -> Cmd {
+    /// `program` of apt with this state.
+    pub fn cmd(&self, program: &str) -> Cmd {
         let mut cmd = Cmd::new(program);
         for option in [
             "Dir::Etc::SourceList=/dev/null".to_string(),
@@ -52,7 +54,8 @@ impl Apt {
         cmd.env("LC_ALL", "C")
     }
 
-    fn update(&self, ctx: &Ctx, stage: &Stage, log: &Path) -> Result<()> {
+    /// Gets the lists.
+    pub fn update(&self, ctx: &Ctx, stage: &Stage, log: &Path) -> Result<()> {
         let cmd = self
             .cmd("apt-get")
             .args(["-o", "APT::Update::Error-Mode=any", "update"]);
@@ -85,7 +88,7 @@ fn apt_etc() -> PathBuf {
 }
 
 /// Entries of the machine's own Debian release.
-fn own_entries() -> Result<Vec<Entry>> {
+pub fn own_entries() -> Result<Vec<Entry>> {
     let etc = apt_etc();
     let os = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
     let codename = os
@@ -171,7 +174,8 @@ pub fn fetch(ctx: &Ctx, project: Project, base: &Base) -> Result<Source> {
     ))
 }
 
-fn stanzas(own: &[Entry], suite: Option<&str>, kind: PackageKind) -> Vec<String> {
+/// The entries as deb822 stanzas, for one suite of the main mirror or, without, as they are.
+pub fn stanzas(own: &[Entry], suite: Option<&str>, kind: PackageKind) -> Vec<String> {
     let kind = match kind {
         PackageKind::Binary => "deb",
         PackageKind::Source => "deb-src",

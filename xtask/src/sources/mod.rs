@@ -3,7 +3,7 @@
 //! tarball that the caller names. What was fetched is recorded with its hash.
 
 mod aptlists;
-mod debian;
+pub mod debian;
 mod upstream;
 
 use std::collections::BTreeMap;
