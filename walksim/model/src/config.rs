@@ -110,6 +110,7 @@ pub struct Cache {
 #[serde(deny_unknown_fields)]
 pub struct Cycles {
     pub tlb: f64,
+    pub stlb: f64,
     pub pwc: f64,
     pub l1: f64,
     pub l2: f64,
@@ -178,7 +179,7 @@ pub fn parse(text: &str) -> Result<Config, ConfigError> {
         .map_err(|e: toml::de::Error| ConfigError(format!("not TOML: {}", one_line(&e))))?;
     let name = table.get("preset").and_then(Value::as_str);
     let name = name.ok_or_else(|| ConfigError("no 'preset': it names the defaults".into()))?;
-    resolve(&name.to_owned(), Some(text), &[])
+    resolve(name, Some(text), &[])
 }
 
 impl Default for Config {
@@ -261,6 +262,12 @@ impl Config {
                 ));
             }
             let lines = c.kib.saturating_mul(1024 / LINE as u32);
+            if lines / c.ways.max(1) < 64 {
+                return err(format!(
+                    "cache.{name}: {} KiB in {} ways are fewer than 64 sets",
+                    c.kib, c.ways
+                ));
+            }
             sets(
                 &format!("cache.{name}"),
                 Sets {
@@ -272,6 +279,7 @@ impl Config {
         let y = &self.cycles;
         for (name, v) in [
             ("cycles.tlb", y.tlb),
+            ("cycles.stlb", y.stlb),
             ("cycles.pwc", y.pwc),
             ("cycles.l1", y.l1),
             ("cycles.l2", y.l2),

@@ -1,5 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The simulated core of FPT-Linux' evaluation: `docs/walksim.md`.
 
+pub mod cache;
 pub mod config;
+pub mod core;
+pub mod memory;
+pub mod org;
+pub mod pwc;
 pub mod report;
+pub mod result;
+pub mod tlb;
+pub mod walk;

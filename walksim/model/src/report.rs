@@ -62,6 +62,7 @@ pub struct Phase {
     /// Instructions of page faults by kernel function, the most expensive first.
     pub page_fault_functions: Vec<Function>,
     pub accesses: Accesses,
+    pub untranslated: Untranslated,
     /// By task of the guest, the busiest first.
     pub tasks: Vec<Task>,
     pub organisations: Vec<Organisation>,
@@ -135,6 +136,18 @@ impl Accesses {
     pub fn fetch(&self) -> u64 {
         self.user_fetch + self.kernel_fetch
     }
+}
+
+/// Accesses of [`Accesses`] that are in no figure of a TLB.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Untranslated {
+    /// The walk found no page, although the access succeeded: see [`Checks::stale`]. Not in the caches.
+    pub data: u64,
+    /// Code that QEMU translated at another virtual address of the same physical page, so that the virtual
+    /// address of this execution is not known.
+    pub fetch: u64,
+    /// The part of `fetch` whose physical address is not known either. Not in the caches.
+    pub fetch_without_address: u64,
 }
 
 /// Is an organisation what the guest has, or a computation of what another would do?
@@ -247,6 +260,10 @@ pub struct Caches {
     /// Entry reads of walks.
     pub l2_walk: HitMiss,
     pub llc_walk: HitMiss,
+    /// Where the misses of L1D found their line.
+    pub data_misses: ByCache,
+    /// Where the misses of L1I found their line.
+    pub fetch_misses: ByCache,
     /// Lines that the next-line prefetcher brought into L1D.
     pub prefetches: u64,
     /// Lines that had to come from memory for it.

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A set-associative cache with true LRU replacement: only which lines are in it.
+
+use crate::config;
+
+/// Physical addresses from here on are no memory of the guest's: tables that counterfactual organisations
+/// would have. [`PA_END`] bounds both, so that a tag fits in 32 bits.
+pub const SYNTHETIC: u64 = 1 << 43;
+/// End of physical addresses.
+pub const PA_END: u64 = 1 << 44;
+
+/// The ways of a set are kept in order of their last use, so that the most recently used is the first.
+/// A set of 16 ways is one line of the host's cache.
+pub struct Cache {
+    /// 0: empty; otherwise the tag plus one.
+    tags: Box<[u32]>,
+    ways: usize,
+    set_mask: u64,
+    set_bits: u32,
+}
+
+impl Cache {
+    /// `config` has been checked: the number of sets is a power of two and at least 64.
+    pub fn new(config: config::Cache) -> Cache {
+        let lines = u64::from(config.kib) * 1024 / config::LINE;
+        let ways = u64::from(config.ways.max(1));
+        let sets = (lines / ways).next_power_of_two();
+        Cache {
+            tags: vec![0; (sets * ways) as usize].into_boxed_slice(),
+            ways: ways as usize,
+            set_mask: sets - 1,
+            set_bits: sets.trailing_zeros(),
+        }
+    }
+
+    #[inline(always)]
+    fn place(&self, line: u64) -> (usize, u32) {
+        let base = (line & self.set_mask) as usize * self.ways;
+        (base, (line >> self.set_bits) as u32 + 1)
+    }
+
+    /// Is this line (physical address / 64) the most recently used of its set? Then an access to it would
+    /// change nothing.
+    #[inline(always)]
+    pub fn is_newest(&self, line: u64) -> bool {
+        let (base, tag) = self.place(line);
+        self.tags.get(base) == Some(&tag)
+    }
+
+    /// Makes the line the most recently used one. False if it was not there, and the least recently used
+    /// had to go.
+    #[inline]
+    pub fn access(&mut self, line: u64) -> bool {
+        let (base, tag) = self.place(line);
+        let Some(set) = self.tags.get_mut(base..base + self.ways) else {
+            return false;
+        };
+        match find(set, tag) {
+            Some(way) => {
+                set.copy_within(0..way, 1);
+                if let Some(first) = set.first_mut() {
+                    *first = tag;
+                }
+                true
+            }
+            None => {
+                set.copy_within(0..set.len() - 1, 1);
+                if let Some(first) = set.first_mut() {
+                    *first = tag;
+                }
+                false
+            }
+        }
+    }
+
+    /// Is the line there? Changes nothing.
+    pub fn contains(&self, line: u64) -> bool {
+        let (base, tag) = self.place(line);
+        self.tags
+            .get(base..base + self.ways)
+            .is_some_and(|set| find(set, tag).is_some())
+    }
+}
+
+/// Four at a time: that is one vector comparison.
+#[inline(always)]
+fn find(set: &[u32], tag: u32) -> Option<usize> {
+    let mut chunks = set.chunks_exact(4);
+    let mut at = 0;
+    for chunk in &mut chunks {
+        if let [a, b, c, d] = *chunk {
+            if (a == tag) | (b == tag) | (c == tag) | (d == tag) {
+                let way = if a == tag {
+                    0
+                } else if b == tag {
+                    1
+                } else if c == tag {
+                    2
+                } else {
+                    3
+                };
+                return Some(at + way);
+            }
+        }
+        at += 4;
+    }
+    let rest = chunks.remainder();
+    rest.iter().position(|t| *t == tag).map(|way| at + way)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_recently_used_goes() {
+        // 64 sets of 3 ways
+        let mut c = Cache::new(config::Cache { kib: 12, ways: 3 });
+        let line = |i: u64| i * 64 + 5;
+        for i in 0..3 {
+            assert!(!c.access(line(i)));
+        }
+        assert!(c.access(line(0)));
+        assert!(c.is_newest(line(0)) && !c.is_newest(line(2)));
+        assert!(!c.access(line(3)));
+        assert!(!c.contains(line(1)));
+        assert!(c.contains(line(0)) && c.contains(line(2)) && c.contains(line(3)));
+        assert!(!c.contains(6));
+    }
+
+    #[test]
+    fn tags_keep_all_addresses_apart() {
+        let mut c = Cache::new(config::Cache { kib: 32, ways: 8 });
+        assert!(!c.access(0));
+        assert!(!c.access((PA_END - 64) / 64 - 64));
+        assert!(!c.access(SYNTHETIC / 64));
+        assert!(c.access(0));
+    }
+}

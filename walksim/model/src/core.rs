@@ -1,0 +1,441 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One core: TLBs and first-level caches, and behind them a memory hierarchy for each organisation.
+//!
+//! The TLBs and L1 caches see the same stream and the same translations whatever the page tables look like,
+//! and nothing behind them acts on them: walks read from L2 on, and no cache is inclusive. They are
+//! simulated once for all organisations.
+
+use std::sync::{Arc, Mutex};
+
+use crate::cache::{Cache, PA_END, SYNTHETIC};
+use crate::config::{Config, ConfigError, LINE};
+use crate::memory::{Llc, Memory, Stats};
+use crate::org::{self, Organisation, Port, WalkStats};
+use crate::report::{self, BySize, HitMiss};
+use crate::tlb::{Page, Tlb};
+use crate::walk::{Flush, Size, Walker};
+
+const LINE_SHIFT: u32 = LINE.trailing_zeros();
+/// A virtual line number that no address has.
+const NO_LINE: u64 = u64::MAX;
+/// Lines in a 4 KiB page.
+const PAGE_LINES: u64 = 4096 / LINE;
+
+#[derive(Clone, Copy, Default)]
+struct TlbStats {
+    hits: [u64; 3],
+    misses: [u64; 3],
+}
+
+/// First-level TLB and cache of one kind of access.
+struct Side {
+    tlb: Tlb,
+    cache: Cache,
+    /// Virtual line of the last access: another one to it changes nothing.
+    last: u64,
+    last_size: usize,
+    stats: TlbStats,
+    cached: HitMiss,
+    /// Accesses that no walk could translate.
+    untranslated: u64,
+    /// The part of them whose physical address is not known otherwise.
+    uncached: u64,
+}
+
+impl Side {
+    fn new(tlb: &crate::config::TlbLevel, pcids: bool, cache: crate::config::Cache) -> Side {
+        Side {
+            tlb: Tlb::new(tlb, pcids),
+            cache: Cache::new(cache),
+            last: NO_LINE,
+            last_size: 0,
+            stats: TlbStats::default(),
+            cached: HitMiss::default(),
+            untranslated: 0,
+            uncached: 0,
+        }
+    }
+
+    /// Is the outcome of this access known without looking? Counts it, if so.
+    #[inline(always)]
+    fn is_repeat(&mut self, line: u64) -> bool {
+        if line != self.last {
+            return false;
+        }
+        self.hit(self.last_size);
+        true
+    }
+
+    #[inline(always)]
+    fn hit(&mut self, size: usize) {
+        if let Some(n) = self.stats.hits.get_mut(size) {
+            *n += 1;
+        }
+        self.cached.hits += 1;
+    }
+
+    /// The access hits what its sets used last: nothing changes.
+    #[inline(always)]
+    fn is_newest(&mut self, va: u64, pcid: u16) -> bool {
+        let Some((page, size)) = self.tlb.newest(va, pcid) else {
+            return false;
+        };
+        if !self.cache.is_newest(physical_line(va, page, size)) {
+            return false;
+        }
+        self.last = va >> LINE_SHIFT;
+        self.last_size = size as usize;
+        self.hit(size as usize);
+        true
+    }
+}
+
+#[inline(always)]
+fn physical_line(va: u64, page: u64, size: Size) -> u64 {
+    (page | (va & ((1 << size.shift()) - 1))) >> LINE_SHIFT
+}
+
+/// An organisation, its hierarchy, its walks.
+struct Lane {
+    org: Box<dyn Organisation>,
+    memory: Memory,
+    walk: WalkStats,
+    walks: [u64; 3],
+}
+
+/// The last-level caches that the cores of one machine share, one per organisation.
+#[derive(Clone)]
+pub struct Shared(Vec<Arc<Mutex<Cache>>>);
+
+impl Shared {
+    pub fn new(config: &Config) -> Shared {
+        let one = |_: &String| Arc::new(Mutex::new(Cache::new(config.cache.llc)));
+        Shared(config.organisations.iter().map(one).collect())
+    }
+}
+
+pub struct Core {
+    config: Config,
+    d: Side,
+    i: Side,
+    stlb: Tlb,
+    stlb_stats: TlbStats,
+    flushes: report::Flushes,
+    pcid: u16,
+    lanes: Vec<Lane>,
+    prefetch: bool,
+    prefetches: u64,
+}
+
+impl Core {
+    /// A core with caches of its own, or with a shared last level.
+    pub fn new(config: &Config, shared: Option<&Shared>) -> Result<Core, ConfigError> {
+        let mut lanes = Vec::new();
+        for (i, name) in config.organisations.iter().enumerate() {
+            let org = org::make(name, config)
+                .ok_or_else(|| ConfigError(format!("unknown organisation '{name}'")))?;
+            let llc = match shared.and_then(|s| s.0.get(i)) {
+                Some(cache) => Llc::Shared(cache.clone()),
+                None => Llc::Own(Cache::new(config.cache.llc)),
+            };
+            lanes.push(Lane {
+                org,
+                memory: Memory::new(&config.cache, llc),
+                walk: WalkStats::default(),
+                walks: [0; 3],
+            });
+        }
+        let pcids = config.tlb.pcid;
+        Ok(Core {
+            config: config.clone(),
+            d: Side::new(&config.tlb.l1d, pcids, config.cache.l1d),
+            i: Side::new(&config.tlb.l1i, pcids, config.cache.l1i),
+            stlb: Tlb::new(&config.tlb.stlb, pcids),
+            stlb_stats: TlbStats::default(),
+            flushes: report::Flushes::default(),
+            pcid: 0,
+            lanes,
+            prefetch: config.cache.prefetch,
+            prefetches: 0,
+        })
+    }
+
+    /// A data access within one line at a canonical address.
+    #[inline(always)]
+    pub fn data(&mut self, va: u64, walker: &mut impl Walker) {
+        if self.d.is_repeat(va >> LINE_SHIFT) || self.d.is_newest(va, self.pcid) {
+            return;
+        }
+        self.data_slow(va, walker);
+    }
+
+    /// As [`Core::data`] without the short cuts, for tests.
+    pub fn data_slow(&mut self, va: u64, walker: &mut impl Walker) {
+        let Some(line) = self.translate::<false>(va, walker) else {
+            return;
+        };
+        if self.d.cache.access(line) {
+            self.d.cached.hits += 1;
+            return;
+        }
+        self.d.cached.misses += 1;
+        for lane in &mut self.lanes {
+            lane.memory.data(line);
+        }
+        let next = line + 1;
+        // The prefetcher knows physical addresses only: no further than the page.
+        if self.prefetch && next % PAGE_LINES != 0 && !self.d.cache.contains(next) {
+            self.d.cache.access(next);
+            self.prefetches += 1;
+            for lane in &mut self.lanes {
+                lane.memory.prefetch(next);
+            }
+        }
+    }
+
+    /// An instruction fetch from one line.
+    #[inline(always)]
+    pub fn fetch(&mut self, va: u64, walker: &mut impl Walker) {
+        if self.i.is_repeat(va >> LINE_SHIFT) || self.i.is_newest(va, self.pcid) {
+            return;
+        }
+        self.fetch_slow(va, walker);
+    }
+
+    pub fn fetch_slow(&mut self, va: u64, walker: &mut impl Walker) {
+        if let Some(line) = self.translate::<true>(va, walker) {
+            self.fetch_line(line);
+        }
+    }
+
+    /// A fetch whose virtual address is not known: the caches without the TLBs.
+    pub fn fetch_physical(&mut self, pa: u64) {
+        self.i.last = NO_LINE;
+        self.i.untranslated += 1;
+        if pa < SYNTHETIC {
+            self.fetch_line(pa >> LINE_SHIFT);
+        } else {
+            self.i.uncached += 1;
+        }
+    }
+
+    fn fetch_line(&mut self, line: u64) {
+        if self.i.cache.access(line) {
+            self.i.cached.hits += 1;
+            return;
+        }
+        self.i.cached.misses += 1;
+        for lane in &mut self.lanes {
+            lane.memory.fetch(line);
+        }
+    }
+
+    /// Counts fetches that are known to be from the same line as the one before, which was in a page of
+    /// this size.
+    pub fn fetch_repeats(&mut self, n: u64, size: Size) {
+        if let Some(hits) = self.i.stats.hits.get_mut(size as usize) {
+            *hits += n;
+        }
+        self.i.cached.hits += n;
+    }
+
+    /// Size of the page that the last fetch was from.
+    #[inline(always)]
+    pub fn fetch_size(&self) -> Size {
+        match self.i.last_size {
+            0 => Size::Small,
+            1 => Size::Large,
+            _ => Size::Huge,
+        }
+    }
+
+    /// The physical line of an access, through the TLBs.
+    fn translate<const FETCH: bool>(&mut self, va: u64, walker: &mut impl Walker) -> Option<u64> {
+        let pcid = self.pcid;
+        let side = if FETCH { &mut self.i } else { &mut self.d };
+        side.last = NO_LINE;
+        let page = match side.tlb.access(va, pcid) {
+            Some(page) => {
+                count(&mut side.stats.hits, page.size);
+                page
+            }
+            None => {
+                let page = match self.stlb.access(va, pcid) {
+                    Some(page) => {
+                        walker.stlb_hit(va, page.pa, page.size);
+                        count(&mut self.stlb_stats.hits, page.size);
+                        page
+                    }
+                    None => {
+                        let Some(walk) = walker.walk(va).filter(|w| w.page < SYNTHETIC) else {
+                            side.untranslated += 1;
+                            side.uncached += 1;
+                            return None;
+                        };
+                        for lane in &mut self.lanes {
+                            if lane.org.walks() {
+                                count(&mut lane.walks, walk.size);
+                            }
+                            let cycles = &self.config.cycles;
+                            let mut port = Port::new(&mut lane.memory, &mut lane.walk, cycles);
+                            lane.org.walk(&walk, pcid, &mut port);
+                        }
+                        count(&mut self.stlb_stats.misses, walk.size);
+                        let page = Page {
+                            pa: walk.page,
+                            size: walk.size,
+                            global: walk.global,
+                        };
+                        self.stlb.fill(va, pcid, page);
+                        page
+                    }
+                };
+                count(&mut side.stats.misses, page.size);
+                side.tlb.fill(va, pcid, page);
+                page
+            }
+        };
+        side.last = va >> LINE_SHIFT;
+        side.last_size = page.size as usize;
+        Some(physical_line(va, page.pa, page.size))
+    }
+
+    /// The guest invalidates translations of this core.
+    pub fn flush(&mut self, what: Flush) {
+        match what {
+            Flush::All => self.flushes.all += 1,
+            Flush::AddressSpace { .. } => self.flushes.address_space += 1,
+            Flush::Page { .. } => self.flushes.page += 1,
+        }
+        for side in [&mut self.d, &mut self.i] {
+            side.tlb.flush(what);
+            side.last = NO_LINE;
+        }
+        self.stlb.flush(what);
+        for lane in &mut self.lanes {
+            lane.org.flush(what);
+        }
+    }
+
+    /// The guest switches to another PCID and keeps its entries. Without PCIDs it must also flush.
+    pub fn set_pcid(&mut self, pcid: u16) {
+        self.pcid = if self.config.tlb.pcid {
+            pcid & 0xfff
+        } else {
+            0
+        };
+        self.d.last = NO_LINE;
+        self.i.last = NO_LINE;
+    }
+
+    /// A phase begins: counters start at 0, what is cached stays.
+    pub fn reset_counters(&mut self) {
+        for side in [&mut self.d, &mut self.i] {
+            side.stats = TlbStats::default();
+            side.cached = HitMiss::default();
+            side.untranslated = 0;
+            side.uncached = 0;
+        }
+        self.stlb_stats = TlbStats::default();
+        self.flushes = report::Flushes::default();
+        self.prefetches = 0;
+        for lane in &mut self.lanes {
+            lane.memory.stats = Stats::default();
+            lane.walk = WalkStats::default();
+            lane.walks = [0; 3];
+            lane.org.reset_counters();
+        }
+    }
+
+    /// Accesses so far that went into the caches.
+    pub fn simulated(&self) -> (u64, u64) {
+        let all = |s: &Side| s.cached.hits + s.cached.misses + s.uncached;
+        (all(&self.d), all(&self.i))
+    }
+
+    pub fn untranslated(&self) -> report::Untranslated {
+        report::Untranslated {
+            data: self.d.untranslated,
+            fetch: self.i.untranslated,
+            fetch_without_address: self.i.uncached,
+        }
+    }
+
+    /// Figures since the counters were reset. `data` and `fetch` are the accesses as counted by the caller.
+    pub fn report(&self, data: u64, fetch: u64) -> Vec<report::Organisation> {
+        let level = |accesses: u64, s: &TlbStats| report::TlbLevel {
+            accesses,
+            hits: by_size(s.hits),
+            misses: by_size(s.misses),
+        };
+        let missed = sum(self.d.stats.misses) + sum(self.i.stats.misses);
+        let tlb = report::Tlbs {
+            l1i: level(fetch.saturating_sub(self.i.untranslated), &self.i.stats),
+            l1d: level(data.saturating_sub(self.d.untranslated), &self.d.stats),
+            stlb: level(missed, &self.stlb_stats),
+            flushes: self.flushes,
+        };
+        self.lanes
+            .iter()
+            .map(|lane| {
+                let stats = &lane.memory.stats;
+                let mut misses = stats.data;
+                misses.l2 += stats.fetch.l2;
+                misses.llc += stats.fetch.llc;
+                misses.memory += stats.fetch.memory;
+                let (l2, llc) = Memory::levels(misses);
+                let (l2_walk, llc_walk) = Memory::levels(stats.walk);
+                let mut out = report::Organisation {
+                    name: lane.org.name().to_owned(),
+                    kind: lane.org.kind(),
+                    preset: self.config.preset.clone(),
+                    tlb,
+                    walks: sum(lane.walks),
+                    walks_by_page_size: by_size(lane.walks),
+                    walk_entry_reads: lane.walk.by_what.iter().sum(),
+                    walk_cycles: lane.walk.cycles,
+                    entry_reads_by_cache: stats.walk,
+                    caches: report::Caches {
+                        l1i: self.i.cached,
+                        l1d: self.d.cached,
+                        l2,
+                        llc,
+                        l2_walk,
+                        llc_walk,
+                        data_misses: stats.data,
+                        fetch_misses: stats.fetch,
+                        prefetches: self.prefetches,
+                        prefetches_from_memory: stats.prefetch.memory,
+                    },
+                    ..report::Organisation::default()
+                };
+                for (name, n) in lane.org.reads().iter().zip(lane.walk.by_what) {
+                    if n > 0 {
+                        out.entry_reads_by_level.insert((*name).to_owned(), n);
+                    }
+                }
+                lane.org.report(&mut out);
+                out
+            })
+            .collect()
+    }
+}
+
+#[inline(always)]
+fn count(by: &mut [u64; 3], size: Size) {
+    if let Some(n) = by.get_mut(size as usize) {
+        *n += 1;
+    }
+}
+
+fn sum(n: [u64; 3]) -> u64 {
+    n.iter().sum()
+}
+
+fn by_size(n: [u64; 3]) -> BySize {
+    let [small, large, huge] = n;
+    BySize { small, large, huge }
+}
+
+// Real and synthetic addresses fit in the caches' tags.
+const _: () = assert!(SYNTHETIC * 2 == PA_END);

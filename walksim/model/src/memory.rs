@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What lies behind the first-level caches: L2, last-level cache, memory. Each organisation has its own,
+//! as its walks displace other lines.
+
+use std::sync::{Arc, Mutex};
+
+use crate::cache::Cache;
+use crate::config;
+use crate::report::{ByCache, HitMiss};
+
+/// Where a line was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    L2,
+    Llc,
+    Memory,
+}
+
+/// A last-level cache, of one core or of several.
+pub enum Llc {
+    Own(Cache),
+    Shared(Arc<Mutex<Cache>>),
+}
+
+impl Llc {
+    #[inline]
+    fn access(&mut self, line: u64) -> bool {
+        match self {
+            Llc::Own(cache) => cache.access(line),
+            // A poisoned lock means that another core's thread died; its cache is still a cache.
+            Llc::Shared(cache) => match cache.lock() {
+                Ok(mut cache) => cache.access(line),
+                Err(poisoned) => poisoned.into_inner().access(line),
+            },
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    pub data: ByCache,
+    pub fetch: ByCache,
+    pub walk: ByCache,
+    pub prefetch: ByCache,
+}
+
+pub struct Memory {
+    l2: Cache,
+    llc: Llc,
+    pub stats: Stats,
+}
+
+fn count(by: &mut ByCache, from: From) {
+    match from {
+        From::L2 => by.l2 += 1,
+        From::Llc => by.llc += 1,
+        From::Memory => by.memory += 1,
+    }
+}
+
+impl Memory {
+    pub fn new(config: &config::Caches, llc: Llc) -> Memory {
+        Memory {
+            l2: Cache::new(config.l2),
+            llc,
+            stats: Stats::default(),
+        }
+    }
+
+    #[inline(always)]
+    fn find(&mut self, line: u64) -> From {
+        if self.l2.access(line) {
+            From::L2
+        } else if self.llc.access(line) {
+            From::Llc
+        } else {
+            From::Memory
+        }
+    }
+
+    /// A data access that missed L1D.
+    #[inline]
+    pub fn data(&mut self, line: u64) {
+        let from = self.find(line);
+        count(&mut self.stats.data, from);
+    }
+
+    /// A fetch that missed L1I.
+    #[inline]
+    pub fn fetch(&mut self, line: u64) {
+        let from = self.find(line);
+        count(&mut self.stats.fetch, from);
+    }
+
+    /// The prefetcher of L1D.
+    #[inline]
+    pub fn prefetch(&mut self, line: u64) {
+        let from = self.find(line);
+        count(&mut self.stats.prefetch, from);
+    }
+
+    /// An entry of a page table.
+    #[inline]
+    pub fn walk_read(&mut self, line: u64) -> From {
+        let from = self.find(line);
+        count(&mut self.stats.walk, from);
+        from
+    }
+
+    /// Hits and misses of (L2, LLC) for these accesses.
+    pub fn levels(by: ByCache) -> (HitMiss, HitMiss) {
+        let beyond = by.llc + by.memory;
+        (
+            HitMiss {
+                hits: by.l2,
+                misses: beyond,
+            },
+            HitMiss {
+                hits: by.llc,
+                misses: by.memory,
+            },
+        )
+    }
+}

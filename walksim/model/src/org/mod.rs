@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Page-table organisations. One is one file with one implementation of [`Organisation`], a line in
+//! [`make`] and its name in [`config::ORGANISATIONS`]; `docs/walksim.md` shows how.
+
+mod ecpt;
+mod ideal;
+mod radix;
+mod real;
+mod tree;
+
+use crate::config::{Config, Cycles};
+use crate::memory::Memory;
+use crate::report::{self, Kind};
+use crate::walk::{Flush, Walk};
+
+/// What answers a miss of the second-level TLB.
+///
+/// It sees the architectural walk of the guest's real tables and decides which entries its own tables would
+/// have had to read. Every such read goes through [`Port::read`] and so through the caches of a memory
+/// hierarchy that this organisation has for itself; the first-level caches and the TLBs are the same for
+/// all, as nothing behind them acts on them.
+pub trait Organisation: Send {
+    /// As in the configuration and the result.
+    fn name(&self) -> &'static str;
+    /// Is this what the guest does?
+    fn kind(&self) -> Kind;
+    /// Names of what it reads, by the `what` of [`Port::read`]; at most [`MAX_READS`].
+    fn reads(&self) -> &'static [&'static str];
+    /// Does it walk at all?
+    fn walks(&self) -> bool {
+        true
+    }
+    /// A TLB miss. Cycles beyond those of the reads go to [`Port::spend`].
+    fn walk(&mut self, walk: &Walk, pcid: u16, port: &mut Port<'_>);
+    /// The guest invalidates translations.
+    fn flush(&mut self, what: Flush);
+    /// Adds counters of its own: page-walk caches and `details`.
+    fn report(&self, out: &mut report::Organisation);
+    /// A phase begins. What is cached stays.
+    fn reset_counters(&mut self);
+}
+
+/// Most kinds of entries that an organisation tells apart.
+pub const MAX_READS: usize = 8;
+
+/// The organisation of this name.
+pub fn make(name: &str, config: &Config) -> Option<Box<dyn Organisation>> {
+    Some(match name {
+        "real" => Box::new(real::Real::new(config)),
+        "radix" => Box::new(radix::Radix::new(config)),
+        "ideal" => Box::new(ideal::Ideal),
+        "ecpt" => Box::new(ecpt::Ecpt::new(config)),
+        _ => return None,
+    })
+}
+
+/// Counters of a walker.
+#[derive(Clone, Copy, Default)]
+pub struct WalkStats {
+    pub by_what: [u64; MAX_READS],
+    pub cycles: f64,
+}
+
+/// A walker's way to memory.
+pub struct Port<'a> {
+    memory: &'a mut Memory,
+    stats: &'a mut WalkStats,
+    cycles: &'a Cycles,
+}
+
+impl<'a> Port<'a> {
+    pub fn new(memory: &'a mut Memory, stats: &'a mut WalkStats, cycles: &'a Cycles) -> Port<'a> {
+        Port {
+            memory,
+            stats,
+            cycles,
+        }
+    }
+
+    /// Reads the entry at a physical address through the caches, counts it, and returns the latency in
+    /// cycles, which the caller spends.
+    pub fn read(&mut self, what: usize, pa: u64) -> f64 {
+        if let Some(n) = self.stats.by_what.get_mut(what) {
+            *n += 1;
+        }
+        match self.memory.walk_read(pa / crate::config::LINE) {
+            crate::memory::From::L2 => self.cycles.l2,
+            crate::memory::From::Llc => self.cycles.llc,
+            crate::memory::From::Memory => self.cycles.memory,
+        }
+    }
+
+    /// Cycles that the walk takes.
+    pub fn spend(&mut self, cycles: f64) {
+        self.stats.cycles += cycles;
+    }
+
+    pub fn cycles(&self) -> &Cycles {
+        self.cycles
+    }
+}

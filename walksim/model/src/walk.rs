@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the architecture says about an address: the entries that a walk visits, and where the page is.
+
+use fpt_core::geometry::Level;
+
+/// Sizes of pages, as index 0, 1, 2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Size {
+    Small = 0,
+    Large = 1,
+    Huge = 2,
+}
+
+impl Size {
+    pub const ALL: [Size; 3] = [Size::Small, Size::Large, Size::Huge];
+
+    /// Level of the entry that maps such a page.
+    pub const fn leaf(self) -> Level {
+        match self {
+            Size::Small => Level::L1,
+            Size::Large => Level::L2,
+            Size::Huge => Level::L3,
+        }
+    }
+
+    /// log2 of the size in bytes.
+    #[inline(always)]
+    pub const fn shift(self) -> u32 {
+        self.leaf().shift()
+    }
+
+    /// The size of this many bytes.
+    pub fn from_bytes(bytes: u64) -> Option<Size> {
+        Size::ALL
+            .into_iter()
+            .find(|s| s.leaf().span_bytes() == bytes)
+    }
+}
+
+/// Bits of a virtual address that select something.
+pub const VA_MASK: u64 = (1 << 48) - 1;
+
+/// The lower half of the address space belongs to a process.
+pub fn is_kernel(va: u64) -> bool {
+    va >> 63 != 0
+}
+
+/// An entry that a walk visits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Entry {
+    /// Its physical address.
+    pub pa: u64,
+    /// 4: PML4E ... 1: PTE.
+    pub level: u8,
+    /// Width of the index that selected it: 9, or 18 in a flattened node.
+    pub index_bits: u8,
+}
+
+/// Most entries that a walk visits.
+pub const MAX_ENTRIES: usize = 5;
+
+/// A walk that ended at a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Walk {
+    pub va: u64,
+    /// Identifies the address space: the root's physical address.
+    pub root: u64,
+    pub entries: [Entry; MAX_ENTRIES],
+    pub n: u8,
+    /// First physical address of the page.
+    pub page: u64,
+    pub size: Size,
+    /// The translation stays when the address space changes.
+    pub global: bool,
+}
+
+impl Walk {
+    /// The visited entries, from the root to the one that maps the page.
+    #[inline]
+    pub fn visited(&self) -> &[Entry] {
+        self.entries.get(..usize::from(self.n)).unwrap_or(&[])
+    }
+}
+
+/// Where walks come from: QEMU, or a test.
+pub trait Walker {
+    /// The architectural walk of `va` as things are; `None` if it does not end at a page.
+    fn walk(&mut self, va: u64) -> Option<Walk>;
+    /// Called with each translation that the second-level TLB gives, so that it can be checked: the page
+    /// that holds `va` begins at the physical address `page`.
+    fn stlb_hit(&mut self, va: u64, page: u64, size: Size) {
+        let _ = (va, page, size);
+    }
+}
+
+/// What the guest invalidates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flush {
+    All,
+    /// Everything of an address space but global pages.
+    AddressSpace {
+        pcid: u16,
+    },
+    /// The page that holds the address, global or not.
+    Page {
+        va: u64,
+        pcid: u16,
+    },
+}
