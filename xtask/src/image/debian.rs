@@ -18,9 +18,11 @@ use crate::sources::PackageKind;
 
 const KIND: &str = "image";
 /// To be raised when the way of making changes.
-const RECIPE: &str = "1";
+const RECIPE: &str = "2";
 /// In every image: programs of packages call system(3).
 const ALWAYS: [&str; 1] = ["dash"];
+/// An empty folder of packages.
+const NOTHING: &str = "nothing";
 /// How long an image is used before the archive is asked for newer packages.
 const FRESH: Duration = Duration::from_secs(7 * 24 * 3600);
 /// What no program needs at run time.
@@ -36,12 +38,11 @@ const PRUNED: [&str; 9] = [
     "usr/include",
 ];
 
-/// One package file, as apt chose it.
+/// One package file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Deb {
     file: String,
-    /// As apt gives it: `SHA256:...`.
-    hash: String,
+    sha256: String,
 }
 
 /// What a list of packages became.
@@ -114,18 +115,17 @@ pub fn image<S: AsRef<str>>(ctx: &Ctx, packages: &[S]) -> Result<PathBuf> {
         stage.done("dry run");
         return Ok(artefact::dir(ctx, KIND, "dry-run").join("image.ext4"));
     }
-    let debs = apt.resolve(&wanted)?;
+    let debs = apt.download(ctx, &stage, &log, &wanted)?;
     let mut inputs = hash::Inputs::new();
     inputs.text("recipe", RECIPE);
     for deb in &debs {
-        inputs.text(&deb.file, &deb.hash);
+        inputs.text(&deb.file, &deb.sha256);
     }
     let hash = inputs.finish();
     let made = image_of(ctx, &hash);
     let how = match made.is_file() {
         true => "up to date".to_string(),
         false => {
-            ctx.step(&stage, &log, &apt.install(&["--download-only"], &wanted))?;
             let mut meta = artefact::Meta::new();
             meta.insert("packages".into(), list);
             meta.insert(
@@ -195,6 +195,7 @@ impl Private {
     fn new(apt: Apt, ctx: &Ctx) -> Result<Private> {
         if !ctx.dry_run {
             store::write_if_changed(&apt.dir.join("status"), b"")?;
+            store::make_dir(&apt.dir.join(NOTHING).join("partial"))?;
         }
         Ok(Private(apt))
     }
@@ -219,8 +220,15 @@ impl Private {
     }
 
     /// The package files that apt would install, sorted by name.
-    fn resolve(&self, packages: &[&str]) -> Result<Vec<Deb>> {
-        let out = self.install(&["--print-uris"], packages).output()?;
+    fn resolve(&self, packages: &[&str]) -> Result<Vec<String>> {
+        // apt does not name files that it has downloaded before.
+        let archives = format!(
+            "Dir::Cache::Archives={}",
+            self.0.dir.join(NOTHING).display()
+        );
+        let out = self
+            .install(&["--print-uris", "-o", &archives], packages)
+            .output()?;
         if !out.status.success() {
             let why = out
                 .stderr
@@ -235,16 +243,46 @@ impl Private {
                 "correct the name, or the apt sources of this machine",
             ));
         }
-        let mut debs = parse_uris(&out.stdout);
-        debs.sort_by(|a, b| a.file.cmp(&b.file));
-        if debs.is_empty() {
-            return Err(Fail::infra(
-                format!("apt names no file for {}", packages.join(", ")),
-                "its output is not as expected",
-                "look at `apt-get --print-uris install` of these packages",
-            ));
-        }
-        Ok(debs)
+        let mut files = parse_uris(&out.stdout)
+            .and_then(|files| match files.is_empty() {
+                true => Err("no file at all".into()),
+                false => Ok(files),
+            })
+            .map_err(|line| {
+                Fail::infra(
+                    format!(
+                        "cannot tell which files apt takes for {}",
+                        packages.join(", ")
+                    ),
+                    format!("its output has: {line}"),
+                    "look at `apt-get --print-uris install` of these packages",
+                )
+            })?;
+        files.sort();
+        Ok(files)
+    }
+
+    /// Gets what is not there yet; apt checks signatures and hashes.
+    fn download(
+        &self,
+        ctx: &Ctx,
+        stage: &Stage,
+        log: &Path,
+        packages: &[&str],
+    ) -> Result<Vec<Deb>> {
+        let files = self.resolve(packages)?;
+        ctx.step(stage, log, &self.install(&["--download-only"], packages))?;
+        files
+            .into_iter()
+            .map(|file| {
+                let sha256 = hash::of_file(&self.deb(&file))?;
+                Ok(Deb { file, sha256 })
+            })
+            .collect()
+    }
+
+    fn deb(&self, file: &str) -> PathBuf {
+        self.0.dir.join("cache/archives").join(file)
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -261,7 +299,7 @@ impl Private {
         let root = dir.join("root");
         store::make_dir(&root)?;
         for deb in debs {
-            let file = self.0.dir.join("cache/archives").join(&deb.file);
+            let file = self.deb(&deb.file);
             stage.line(&deb.file);
             Cmd::new("dpkg-deb")
                 .arg("-x")
@@ -308,19 +346,14 @@ impl Private {
     }
 }
 
-/// Lines `'URI' FILE SIZE HASH` of `apt-get --print-uris`.
-fn parse_uris(text: &str) -> Vec<Deb> {
+/// File names in the lines `'URI' FILE SIZE [HASH]` of `apt-get --print-uris`; the first line that is
+/// otherwise, as an error.
+fn parse_uris(text: &str) -> Result<Vec<String>, String> {
     text.lines()
         .filter(|l| l.starts_with('\''))
-        .filter_map(|l| {
-            let cells: Vec<&str> = l.split_whitespace().collect();
-            match cells.as_slice() {
-                [_, file, _, hash] if file.ends_with(".deb") && !file.contains('/') => Some(Deb {
-                    file: file.to_string(),
-                    hash: hash.to_string(),
-                }),
-                _ => None,
-            }
+        .map(|l| match l.split_whitespace().nth(1) {
+            Some(file) if file.ends_with(".deb") && !file.contains('/') => Ok(file.to_string()),
+            _ => Err(l.to_string()),
         })
         .collect()
 }
@@ -440,14 +473,18 @@ mod tests {
 
     #[test]
     fn uris() {
-        let text = "Reading package lists...\n\
-            'http://m.example/pool/r/redis_7%3a1_amd64.deb' redis_7%3a1_amd64.deb 12 SHA256:ab\n\
-            'http://m.example/x' ../x.deb 12 SHA256:ab\n\
-            'http://m.example/short.deb' short.deb\n";
-        let debs = parse_uris(text);
-        assert_eq!(debs.len(), 1);
-        assert_eq!(debs[0].file, "redis_7%3a1_amd64.deb");
-        assert_eq!(debs[0].hash, "SHA256:ab");
+        let good = "Reading package lists...\n\
+            'http://m.example/pool/r/redis_7%3a1_amd64.deb' redis_7%3a1_amd64.deb 12 SHA256:ab\n";
+        assert_eq!(
+            parse_uris(good),
+            Ok(vec!["redis_7%3a1_amd64.deb".to_string()])
+        );
+        for bad in [
+            "'http://m.example/x' ../x.deb 12 SHA256:ab",
+            "'http://m.example/x'",
+        ] {
+            assert_eq!(parse_uris(&format!("{good}{bad}\n")), Err(bad.to_string()));
+        }
     }
 
     #[test]
