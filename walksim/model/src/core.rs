@@ -160,13 +160,19 @@ impl Core {
         })
     }
 
-    /// A data access within one line at a canonical address.
+    /// A data access within one line, if its outcome changes nothing but the counts; otherwise false, and
+    /// nothing has happened.
     #[inline(always)]
+    pub fn data_fast(&mut self, va: u64) -> bool {
+        self.d.is_repeat(va >> LINE_SHIFT) || self.d.is_newest(va, self.pcid)
+    }
+
+    /// A data access within one line at a canonical address.
+    #[inline]
     pub fn data(&mut self, va: u64, walker: &mut impl Walker) {
-        if self.d.is_repeat(va >> LINE_SHIFT) || self.d.is_newest(va, self.pcid) {
-            return;
+        if !self.data_fast(va) {
+            self.data_slow(va, walker);
         }
-        self.data_slow(va, walker);
     }
 
     /// As [`Core::data`] without the short cuts, for tests.
@@ -193,8 +199,20 @@ impl Core {
         }
     }
 
-    /// An instruction fetch from one line.
+    /// As [`Core::data_fast`], for a fetch from a page of the size of the one before; also false if the
+    /// address turns out not to lie at `pa`.
     #[inline(always)]
+    pub fn fetch_fast(&mut self, va: u64, pa: u64, size: Size) -> bool {
+        match self.i.tlb.newest(va, self.pcid) {
+            Some((page, s)) if s == size => {
+                physical_line(va, page, s) == pa >> LINE_SHIFT && self.i.is_newest(va, self.pcid)
+            }
+            _ => false,
+        }
+    }
+
+    /// An instruction fetch from one line.
+    #[inline]
     pub fn fetch(&mut self, va: u64, walker: &mut impl Walker) {
         if self.i.is_repeat(va >> LINE_SHIFT) || self.i.is_newest(va, self.pcid) {
             return;

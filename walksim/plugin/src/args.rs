@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Arguments of the plugin.
+
+use std::path::PathBuf;
+
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Complete configuration, TOML.
+    pub config: PathBuf,
+    /// Result, JSON.
+    pub out: PathBuf,
+    /// The guest's kernel, for symbols.
+    pub vmlinux: Option<PathBuf>,
+    /// Folded stacks of page faults.
+    pub flame: Option<PathBuf>,
+    pub label: String,
+    /// Instead of the simulation: callbacks that do nothing, to measure what callbacks cost.
+    pub empty: Option<Empty>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Empty {
+    /// The callbacks that the simulation registers.
+    Same,
+    /// One for each instruction and each access.
+    Each,
+}
+
+pub const USAGE: &str =
+    "expected config=FILE,out=FILE[,vmlinux=FILE][,flame=FILE][,label=TEXT][,empty=same|each]";
+
+pub fn options(args: &[String]) -> Result<Options, String> {
+    let mut o = Options::default();
+    for arg in args {
+        match arg.split_once('=') {
+            Some(("config", v)) if !v.is_empty() => o.config = v.into(),
+            Some(("out", v)) if !v.is_empty() => o.out = v.into(),
+            Some(("vmlinux", v)) if !v.is_empty() => o.vmlinux = Some(v.into()),
+            Some(("flame", v)) if !v.is_empty() => o.flame = Some(v.into()),
+            Some(("label", v)) => o.label = v.to_owned(),
+            Some(("empty", "same")) => o.empty = Some(Empty::Same),
+            Some(("empty", "each")) => o.empty = Some(Empty::Each),
+            _ => return Err(format!("unknown argument '{arg}': {USAGE}")),
+        }
+    }
+    for (what, path) in [("config", &o.config), ("out", &o.out)] {
+        if path.as_os_str().is_empty() {
+            return Err(format!("missing argument {what}=: {USAGE}"));
+        }
+    }
+    Ok(o)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(args: &[&str]) -> Result<Options, String> {
+        options(&args.iter().map(|a| (*a).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn what_is_accepted() {
+        let o = of(&[
+            "config=/c",
+            "out=/o",
+            "vmlinux=/v",
+            "label=a=b",
+            "empty=each",
+        ])
+        .unwrap();
+        assert_eq!(o.config, PathBuf::from("/c"));
+        assert_eq!(o.label, "a=b");
+        assert_eq!(o.empty, Some(Empty::Each));
+    }
+
+    #[test]
+    fn what_is_refused() {
+        for bad in [
+            &["out=/o"][..],
+            &["config=/c"],
+            &["config=/c", "out="],
+            &["config=/c", "out=/o", "x=1"],
+        ] {
+            assert!(of(bad).unwrap_err().contains("expected config=FILE"));
+        }
+    }
+}

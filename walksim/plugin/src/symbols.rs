@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The kernel's symbols: its entries, its task switch, its functions.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use object::{Object, ObjectSymbol, SymbolKind};
+
+use crate::kernel::Category;
+
+/// What happens where an instruction is executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The processor came here by itself: an exception, an interrupt or a system call.
+    Enter(Category),
+    /// A task runs for the first time.
+    NewTask,
+    /// The current task is a kernel thread.
+    KernelThread,
+}
+
+#[derive(Default)]
+pub struct Symbols {
+    events: HashMap<u64, Event>,
+    /// Stubs of interrupt vectors, each of which is an entry.
+    stubs: Vec<(u64, u64, u64)>,
+    /// Code where IRET and SYSRET leave the kernel, not itself.
+    entry_text: (u64, u64),
+    switch: (u64, u64),
+    /// Start and name, ascending.
+    functions: Vec<(u64, String)>,
+    text_end: u64,
+}
+
+/// Vectors that have a stub of their own.
+const FIRST_VECTOR: u64 = 32;
+/// Where device vectors end and system vectors begin.
+const SYSTEM_VECTORS: [u64; 2] = [236, 256];
+
+impl Symbols {
+    pub fn load(path: &Path) -> Result<Symbols, String> {
+        let shown = path.display();
+        let data = std::fs::read(path).map_err(|e| format!("cannot read {shown}: {e}"))?;
+        let file =
+            object::File::parse(&*data).map_err(|e| format!("{shown} is no ELF file: {e}"))?;
+        let mut all: Vec<(u64, u64, &str)> = file
+            .symbols()
+            .filter(|s| {
+                s.is_definition()
+                    && matches!(
+                        s.kind(),
+                        SymbolKind::Text | SymbolKind::Label | SymbolKind::Unknown
+                    )
+            })
+            .filter_map(|s| Some((s.address(), s.size(), s.name().ok()?)))
+            .filter(|(address, _, name)| *address >> 63 != 0 && !name.is_empty())
+            .collect();
+        all.sort_unstable();
+        let symbols = Symbols::from_list(&all);
+        if symbols.entry_text.0 == 0 || symbols.switch.0 == 0 {
+            return Err(format!(
+                "{shown} has no symbols __entry_text_start and __switch_to_asm: give the vmlinux that the guest boots, with its symbol table"
+            ));
+        }
+        Ok(symbols)
+    }
+
+    /// `all`: (address, size, name), ascending.
+    fn from_list(all: &[(u64, u64, &str)]) -> Symbols {
+        let at = |wanted: &str| {
+            all.iter()
+                .find(|(_, _, n)| *n == wanted)
+                .map(|s| (s.0, s.1))
+        };
+        let next = |from: u64| all.iter().map(|s| s.0).find(|a| *a > from);
+        let mut s = Symbols::default();
+        let bounds = |name: &str| {
+            at(name).map(|(start, size)| {
+                let end = if size > 0 {
+                    Some(start + size)
+                } else {
+                    next(start)
+                };
+                (start, end.unwrap_or(start))
+            })
+        };
+        for (address, _, name) in all {
+            if let Some(event) = event(name) {
+                s.events.insert(*address, event);
+            }
+        }
+        for name in ["irq_entries_start", "spurious_entries_start"] {
+            if let Some((start, _)) = at(name) {
+                // The table's size tells how far apart the stubs are; both tables end at the next symbol.
+                let end = next(start).unwrap_or(start);
+                let lengths = [
+                    SYSTEM_VECTORS[0] - FIRST_VECTOR,
+                    SYSTEM_VECTORS[1] - SYSTEM_VECTORS[0],
+                ];
+                let count = if name.starts_with("irq") {
+                    lengths[0]
+                } else {
+                    lengths[1]
+                };
+                let step = (end - start) / count;
+                let step = if step >= 16 { 16 } else { 8 };
+                s.stubs.push((start, end, step));
+            }
+        }
+        if let (Some((a, _)), Some((b, _))) = (at("__entry_text_start"), at("__entry_text_end")) {
+            s.entry_text = (a, b);
+        }
+        s.switch = bounds("__switch_to_asm").unwrap_or_default();
+        for (address, _, name) in all {
+            // The first of several names; compiler-made labels are no functions.
+            if name.starts_with(".L") || s.functions.last().is_some_and(|(a, _)| a == address) {
+                continue;
+            }
+            s.functions.push((*address, (*name).to_owned()));
+        }
+        s.text_end = all.last().map_or(0, |l| l.0 + l.1.max(1));
+        s
+    }
+
+    pub fn event(&self, address: u64) -> Option<Event> {
+        if let Some(event) = self.events.get(&address) {
+            return Some(*event);
+        }
+        let stub = |(start, end, step): &(u64, u64, u64)| {
+            (*start..*end).contains(&address) && (address - start) % step == 0
+        };
+        self.stubs
+            .iter()
+            .any(stub)
+            .then_some(Event::Enter(Category::Interrupt))
+    }
+
+    pub fn is_entry_text(&self, address: u64) -> bool {
+        (self.entry_text.0..self.entry_text.1).contains(&address)
+    }
+
+    pub fn is_switch(&self, address: u64) -> bool {
+        (self.switch.0..self.switch.1).contains(&address)
+    }
+
+    /// Number of the function that holds the address; 0 is none.
+    pub fn function(&self, address: u64) -> u32 {
+        if address >= self.text_end {
+            return 0;
+        }
+        self.functions
+            .partition_point(|(start, _)| *start <= address) as u32
+    }
+
+    pub fn name(&self, function: u32) -> &str {
+        let i = (function as usize).checked_sub(1);
+        i.and_then(|i| self.functions.get(i))
+            .map_or("[unknown]", |f| f.1.as_str())
+    }
+}
+
+fn event(name: &str) -> Option<Event> {
+    Some(match name {
+        "asm_exc_page_fault" => Event::Enter(Category::PageFault),
+        "entry_SYSCALL_64"
+        | "entry_SYSCALL_compat"
+        | "entry_SYSENTER_compat"
+        | "asm_int80_emulation" => Event::Enter(Category::Syscall),
+        "asm_sysvec_apic_timer_interrupt" => Event::Enter(Category::Timer),
+        "ret_from_fork_asm" => Event::NewTask,
+        "kthread" => Event::KernelThread,
+        // reached from a stub
+        "asm_common_interrupt" | "asm_spurious_interrupt" => return None,
+        _ if name.starts_with("asm_sysvec_") => Event::Enter(Category::Interrupt),
+        _ if name.starts_with("asm_exc_") => Event::Enter(Category::Other),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const K: u64 = 0xffff_ffff_8100_0000;
+
+    fn symbols() -> Symbols {
+        Symbols::from_list(&[
+            (K, 0x20, "__switch_to_asm"),
+            (K + 0x50, 0x20, "ret_from_fork_asm"),
+            (K + 0x100, 0x40, "kthread"),
+            (K + 0x200, 0, "__entry_text_start"),
+            (K + 0x210, 8, "entry_SYSCALL_64"),
+            (K + 0x240, 0, "irq_entries_start"),
+            (K + 0x240 + 204 * 8, 0, "spurious_entries_start"),
+            (K + 0x240 + 224 * 8, 0x20, "asm_exc_page_fault"),
+            (K + 0x260 + 224 * 8, 0x20, "asm_sysvec_apic_timer_interrupt"),
+            (K + 0x280 + 224 * 8, 0x20, "asm_sysvec_reschedule_ipi"),
+            (K + 0x2a0 + 224 * 8, 0x20, "asm_exc_int3"),
+            (K + 0x2c0 + 224 * 8, 0, "__entry_text_end"),
+        ])
+    }
+
+    #[test]
+    fn entries() {
+        let s = symbols();
+        let enter = |a| match s.event(a) {
+            Some(Event::Enter(c)) => Some(c),
+            _ => None,
+        };
+        assert_eq!(enter(K + 0x210), Some(Category::Syscall));
+        assert_eq!(enter(K + 0x211), None);
+        assert_eq!(enter(K + 0x240), Some(Category::Interrupt));
+        assert_eq!(enter(K + 0x248), Some(Category::Interrupt));
+        assert_eq!(enter(K + 0x242), None);
+        assert_eq!(enter(K + 0x240 + 223 * 8), Some(Category::Interrupt));
+        assert_eq!(enter(K + 0x240 + 224 * 8), Some(Category::PageFault));
+        assert_eq!(enter(K + 0x260 + 224 * 8), Some(Category::Timer));
+        assert_eq!(enter(K + 0x2a0 + 224 * 8), Some(Category::Other));
+        assert_eq!(s.event(K + 0x50), Some(Event::NewTask));
+        assert!(s.is_entry_text(K + 0x300) && !s.is_entry_text(K + 0x100));
+        assert!(s.is_switch(K + 4) && !s.is_switch(K + 0x20));
+    }
+
+    #[test]
+    fn functions() {
+        let s = symbols();
+        assert_eq!(s.name(s.function(K + 0x101)), "kthread");
+        assert_eq!(s.name(s.function(K)), "__switch_to_asm");
+        assert_eq!(s.name(s.function(K - 1)), "[unknown]");
+        assert_eq!(s.name(s.function(u64::MAX)), "[unknown]");
+        assert_eq!(s.name(u32::MAX), "[unknown]");
+    }
+}
