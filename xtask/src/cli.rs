@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Parser, Subcommand};
 
 use crate::api::{fail, proc, Ctx, Fail, Result};
-use crate::{bench, build, clean, doctor, guest, image, patch, sources};
+use crate::{bench, build, clean, doctor, guest, image, patch, report, sources};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -81,6 +81,8 @@ enum Command {
     Kcount(guest::kcount::Args),
     /// Measure every workload in every mode under the simulator
     Bench(bench::Args),
+    /// Draw the figures of a matrix of bench: page, SVG, PNG, CSV, JSON
+    Report(report::Args),
     /// Remove caches
     Clean(clean::Args),
 }
@@ -134,6 +136,7 @@ fn run(cli: Cli) -> Result<i32> {
         Command::Gdb(args) => guest::gdb::main(&ctx, args),
         Command::Kcount(args) => guest::kcount::main(&ctx, args),
         Command::Bench(args) => bench::main(&ctx, args, cli.jobs),
+        Command::Report(args) => report::main(&ctx, args),
         Command::Clean(args) => clean::main(&ctx, args),
     }
 }

@@ -14,4 +14,5 @@ pub mod doctor;
 pub mod guest;
 pub mod image;
 pub mod patch;
+pub mod report;
 pub mod sources;

@@ -465,3 +465,258 @@ fn a_full_disk_is_69_and_says_so() {
     out.is(69, &["the disk is full"]);
     assert!(!out.stderr.contains("cells failed"), "{}", out.stderr);
 }
+
+fn read(path: PathBuf) -> String {
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+#[test]
+fn a_report_is_one_page_and_its_files() {
+    let lab = Lab::new();
+    lab.bench(&[]).is(0, &[]);
+    let out = lab.run(&["report"]);
+    out.is(0, &[]);
+    let dir = lab.path("target/fpt/bench/m/report");
+    assert_eq!(
+        out.stdout.trim(),
+        dir.join("index.html")
+            .canonicalize()
+            .unwrap()
+            .display()
+            .to_string()
+    );
+    let page = read(dir.join("index.html"));
+    for word in ["src=", "href=\"http", "url(", "<script", "<link", "@import"] {
+        assert!(
+            !page.contains(word),
+            "the page needs something from elsewhere: {word}"
+        );
+    }
+    for word in [
+        "Figure 3",
+        "Figure 6",
+        "-0.30 %",
+        "counterfactual",
+        "OSDI",
+        "fpt=radix",
+    ] {
+        assert!(page.contains(word), "{word}");
+    }
+    // 5 % of 60 cycles a walk.
+    let csv = read(dir.join("report.csv"));
+    assert!(
+        csv.lines()
+            .any(|l| l.starts_with("bfs,l3l2,all,real,real,emt,") && l.contains(",57.0,")),
+        "{csv}"
+    );
+    let json: serde_json::Value = serde_json::from_str(&read(dir.join("report.json"))).unwrap();
+    assert_eq!(json["schema"], "fpt-report/1");
+    assert_eq!(json["command"], "cargo xtask report");
+    for name in [
+        "figure3-kernel-instructions-all",
+        "figure4-walk-latency-run",
+        "page-table-bytes",
+    ] {
+        let svg = read(dir.join(format!("figures/{name}.svg")));
+        assert!(
+            svg.contains("FPT-Linux, matrix m:"),
+            "each says where it comes from"
+        );
+        let png = std::fs::read(dir.join(format!("figures/{name}.png"))).unwrap();
+        assert_eq!(&png[..4], b"\x89PNG");
+    }
+    // By name, by folder, elsewhere.
+    lab.run(&["report", "m", "--out", "x"]).is(0, &[]);
+    lab.run(&["report", "target/fpt/bench/m", "--out", "y"])
+        .is(0, &[]);
+    assert!(lab.path("x/index.html").is_file() && lab.path("y/index.html").is_file());
+}
+
+#[test]
+fn a_report_shows_what_is_missing() {
+    let lab = Lab::new();
+    lab.bench(&["--append", "fake=panic@gups-l3l2"]).is(1, &[]);
+    lab.run(&["report", "m"])
+        .is(0, &["1 of 4 cells have no figures"]);
+    let page = read(lab.path("target/fpt/bench/m/report/index.html"));
+    assert!(
+        page.contains("gups-l3l2: the guest gups-l3l2 crashed"),
+        "{page}"
+    );
+    std::fs::remove_file(lab.cells().join("bfs-l3l2.json")).unwrap();
+    lab.bench(&[
+        "--modes",
+        "l3l2",
+        "--workloads",
+        "gups",
+        "--set",
+        "cycles.memory=200",
+        "--resume",
+    ])
+    .is(0, &[]);
+    lab.run(&["report", "m"])
+        .is(0, &["the cells were not made alike: configuration"]);
+    let page = read(lab.path("target/fpt/bench/m/report/index.html"));
+    assert!(
+        page.contains("Cells that were not made alike") && page.contains("not run:</b> bfs-l3l2")
+    );
+}
+
+#[test]
+fn two_matrices_are_compared() {
+    let lab = Lab::new();
+    lab.bench(&[]).is(0, &[]);
+    lab.run(&[
+        "bench",
+        "--scale",
+        "tiny",
+        "--name",
+        "n",
+        "--workloads",
+        "bfs",
+        "--thp",
+        "always",
+    ])
+    .is(0, &[]);
+    lab.run(&["report", "--compare", "m", "n", "--out", "c"])
+        .is(0, &[]);
+    let page = read(lab.path("c/index.html"));
+    for word in [
+        "transparent huge pages: always, never",
+        "Only A has figures of:",
+        "gups-radix",
+    ] {
+        assert!(page.contains(word), "{word}");
+    }
+    let csv = read(lab.path("c/compare.csv"));
+    assert!(
+        csv.contains("bfs,radix,all,real,emt,walk_latency,60.0,60.0,1.0"),
+        "{csv}"
+    );
+    lab.run(&[
+        "bench",
+        "--scale",
+        "tiny",
+        "--name",
+        "o",
+        "--workloads",
+        "gups",
+    ])
+    .is(0, &[]);
+    lab.run(&["report", "--compare", "n", "o"])
+        .is(2, &["have no cell in common"]);
+}
+
+#[test]
+fn a_report_of_nothing_is_2() {
+    let lab = Lab::new();
+    lab.run(&["report"]).is(2, &["there is no matrix yet"]);
+    lab.run(&["report", "m"])
+        .is(2, &["no matrix 'm'", "run `cargo xtask bench`"]);
+    lab.bench(&["--modes", "radix"]).is(0, &[]);
+    lab.run(&["report", "mm"]).is(2, &["did you mean 'm'?"]);
+    lab.run(&["report", "--compare", "m"]).is(2, &[]);
+    for (text, word) in [
+        ("{}", "it has no schema"),
+        (
+            "{\"schema\":\"fpt-bench/99\"}",
+            "its schema is fpt-bench/99",
+        ),
+        ("{\"schema\":\"fpt-bench/1\"}", "missing field"),
+        ("{", "EOF"),
+    ] {
+        std::fs::write(lab.cells().join("bfs-radix.json"), text).unwrap();
+        lab.run(&["report", "m"])
+            .is(2, &["is no result of bench", word]);
+    }
+    std::fs::remove_dir_all(lab.cells()).unwrap();
+    std::fs::create_dir(lab.cells()).unwrap();
+    lab.run(&["report", "m"])
+        .is(2, &["its folder cells is empty"]);
+}
+
+fn browser() -> Option<PathBuf> {
+    ["chromium-headless-shell", "chromium", "google-chrome"]
+        .iter()
+        .flat_map(|name| ["/usr/bin", "/usr/local/bin"].map(|dir| PathBuf::from(dir).join(name)))
+        .find(|path| path.is_file())
+}
+
+/// The page in a real browser: nothing is wider than the window, and something is drawn on it.
+#[test]
+fn the_page_fits_wide_and_narrow_windows() {
+    let Some(browser) = browser() else {
+        eprintln!("not run: no browser here (apt-get install chromium-headless-shell)");
+        return;
+    };
+    let lab = Lab::new();
+    lab.bench(&[]).is(0, &[]);
+    lab.run(&["report", "m", "--out", "x"]).is(0, &[]);
+    let page = read(lab.path("x/index.html"));
+    let probe = "<script>for (const d of document.querySelectorAll('details')) d.open = true;\
+        const shown = [...document.querySelectorAll('svg')].filter(s => s.getBoundingClientRect().width > 0);\
+        document.title = ['probe', document.documentElement.scrollWidth, shown.length,\
+        Math.min(...shown.map(s => s.getBoundingClientRect().width))].join(' ');</script>";
+    std::fs::write(
+        lab.path("x/probe.html"),
+        page.replace("</body>", &format!("{probe}</body>")),
+    )
+    .unwrap();
+    for width in [1280, 400] {
+        let run = |more: &[String]| {
+            let out = Command::new(&browser)
+                .args([
+                    "--headless",
+                    "--no-sandbox",
+                    "--disable-gpu",
+                    "--hide-scrollbars",
+                ])
+                .arg(format!("--window-size={width},2000"))
+                .arg(format!("--user-data-dir={}", lab.path("profile").display()))
+                .args(more)
+                .arg(format!("file://{}", lab.path("x/probe.html").display()))
+                .env("HOME", lab.dir.path())
+                .output()
+                .unwrap();
+            (
+                String::from_utf8_lossy(&out.stdout).into_owned(),
+                String::from_utf8_lossy(&out.stderr).into_owned(),
+            )
+        };
+        let (dom, err) = run(&["--dump-dom".into()]);
+        let title = dom
+            .split("<title>")
+            .nth(1)
+            .and_then(|t| t.split("</title>").next())
+            .unwrap_or_else(|| panic!("no page: {err}"));
+        let words: Vec<f64> = title
+            .split(' ')
+            .skip(1)
+            .map(|w| w.parse().unwrap())
+            .collect();
+        assert!(title.starts_with("probe "), "{title}");
+        assert!(words[0] <= f64::from(width), "{title}: wider than {width}");
+        // Each picture once: the other width is hidden.
+        assert_eq!(words[1], 22.0, "{title}");
+        assert!(words[2] > 300.0, "{title}: a picture too small to read");
+        let shot = lab.path("shot.png");
+        run(&[format!("--screenshot={}", shot.display())]);
+        let decoder =
+            png::Decoder::new(std::io::BufReader::new(std::fs::File::open(&shot).unwrap()));
+        let mut reader = decoder.read_info().unwrap();
+        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+        let info = reader.next_frame(&mut pixels).unwrap();
+        assert_eq!(info.width, width);
+        let bytes = info.color_type.samples();
+        let mut colours: Vec<&[u8]> = pixels.chunks(bytes).collect();
+        colours.sort_unstable();
+        colours.dedup();
+        // The bars' colours among them.
+        for colour in [[0x2f, 0x6d, 0xb5], [0x3a, 0x8f, 0x4d], [0xff, 0xff, 0xff]] {
+            assert!(
+                colours.iter().any(|c| c[..3] == colour),
+                "{colour:?} is not on the page"
+            );
+        }
+    }
+}

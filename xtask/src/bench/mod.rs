@@ -138,7 +138,7 @@ pub fn main(ctx: &Ctx, args: Args, jobs: Option<u16>) -> Result<i32> {
         .collect();
     plan::fit(&rough, jobs, host(&base(ctx))?)?;
 
-    let parts = parts::build(ctx, &workloads, &config, args.vcpus)?;
+    let parts = parts::build(ctx, &workloads, &config)?;
     let bench = Bench {
         ctx,
         args: &args,

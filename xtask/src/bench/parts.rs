@@ -2,17 +2,14 @@
 //! What a matrix is made of: kernel, QEMU, simulator, its configuration, guest image, disk images.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-
-use anyhow::Context as _;
+use std::path::PathBuf;
 
 use super::catalogue::{Kind, Workload};
 use super::Args;
-use crate::api::{hash, store, Cmd, Ctx, Fail, Result};
+use crate::api::{hash, Cmd, Ctx, Fail, Result};
 use crate::build::{self, Profile};
 use crate::guest::parts::{self, Parts};
-
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+use crate::image;
 
 pub struct BenchParts {
     pub guest: Parts,
@@ -27,11 +24,11 @@ pub struct BenchParts {
 }
 
 impl BenchParts {
-    /// Image files are named by their content.
+    /// An image is in a folder that is named by its content.
     pub fn image_hash(&self, workload: &str) -> String {
         self.images
             .get(workload)
-            .and_then(|p| p.file_name())
+            .and_then(|p| p.parent()?.file_name())
             .map(|n| n.to_string_lossy().into_owned())
             .unwrap_or_default()
     }
@@ -71,7 +68,7 @@ pub fn config(args: &Args) -> Result<String> {
     Ok(config.to_toml())
 }
 
-pub fn build(ctx: &Ctx, workloads: &[Workload], config: &str, _vcpus: u32) -> Result<BenchParts> {
+pub fn build(ctx: &Ctx, workloads: &[Workload], config: &str) -> Result<BenchParts> {
     let kernel = parts::kernel(ctx, Profile::Fpt)?;
     let qemu = parts::qemu(ctx, false)?;
     let plugin = match parts::named("FPT_WALKSIM", "simulator")? {
@@ -80,7 +77,7 @@ pub fn build(ctx: &Ctx, workloads: &[Workload], config: &str, _vcpus: u32) -> Re
     };
     let programs = match std::env::var_os("FPT_INITRD") {
         Some(_) => Vec::new(),
-        None => programs(ctx)?,
+        None => image::programs(ctx)?,
     };
     for w in workloads {
         let there = programs.is_empty() || programs.iter().any(|(name, _)| *name == w.binary);
@@ -92,7 +89,7 @@ pub fn build(ctx: &Ctx, workloads: &[Workload], config: &str, _vcpus: u32) -> Re
             ));
         }
     }
-    let image = parts::image(ctx, |tree| {
+    let root = parts::image(ctx, |tree| {
         for (name, path) in &programs {
             tree.file(&format!("workloads/{name}"), path)?;
         }
@@ -101,7 +98,7 @@ pub fn build(ctx: &Ctx, workloads: &[Workload], config: &str, _vcpus: u32) -> Re
     let mut images = BTreeMap::new();
     for w in workloads.iter().filter(|w| w.kind == Kind::Image) {
         let packages: Vec<&str> = w.packages.iter().map(String::as_str).collect();
-        images.insert(w.name.clone(), disk(ctx, &packages)?);
+        images.insert(w.name.clone(), image::image(ctx, &packages)?);
     }
     let plugin_hash = if ctx.dry_run && !plugin.is_file() {
         String::new()
@@ -112,7 +109,7 @@ pub fn build(ctx: &Ctx, workloads: &[Workload], config: &str, _vcpus: u32) -> Re
         guest: Parts {
             kernel,
             qemu,
-            image,
+            image: root,
         },
         plugin,
         plugin_hash,
@@ -120,14 +117,6 @@ pub fn build(ctx: &Ctx, workloads: &[Workload], config: &str, _vcpus: u32) -> Re
         images,
         commit: commit(ctx),
     })
-}
-
-fn disk(_ctx: &Ctx, packages: &[&str]) -> Result<PathBuf> {
-    Err(Fail::infra(
-        format!("no image with {}", packages.join(", ")),
-        "",
-        "",
-    ))
 }
 
 /// The simulator: a shared object for QEMU.
@@ -139,64 +128,6 @@ fn plugin(ctx: &Ctx) -> Result<PathBuf> {
         &[],
     )?;
     Ok(target.join("release/libfpt_walksim.so"))
-}
-
-/// The workloads' programs, static: name and file of each; cached by the hash of their sources.
-fn programs(ctx: &Ctx) -> Result<Vec<(String, PathBuf)>> {
-    let source = ctx.root.join("workloads");
-    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let mut inputs = hash::Inputs::new();
-    inputs
-        .file("Cargo.lock", &ctx.root.join("Cargo.lock"))?
-        .file("Cargo.toml", &source.join("Cargo.toml"))?
-        .tree("src", &source.join("src"))?
-        .text("rustc", &ctx.read(&Cmd::new(&rustc).arg("-Vv"))?);
-    let hash = inputs.finish();
-    let done = ctx.cache.join("workloads").join(hash::short(&hash));
-    let names: Vec<String> = hash::files_below(&source.join("src/bin"))?
-        .iter()
-        .filter(|p| p.extension().is_some_and(|e| e == "rs"))
-        .filter_map(|p| Some(p.file_stem()?.to_string_lossy().into_owned()))
-        .collect();
-    let list = |dir: &Path| names.iter().map(|n| (n.clone(), dir.join(n))).collect();
-    if done.is_dir() {
-        return Ok(list(&done));
-    }
-    let _lock = store::lock(ctx, "workloads")?;
-    if done.is_dir() {
-        return Ok(list(&done));
-    }
-    let target = ctx.cache.join("workloads/target");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    // Named target: else the flag would reach build scripts and procedural macros, which cannot be static.
-    let cmd = Cmd::new(cargo)
-        .args([
-            "build",
-            "--release",
-            "--locked",
-            "--package",
-            "fpt-workloads",
-        ])
-        .args(["--bins", "--target", TARGET, "--target-dir"])
-        .arg(&target)
-        .cwd(&ctx.root)
-        .env("RUSTFLAGS", "-C target-feature=+crt-static")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .env_remove("CARGO_TARGET_DIR");
-    let stage = ctx.ui.stage("build the workloads");
-    ctx.step(&stage, &ctx.log_dir().join("workloads.log"), &cmd)?;
-    stage.done("");
-    if ctx.dry_run {
-        return Ok(list(&done));
-    }
-    let new = store::NewDir::new(&done)?;
-    for name in &names {
-        let built = target.join(TARGET).join("release").join(name);
-        std::fs::copy(&built, new.path().join(name))
-            .with_context(|| format!("cannot copy {}", built.display()))?;
-    }
-    new.commit()?;
-    Ok(list(&done))
 }
 
 fn commit(ctx: &Ctx) -> String {

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The rows as CSV and, with means, published figures and provenance, as JSON: `fpt-report/1`.
+
+use anyhow::Context as _;
+use serde::Serialize;
+use serde_json::{json, Value};
+
+use super::metrics::{Of, Row, Table, ALL, GRAPHS, RADIX};
+use super::published::{CITED, PUBLISHED};
+use crate::api::Result;
+
+pub const SCHEMA: &str = "fpt-report/1";
+
+/// One line per row, columns by the names of the fields, in their order. Empty: no figure.
+pub fn csv<T: Serialize>(rows: &[T]) -> Result<String> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    for row in rows {
+        writer.serialize(row).context("cannot encode a row")?;
+    }
+    let raw = writer
+        .into_inner()
+        .map_err(|e| anyhow::anyhow!("cannot encode the rows: {e}"))?;
+    String::from_utf8(raw).context("cannot encode the rows")
+}
+
+#[derive(Serialize)]
+struct Mean {
+    mode: String,
+    phase: String,
+    of: Of,
+    /// `all` or `graphs`.
+    workloads: &'static str,
+    /// Geometric mean of mode over radix.
+    ratio: f64,
+    /// Of so many workloads.
+    count: usize,
+}
+
+fn means(table: &Table) -> Vec<Mean> {
+    let mut out = Vec::new();
+    let sets = [
+        ("all", table.matrix.workloads()),
+        ("graphs", GRAPHS.to_vec()),
+    ];
+    for mode in table.matrix.modes().into_iter().filter(|m| *m != RADIX) {
+        for phase in [ALL, "load", "run"] {
+            for (name, set) in &sets {
+                for of in Of::ALL {
+                    if let Some((ratio, count)) = table.mean(set, mode, phase, of) {
+                        out.push(Mean {
+                            mode: mode.to_string(),
+                            phase: phase.into(),
+                            of,
+                            workloads: name,
+                            ratio,
+                            count,
+                        });
+                    }
+                }
+            }
+        }
+    }
+    out
+}
+
+pub fn json(table: &Table, command: &str, date: &str) -> Result<String> {
+    let cells: Vec<Value> = table
+        .matrix
+        .cells
+        .iter()
+        .map(|c| {
+            json!({
+                "workload": c.workload,
+                "mode": c.mode,
+                "scale": c.scale,
+                "preset": c.preset,
+                "thp": c.thp,
+                "vcpus": c.vcpus,
+                "memory_mib": c.memory_mib,
+                "seconds": c.seconds,
+                "began_utc": c.began_utc,
+                "hash": c.hash,
+                "error": c.error,
+                "checks": c.walksim.as_ref().map(|w| &w.checks),
+                "guest": c.guest,
+                "provenance": c.provenance,
+            })
+        })
+        .collect();
+    let rows: &[Row] = &table.rows;
+    let value = json!({
+        "schema": SCHEMA,
+        "matrix": table.matrix.name,
+        "written_utc": date,
+        "command": command,
+        "differences": table.matrix.differences(),
+        "cells": cells,
+        "rows": rows,
+        "means": means(table),
+        "published": PUBLISHED,
+        "cited": CITED,
+    });
+    Ok(format!(
+        "{}\n",
+        serde_json::to_string_pretty(&value).context("cannot encode the report")?
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::metrics::tests::matrix;
+
+    #[test]
+    fn csv_is_whole() {
+        let matrix = matrix();
+        let table = Table::new(&matrix);
+        let text = csv(&table.rows).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), table.rows.len() + 1);
+        assert!(
+            lines[0].starts_with("workload,mode,phase,organisation,kind,preset,instructions_user")
+        );
+        let columns = lines[0].split(',').count();
+        assert!(lines.iter().all(|l| l.split(',').count() == columns));
+        assert!(lines
+            .iter()
+            .any(|l| l.starts_with("bfs,l3l2,all,ideal,counterfactual,emt,")));
+    }
+
+    #[test]
+    fn json_has_means_and_published_figures() {
+        let matrix = matrix();
+        let table = Table::new(&matrix);
+        let value: Value = serde_json::from_str(&json(&table, "cmd", "now").unwrap()).unwrap();
+        assert_eq!(value["schema"], SCHEMA);
+        let mean = value["means"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|m| {
+                m["mode"] == "l3l2" && m["of"] == "walk_latency" && m["workloads"] == "graphs"
+            })
+            .unwrap();
+        assert_eq!(mean["count"], 2);
+        assert!((mean["ratio"].as_f64().unwrap() - 0.95).abs() < 1e-12);
+        assert_eq!(value["cells"].as_array().unwrap().len(), 9);
+        assert_eq!(value["published"][0]["mode"], "l3l2");
+    }
+}

@@ -1,0 +1,732 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The figures: what each shows, from the rows of a matrix.
+
+use super::draw::{Bar, Chart, Colour, Group, Key, Part};
+use super::metrics::{Of, Row, Table, ALL, CATEGORIES, RADIX};
+
+/// One figure, drawn for one or several phases.
+pub struct Figure {
+    /// Names files and anchors.
+    pub id: &'static str,
+    pub title: &'static str,
+    /// What it shows, how to read it.
+    pub text: &'static str,
+    /// Phase and chart; the first is the one to look at.
+    pub charts: Vec<(&'static str, Chart)>,
+    /// The same as numbers.
+    pub table: Grid,
+}
+
+/// A table: names of columns, rows of cells.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Grid {
+    pub head: Vec<String>,
+    pub rows: Vec<Vec<String>>,
+}
+
+pub const PHASES: [(&str, &str); 3] = [
+    (ALL, "load and run together"),
+    ("load", "load phase"),
+    ("run", "run phase"),
+];
+
+const CATEGORY_COLOURS: [Colour; 6] = [
+    (0x3a, 0x8f, 0x4d),
+    (0xc4, 0x3c, 0x39),
+    (0x2f, 0x6d, 0xb5),
+    (0x4d, 0xb5, 0xc9),
+    (0xe0, 0x8a, 0x2e),
+    (0xb0, 0xb0, 0xb0),
+];
+const CACHE_COLOURS: [Colour; 3] = [(0x2f, 0x6d, 0xb5), (0xe0, 0xb0, 0x4a), (0xc4, 0x3c, 0x39)];
+const ECPT: &str = "ecpt";
+const ECPT_COLOUR: Colour = (0xb0, 0x7a, 0xc0);
+
+fn colour(mode: &str) -> Colour {
+    match mode {
+        RADIX => (0x8c, 0x8c, 0x8c),
+        "l4l3" => (0x7f, 0xb8, 0xda),
+        "l3l2" => (0x2f, 0x6d, 0xb5),
+        "l4l3-l2l1" => (0x1b, 0x8a, 0x5a),
+        _ => (0xe0, 0x8a, 0x2e),
+    }
+}
+
+/// `-1.25 %`: how far from 1.
+pub fn percent(ratio: f64) -> String {
+    let p = (ratio - 1.0) * 100.0;
+    // Small differences are what this is about: do not round them away.
+    match p.abs() {
+        a if a < 0.005 => "0 %".into(),
+        a if a < 1.0 => format!("{p:+.2} %"),
+        a if a < 100.0 => format!("{p:+.1} %"),
+        _ => format!("{p:+.0} %"),
+    }
+}
+
+/// Four significant digits or so.
+pub fn number(value: f64) -> String {
+    match value.abs() {
+        a if !a.is_finite() => "-".into(),
+        0.0 => "0".into(),
+        a if a >= 1e9 => format!("{:.3} G", value / 1e9),
+        a if a >= 1e6 => format!("{:.3} M", value / 1e6),
+        a if a >= 1e5 => format!("{:.1} k", value / 1e3),
+        a if a >= 100.0 => format!("{value:.0}"),
+        a if a >= 10.0 => format!("{value:.2}"),
+        a if a >= 0.1 => format!("{value:.3}"),
+        _ => format!("{value:.5}"),
+    }
+}
+
+fn or_dash<T>(value: Option<T>, text: impl Fn(T) -> String) -> String {
+    value.map_or_else(|| "-".into(), text)
+}
+
+fn keys_of_modes(table: &Table, ecpt: bool, but_radix: bool) -> Vec<Key> {
+    let mut keys: Vec<Key> = table
+        .matrix
+        .modes()
+        .iter()
+        .filter(|m| !(but_radix && **m == RADIX))
+        .map(|m| Key {
+            label: format!("{m} (real)"),
+            colour: colour(m),
+            hatched: false,
+        })
+        .collect();
+    if ecpt {
+        keys.push(Key {
+            label: "ecpt (counterfactual, on radix' accesses)".into(),
+            colour: ECPT_COLOUR,
+            hatched: true,
+        });
+    }
+    keys
+}
+
+/// Bars of one workload: each mode's real walk, then the counterfactual of radix' cell.
+fn bars(
+    table: &Table,
+    workload: &str,
+    phase: &str,
+    ecpt: bool,
+    but_radix: bool,
+    of: impl Fn(&Row) -> Option<(f64, String)>,
+) -> Vec<Bar> {
+    let bar = |label: &str, row: Option<&Row>, colour, hatched| {
+        let value = row.and_then(&of);
+        Bar {
+            label: label.into(),
+            text: value
+                .as_ref()
+                .map_or_else(|| "no figure".into(), |(_, text)| text.clone()),
+            parts: value
+                .map(|(value, _)| Part { value, colour })
+                .into_iter()
+                .collect(),
+            hatched,
+        }
+    };
+    let mut out = Vec::new();
+    for mode in table.matrix.modes() {
+        if but_radix && mode == RADIX {
+            continue;
+        }
+        out.push(bar(
+            mode,
+            table.real(workload, mode, phase),
+            colour(mode),
+            false,
+        ));
+    }
+    let row = table.row(workload, RADIX, phase, ECPT);
+    if ecpt && row.is_some() {
+        out.push(bar(ECPT, row, ECPT_COLOUR, true));
+    }
+    out
+}
+
+fn per_workload(table: &Table, bars: impl Fn(&str) -> Vec<Bar>) -> Vec<Group> {
+    table
+        .matrix
+        .workloads()
+        .iter()
+        .map(|w| Group {
+            label: w.to_string(),
+            bars: bars(w),
+        })
+        .collect()
+}
+
+fn phase_title(phase: &str) -> &'static str {
+    PHASES.iter().find(|p| p.0 == phase).map_or("", |p| p.1)
+}
+
+/// Columns: each mode, and what it is against radix; one line per workload and phase.
+fn grid(table: &Table, of: Of, ecpt: bool) -> Grid {
+    let modes = table.matrix.modes();
+    let mut head = vec!["workload".to_string(), "phase".to_string()];
+    for mode in &modes {
+        head.push(mode.to_string());
+        if *mode != RADIX {
+            head.push("against radix".into());
+        }
+    }
+    if ecpt {
+        head.push("ecpt*".into());
+    }
+    let mut rows = Vec::new();
+    for workload in table.matrix.workloads() {
+        for (phase, _) in PHASES {
+            let mut row = vec![workload.to_string(), phase.to_string()];
+            for mode in &modes {
+                let value = table.real(workload, mode, phase).and_then(|r| of.of(r));
+                row.push(or_dash(value, number));
+                if *mode != RADIX {
+                    row.push(or_dash(table.ratio(workload, mode, phase, of), percent));
+                }
+            }
+            if ecpt {
+                let value = table
+                    .row(workload, RADIX, phase, ECPT)
+                    .and_then(|r| of.of(r));
+                row.push(or_dash(value, number));
+            }
+            rows.push(row);
+        }
+    }
+    let all = table.matrix.workloads();
+    for (phase, _) in PHASES {
+        let mut row = vec!["geometric mean".to_string(), phase.to_string()];
+        for mode in &modes {
+            row.push(String::new());
+            if *mode != RADIX {
+                row.push(or_dash(table.mean(&all, mode, phase, of), |(m, _)| {
+                    percent(m)
+                }));
+            }
+        }
+        if ecpt {
+            row.push(String::new());
+        }
+        rows.push(row);
+    }
+    Grid { head, rows }
+}
+
+/// A figure of plain values, with the change against radix beside each.
+fn values(
+    table: &Table,
+    source: &str,
+    (id, title, text, unit): (&'static str, &'static str, &'static str, &str),
+    of: Of,
+    ecpt: bool,
+) -> Figure {
+    let ecpt = ecpt && has(table, ECPT);
+    let charts = PHASES
+        .iter()
+        .map(|(phase, _)| {
+            let groups = per_workload(table, |w| {
+                let base = table.real(w, RADIX, phase).and_then(|r| of.of(r));
+                bars(table, w, phase, ecpt, false, |row| {
+                    let value = of.of(row)?;
+                    let change = base
+                        .filter(|b| *b > 0.0 && (row.mode != RADIX || row.organisation != "real"))
+                        .map(|b| format!(" ({})", percent(value / b)))
+                        .unwrap_or_default();
+                    Some((value, format!("{}{change}", number(value))))
+                })
+            });
+            let chart = Chart {
+                title: title.into(),
+                note: format!("{}. {text}", sentence(phase)),
+                unit: unit.into(),
+                groups,
+                keys: keys_of_modes(table, ecpt, false),
+                mark: None,
+                source: source.into(),
+            };
+            (*phase, chart)
+        })
+        .collect();
+    Figure {
+        id,
+        title,
+        text,
+        charts,
+        table: grid(table, of, ecpt),
+    }
+}
+
+/// A figure of changes against radix, in per cent.
+fn changes(
+    table: &Table,
+    source: &str,
+    (id, title, text): (&'static str, &'static str, &'static str),
+    of: Of,
+    ecpt: bool,
+) -> Figure {
+    let ecpt = ecpt && has(table, ECPT);
+    let charts = PHASES
+        .iter()
+        .map(|(phase, _)| {
+            let groups = per_workload(table, |w| {
+                let base = table.real(w, RADIX, phase).and_then(|r| of.of(r));
+                bars(table, w, phase, ecpt, true, |row| {
+                    let base = base.filter(|b| *b > 0.0)?;
+                    let ratio = of.of(row)? / base;
+                    Some(((ratio - 1.0) * 100.0, percent(ratio)))
+                })
+            });
+            let chart = Chart {
+                title: title.into(),
+                note: format!("{}. {text}", sentence(phase)),
+                unit: "change against radix, per cent".into(),
+                groups,
+                keys: keys_of_modes(table, ecpt, true),
+                mark: None,
+                source: source.into(),
+            };
+            (*phase, chart)
+        })
+        .collect();
+    Figure {
+        id,
+        title,
+        text,
+        charts,
+        table: grid(table, of, ecpt),
+    }
+}
+
+fn sentence(phase: &str) -> String {
+    let text = phase_title(phase);
+    let mut chars = text.chars();
+    chars
+        .next()
+        .map_or(String::new(), |c| c.to_uppercase().chain(chars).collect())
+}
+
+fn has(table: &Table, organisation: &str) -> bool {
+    table
+        .rows
+        .iter()
+        .any(|r| r.organisation == organisation && r.mode == RADIX)
+}
+
+fn distribution(table: &Table, source: &str) -> Figure {
+    const TEXT: &str = "Kernel instructions by the entry that led into the kernel, as parts of radix' total. \
+        Every instruction is counted; all are real, the same kernel image ran in each mode. Fewer is better.";
+    let charts = PHASES
+        .iter()
+        .map(|(phase, _)| {
+            let groups = per_workload(table, |w| {
+                let base = table
+                    .real(w, RADIX, phase)
+                    .map(|r| r.instructions_kernel as f64)
+                    .filter(|b| *b > 0.0);
+                table
+                    .matrix
+                    .modes()
+                    .iter()
+                    .map(|mode| {
+                        let row = table.real(w, mode, phase);
+                        let found = row.zip(base);
+                        Bar {
+                            label: mode.to_string(),
+                            parts: found.map_or(Vec::new(), |(row, base)| {
+                                row.categories()
+                                    .iter()
+                                    .zip(CATEGORY_COLOURS)
+                                    .map(|(n, colour)| Part {
+                                        value: *n as f64 / base,
+                                        colour,
+                                    })
+                                    .collect()
+                            }),
+                            text: found.map_or_else(
+                                || "no figure".into(),
+                                |(row, base)| {
+                                    let total = row.instructions_kernel as f64;
+                                    match *mode {
+                                        RADIX => number(total),
+                                        _ => percent(total / base),
+                                    }
+                                },
+                            ),
+                            hatched: false,
+                        }
+                    })
+                    .collect()
+            });
+            let chart = Chart {
+                title: "Figure 3: distribution of kernel instructions".into(),
+                note: format!("{}. {TEXT}", sentence(phase)),
+                unit: "radix = 1".into(),
+                groups,
+                keys: CATEGORIES
+                    .iter()
+                    .zip(CATEGORY_COLOURS)
+                    .map(|(label, colour)| Key {
+                        label: label.to_string(),
+                        colour,
+                        hatched: false,
+                    })
+                    .collect(),
+                mark: Some(1.0),
+                source: source.into(),
+            };
+            (*phase, chart)
+        })
+        .collect();
+    let mut head: Vec<String> = ["workload", "phase", "mode", "kernel", "against radix"]
+        .map(String::from)
+        .to_vec();
+    head.extend(CATEGORIES.iter().map(|c| c.to_string()));
+    head.extend(["strings once", "user"].map(String::from));
+    let mut rows = Vec::new();
+    for workload in table.matrix.workloads() {
+        for (phase, _) in PHASES {
+            for mode in table.matrix.modes() {
+                let Some(row) = table.real(workload, mode, phase) else {
+                    continue;
+                };
+                let ratio = table.ratio(workload, mode, phase, Of::KernelInstructions);
+                let mut line = vec![
+                    workload.to_string(),
+                    phase.to_string(),
+                    mode.to_string(),
+                    row.instructions_kernel.to_string(),
+                    or_dash(ratio.filter(|_| mode != RADIX), percent),
+                ];
+                line.extend(row.categories().iter().map(u64::to_string));
+                line.push(row.instructions_kernel_strings_once.to_string());
+                line.push(row.instructions_user.to_string());
+                rows.push(line);
+            }
+        }
+    }
+    Figure {
+        id: "figure3-kernel-instructions",
+        title: "Figure 3: distribution of kernel instructions",
+        text: TEXT,
+        charts,
+        table: Grid { head, rows },
+    }
+}
+
+fn hit_levels(table: &Table, source: &str) -> Figure {
+    const TEXT: &str = "Where the reads of page-table entries found their line, as parts of each mode's own reads; \
+        the number is the entry reads per walk. Reads start at L2.";
+    const LEVELS: [&str; 3] = ["L2", "LLC", "memory"];
+    let parts = |row: &Row| {
+        [
+            row.entry_reads_l2,
+            row.entry_reads_llc,
+            row.entry_reads_memory,
+        ]
+    };
+    let charts = PHASES
+        .iter()
+        .map(|(phase, _)| {
+            let groups = per_workload(table, |w| {
+                table
+                    .matrix
+                    .modes()
+                    .iter()
+                    .map(|mode| {
+                        let row = table.real(w, mode, phase).filter(|r| r.entry_reads > 0);
+                        Bar {
+                            label: mode.to_string(),
+                            parts: row.map_or(Vec::new(), |row| {
+                                parts(row)
+                                    .iter()
+                                    .zip(CACHE_COLOURS)
+                                    .map(|(n, colour)| Part {
+                                        value: *n as f64 * 100.0 / row.entry_reads as f64,
+                                        colour,
+                                    })
+                                    .collect()
+                            }),
+                            text: row.and_then(|r| r.accesses_per_walk).map_or_else(
+                                || "no walks".into(),
+                                |a| format!("{} per walk", number(a)),
+                            ),
+                            hatched: false,
+                        }
+                    })
+                    .collect()
+            });
+            let chart = Chart {
+                title: "Hit level of entry reads".into(),
+                note: format!("{}. {TEXT}", sentence(phase)),
+                unit: "per cent of the mode's entry reads".into(),
+                groups,
+                keys: LEVELS
+                    .iter()
+                    .zip(CACHE_COLOURS)
+                    .map(|(label, colour)| Key {
+                        label: label.to_string(),
+                        colour,
+                        hatched: false,
+                    })
+                    .collect(),
+                mark: None,
+                source: source.into(),
+            };
+            (*phase, chart)
+        })
+        .collect();
+    let head = [
+        "workload",
+        "phase",
+        "mode",
+        "walks",
+        "entry reads",
+        "L2",
+        "LLC",
+        "memory",
+    ]
+    .map(String::from)
+    .to_vec();
+    let mut rows = Vec::new();
+    for workload in table.matrix.workloads() {
+        for (phase, _) in PHASES {
+            for mode in table.matrix.modes() {
+                let Some(row) = table.real(workload, mode, phase) else {
+                    continue;
+                };
+                let mut line = vec![workload.to_string(), phase.to_string(), mode.to_string()];
+                line.push(row.walks.to_string());
+                line.push(row.entry_reads.to_string());
+                line.extend(parts(row).iter().map(|n| match row.entry_reads {
+                    0 => "-".into(),
+                    all => format!("{:.1} %", *n as f64 * 100.0 / all as f64),
+                }));
+                rows.push(line);
+            }
+        }
+    }
+    Figure {
+        id: "entry-reads",
+        title: "Hit level of entry reads",
+        text: TEXT,
+        charts,
+        table: Grid { head, rows },
+    }
+}
+
+/// `None` if no program said how big its tables were.
+fn page_tables(table: &Table, source: &str) -> Option<Figure> {
+    const TEXT: &str =
+        "Page tables of the measured process at the end of its run phase (VmPTE). Flattened nodes \
+        are 2 MiB each, whatever part of them is used: this is the price in memory.";
+    let kb = |w: &str, m: &str| table.matrix.cell(w, m)?.guest.vm_pte_kb;
+    let modes = table.matrix.modes();
+    let workloads = table.matrix.workloads();
+    if !workloads
+        .iter()
+        .any(|w| modes.iter().any(|m| kb(w, m).is_some()))
+    {
+        return None;
+    }
+    let groups = per_workload(table, |w| {
+        modes
+            .iter()
+            .map(|mode| {
+                let value = kb(w, mode);
+                Bar {
+                    label: mode.to_string(),
+                    parts: value
+                        .map(|v| Part {
+                            value: v as f64 / 1024.0,
+                            colour: colour(mode),
+                        })
+                        .into_iter()
+                        .collect(),
+                    text: or_dash(value, |v| format!("{:.2} MiB", v as f64 / 1024.0)),
+                    hatched: false,
+                }
+            })
+            .collect()
+    });
+    let chart = Chart {
+        title: "Page-table bytes".into(),
+        note: TEXT.into(),
+        unit: "MiB".into(),
+        groups,
+        keys: keys_of_modes(table, false, false),
+        mark: None,
+        source: source.into(),
+    };
+    let mut head = vec!["workload".to_string()];
+    head.extend(modes.iter().map(|m| format!("{m}, KiB")));
+    let rows = workloads
+        .iter()
+        .map(|w| {
+            let mut row = vec![w.to_string()];
+            row.extend(modes.iter().map(|m| or_dash(kb(w, m), |v| v.to_string())));
+            row
+        })
+        .collect();
+    Some(Figure {
+        id: "page-table-bytes",
+        title: "Page-table bytes",
+        text: TEXT,
+        charts: vec![(ALL, chart)],
+        table: Grid { head, rows },
+    })
+}
+
+/// Every figure of a matrix. `source` goes into each.
+pub fn all(table: &Table, source: &str) -> Vec<Figure> {
+    let mut out = vec![
+        distribution(table, source),
+        values(
+            table,
+            source,
+            (
+                "figure4-walk-latency",
+                "Figure 4: page-walk latency",
+                "Cycles of page walks, divided by walks. Lower is better.",
+                "cycles per walk",
+            ),
+            Of::WalkLatency,
+            true,
+        ),
+        changes(
+            table,
+            source,
+            (
+                "figure5-ipc",
+                "Figure 5: IPC against radix",
+                "Instructions (user and kernel) per cycle. Higher is better. \
+                 ECPT is set against radix' kernel instructions; its own would be more.",
+            ),
+            Of::Ipc,
+            true,
+        ),
+        changes(
+            table,
+            source,
+            (
+                "figure6-end-to-end",
+                "Figure 6: cycles, end to end",
+                "All cycles of the phase: the kernel's work and the walks together. Lower is better. \
+                 ECPT is set against radix' kernel instructions; its own would be more.",
+            ),
+            Of::Cycles,
+            true,
+        ),
+        values(
+            table,
+            source,
+            (
+                "accesses-per-walk",
+                "Accesses per walk",
+                "Page-table entries read per walk, after the page-walk caches. Lower is better.",
+                "entry reads per walk",
+            ),
+            Of::AccessesPerWalk,
+            true,
+        ),
+        hit_levels(table, source),
+        values(
+            table,
+            source,
+            (
+                "tlb-mpki",
+                "TLB misses",
+                "Page walks (misses of the second-level TLB) per 1000 instructions. The tables' shape does not change \
+                 what a TLB holds, so modes should be close to each other.",
+                "walks per 1000 instructions",
+            ),
+            Of::TlbMpki,
+            false,
+        ),
+    ];
+    out.extend(page_tables(table, source));
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::metrics::tests::matrix;
+
+    #[test]
+    fn numbers_are_readable() {
+        for (ratio, text) in [
+            (0.9875, "-1.2 %"),
+            (1.0, "0 %"),
+            (1.0312, "+3.1 %"),
+            (0.9964, "-0.36 %"),
+            (3.5, "+250 %"),
+        ] {
+            assert_eq!(percent(ratio), text);
+        }
+        for (value, text) in [
+            (0.0, "0"),
+            (1.5, "1.500"),
+            (61.4, "61.40"),
+            (177.0, "177"),
+            (118.5e6, "118.500 M"),
+            (f64::NAN, "-"),
+        ] {
+            assert_eq!(number(value), text);
+        }
+    }
+
+    #[test]
+    fn figures_hold_the_known_answers() {
+        let matrix = matrix();
+        let table = Table::new(&matrix);
+        let figures = all(&table, "made up");
+        let ids: Vec<&str> = figures.iter().map(|f| f.id).collect();
+        assert_eq!(ids.len(), 8);
+        let three = &figures[0].charts[0].1;
+        let l3l2 = &three.groups[0].bars[1];
+        assert_eq!(
+            (l3l2.label.as_str(), l3l2.text.as_str()),
+            ("l3l2", "-2.0 %")
+        );
+        let sum: f64 = l3l2.parts.iter().map(|p| p.value).sum();
+        assert!((sum - 0.98).abs() < 1e-9);
+        let four = &figures[1].charts[0].1.groups[0].bars;
+        assert_eq!(four[0].text, "60.00");
+        assert_eq!(four[2].text, "51.00 (-15.0 %)");
+        let ecpt = four.last().unwrap();
+        assert!(ecpt.hatched && ecpt.text == "48.00 (-20.0 %)", "{ecpt:?}");
+        let six = &figures[3].charts[0].1.groups[0].bars;
+        assert_eq!(six[1].text, "-0.90 %");
+        assert!((six[1].parts[0].value + 0.9).abs() < 1e-9);
+        let grid = &figures[1].table;
+        assert!(grid.rows.iter().all(|r| r.len() == grid.head.len()));
+        assert_eq!(
+            grid.rows[0][..6],
+            ["bfs", "all", "60.00", "57.00", "-5.0 %", "51.00"].map(String::from)
+        );
+        for figure in &figures {
+            assert!(
+                figure
+                    .table
+                    .rows
+                    .iter()
+                    .all(|r| r.len() == figure.table.head.len()),
+                "{}",
+                figure.id
+            );
+        }
+    }
+
+    #[test]
+    fn without_radix_there_are_values_and_no_ratios() {
+        let mut matrix = matrix();
+        matrix.cells.retain(|c| c.mode != "radix");
+        let table = Table::new(&matrix);
+        let figures = all(&table, "");
+        assert_eq!(figures[0].charts[0].1.groups[0].bars[0].text, "no figure");
+        assert_eq!(figures[1].charts[0].1.groups[0].bars[0].text, "57.00");
+    }
+}

@@ -1,0 +1,563 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! From cells to figures: the formulas of docs/evaluation.md, and nothing else.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::Context as _;
+use fpt_walksim_model::report::{ByCache, Categories, Instructions, Kind, Organisation};
+use serde::Serialize;
+
+use crate::api::{modes, Fail, Result};
+use crate::bench::schema::{Cell, SCHEMA};
+
+/// The order of the paper's figures; others follow by name.
+const ORDER: [&str; 12] = [
+    "bfs",
+    "dfs",
+    "dc",
+    "sssp",
+    "cc",
+    "tc",
+    "pr",
+    "sysbench",
+    "gups",
+    "redis",
+    "memcached",
+    "postgresql",
+];
+/// Those that share one program and one kind of input.
+pub const GRAPHS: [&str; 7] = ["bfs", "dfs", "dc", "sssp", "cc", "tc", "pr"];
+pub const RADIX: &str = "radix";
+/// Both phases together.
+pub const ALL: &str = "all";
+
+/// Every cell of one matrix.
+#[derive(Clone, Debug)]
+pub struct Matrix {
+    pub name: String,
+    pub cells: Vec<Cell>,
+}
+
+fn rank(name: &str, order: &[&str]) -> usize {
+    order.iter().position(|o| *o == name).unwrap_or(order.len())
+}
+
+impl Matrix {
+    /// `dir` holds `cells/*.json`.
+    pub fn load(dir: &Path) -> Result<Matrix> {
+        let cells = dir.join("cells");
+        let mut found = Vec::new();
+        let entries = std::fs::read_dir(&cells).map_err(|e| {
+            Fail::usage(
+                format!("no results in {}", dir.display()),
+                format!("cannot read {}: {e}", cells.display()),
+                "run `cargo xtask bench`, or name a folder that has results",
+            )
+        })?;
+        for entry in entries {
+            let path = entry
+                .with_context(|| format!("cannot list {}", cells.display()))?
+                .path();
+            let hidden = path
+                .file_name()
+                .is_some_and(|n| n.to_string_lossy().starts_with('.'));
+            if hidden || path.extension().is_none_or(|e| e != "json") {
+                continue;
+            }
+            found.push(read(&path)?);
+        }
+        if found.is_empty() {
+            return Err(Fail::usage(
+                format!("no results in {}", dir.display()),
+                "its folder cells is empty",
+                "run `cargo xtask bench`",
+            ));
+        }
+        let name = dir
+            .canonicalize()
+            .ok()
+            .and_then(|d| Some(d.file_name()?.to_string_lossy().into_owned()))
+            .unwrap_or_default();
+        Ok(Matrix::new(name, found))
+    }
+
+    pub fn new(name: String, mut cells: Vec<Cell>) -> Matrix {
+        cells.sort_by(|a, b| {
+            let key = |c: &Cell| {
+                (
+                    rank(&c.workload, &ORDER),
+                    c.workload.clone(),
+                    rank(&c.mode, &modes::ALL),
+                    c.mode.clone(),
+                )
+            };
+            key(a).cmp(&key(b))
+        });
+        Matrix { name, cells }
+    }
+
+    fn unique<'a>(&'a self, of: impl Fn(&'a Cell) -> &'a str) -> Vec<&'a str> {
+        let mut out: Vec<&str> = Vec::new();
+        for cell in &self.cells {
+            if !out.contains(&of(cell)) {
+                out.push(of(cell));
+            }
+        }
+        out
+    }
+
+    pub fn workloads(&self) -> Vec<&str> {
+        self.unique(|c| &c.workload)
+    }
+
+    /// In the order of the design, whatever the first workload has.
+    pub fn modes(&self) -> Vec<&str> {
+        let mut modes = self.unique(|c| &c.mode);
+        modes.sort_by_key(|m| rank(m, &modes::ALL));
+        modes
+    }
+
+    pub fn cell(&self, workload: &str, mode: &str) -> Option<&Cell> {
+        self.cells
+            .iter()
+            .find(|c| c.workload == workload && c.mode == mode)
+    }
+
+    /// What the cells do not agree on although figures compare them; empty in a sound matrix.
+    pub fn differences(&self) -> Vec<String> {
+        type Fact = (&'static str, fn(&Cell) -> String);
+        let facts: [Fact; 9] = [
+            ("scale", |c| c.scale.clone()),
+            ("preset", |c| c.preset.clone()),
+            ("transparent huge pages", |c| c.thp.clone()),
+            ("virtual CPUs", |c| c.vcpus.to_string()),
+            ("kernel", |c| c.provenance.kernel_hash.clone()),
+            ("QEMU", |c| c.provenance.qemu_hash.clone()),
+            ("simulator", |c| c.provenance.plugin_hash.clone()),
+            ("configuration", |c| c.provenance.config_hash.clone()),
+            ("guest image", |c| c.provenance.initramfs_hash.clone()),
+        ];
+        let mut out = Vec::new();
+        for (what, of) in facts {
+            let mut values: Vec<String> = self.cells.iter().map(of).collect();
+            values.sort();
+            values.dedup();
+            if values.len() > 1 {
+                let short: Vec<&str> = values.iter().map(|v| crate::api::hash::short(v)).collect();
+                out.push(format!("{what}: {}", short.join(", ")));
+            }
+        }
+        out
+    }
+}
+
+fn read(path: &Path) -> Result<Cell> {
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let bad = |why: String| {
+        Fail::usage(
+            format!("{} is no result of bench", path.display()),
+            why,
+            "remove it, or run `cargo xtask bench --resume`",
+        )
+    };
+    let value: serde_json::Value = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
+    match value.get("schema").and_then(|s| s.as_str()) {
+        Some(SCHEMA) => {}
+        Some(other) => {
+            return Err(bad(format!(
+                "its schema is {other}, this tool reads {SCHEMA}"
+            )))
+        }
+        None => return Err(bad("it has no schema".into())),
+    }
+    serde_json::from_value(value).map_err(|e| bad(e.to_string()))
+}
+
+/// One organisation in one phase of one cell: a row of the CSV file and of the JSON's `rows`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Row {
+    pub workload: String,
+    pub mode: String,
+    /// `load`, `run`, or `all`: both.
+    pub phase: String,
+    /// `real`: the walk through the guest's own tables; others are computed on the same accesses.
+    pub organisation: String,
+    /// `real` or `counterfactual`.
+    pub kind: String,
+    pub preset: String,
+    pub instructions_user: u64,
+    pub instructions_kernel: u64,
+    /// A string instruction counts once, whatever its length.
+    pub instructions_kernel_strings_once: u64,
+    pub kernel_page_fault: u64,
+    pub kernel_syscall: u64,
+    pub kernel_timer: u64,
+    pub kernel_interrupt: u64,
+    pub kernel_thread: u64,
+    pub kernel_other: u64,
+    pub walks: u64,
+    pub entry_reads: u64,
+    pub entry_reads_l2: u64,
+    pub entry_reads_llc: u64,
+    pub entry_reads_memory: u64,
+    pub accesses_per_walk: Option<f64>,
+    /// Cycles per walk.
+    pub walk_latency: Option<f64>,
+    /// Walks per 1000 instructions.
+    pub tlb_mpki: Option<f64>,
+    pub ipc: Option<f64>,
+    pub cycles: f64,
+    pub cycles_walk: f64,
+    pub cycles_data: f64,
+    pub cycles_instruction: f64,
+    pub cycles_tlb: f64,
+    /// Page tables of the process at the end of its run phase.
+    pub page_table_kb: Option<u64>,
+}
+
+impl Row {
+    pub fn categories(&self) -> [u64; 6] {
+        [
+            self.kernel_page_fault,
+            self.kernel_syscall,
+            self.kernel_timer,
+            self.kernel_interrupt,
+            self.kernel_thread,
+            self.kernel_other,
+        ]
+    }
+}
+
+pub const CATEGORIES: [&str; 6] = [
+    "page faults",
+    "system calls",
+    "timer",
+    "interrupts",
+    "kernel threads",
+    "other",
+];
+
+fn per(value: f64, by: f64) -> Option<f64> {
+    (by > 0.0).then(|| value / by)
+}
+
+/// Sums over phases; every quotient comes from the sums.
+#[derive(Clone, Debug, Default)]
+struct Sum {
+    user: u64,
+    kernel: u64,
+    once: u64,
+    by: Categories,
+    walks: u64,
+    reads: u64,
+    cache: ByCache,
+    walk_cycles: f64,
+    /// Instructions that the simulator set against its cycles (without warm-up).
+    instructions: f64,
+    cycles: [f64; 5],
+}
+
+impl Sum {
+    fn add(&mut self, i: &Instructions, o: &Organisation) {
+        self.user += i.user;
+        self.kernel += i.kernel;
+        self.once += i.kernel_strings_once;
+        let (by, new) = (&mut self.by, &i.kernel_by_category);
+        by.page_fault += new.page_fault;
+        by.syscall += new.syscall;
+        by.timer += new.timer;
+        by.interrupt += new.interrupt;
+        by.kernel_thread += new.kernel_thread;
+        by.other += new.other;
+        self.walks += o.walks;
+        self.reads += o.walk_entry_reads;
+        self.cache.l2 += o.entry_reads_by_cache.l2;
+        self.cache.llc += o.entry_reads_by_cache.llc;
+        self.cache.memory += o.entry_reads_by_cache.memory;
+        self.walk_cycles += o.walk_cycles;
+        self.instructions += o.ipc * o.cycles.total;
+        let new = [
+            o.cycles.total,
+            o.cycles.walk,
+            o.cycles.data,
+            o.cycles.instruction,
+            o.cycles.tlb,
+        ];
+        for (sum, new) in self.cycles.iter_mut().zip(new) {
+            *sum += new;
+        }
+    }
+
+    fn row(&self, cell: &Cell, phase: &str, o: &Organisation) -> Row {
+        let all = (self.user + self.kernel) as f64;
+        let [cycles, cycles_walk, cycles_data, cycles_instruction, cycles_tlb] = self.cycles;
+        Row {
+            workload: cell.workload.clone(),
+            mode: cell.mode.clone(),
+            phase: phase.into(),
+            organisation: o.name.clone(),
+            kind: match o.kind {
+                Kind::Real => "real".into(),
+                Kind::Counterfactual => "counterfactual".into(),
+            },
+            preset: o.preset.clone(),
+            instructions_user: self.user,
+            instructions_kernel: self.kernel,
+            instructions_kernel_strings_once: self.once,
+            kernel_page_fault: self.by.page_fault,
+            kernel_syscall: self.by.syscall,
+            kernel_timer: self.by.timer,
+            kernel_interrupt: self.by.interrupt,
+            kernel_thread: self.by.kernel_thread,
+            kernel_other: self.by.other,
+            walks: self.walks,
+            entry_reads: self.reads,
+            entry_reads_l2: self.cache.l2,
+            entry_reads_llc: self.cache.llc,
+            entry_reads_memory: self.cache.memory,
+            accesses_per_walk: per(self.reads as f64, self.walks as f64),
+            walk_latency: per(self.walk_cycles, self.walks as f64),
+            tlb_mpki: per(self.walks as f64 * 1000.0, all),
+            ipc: per(self.instructions, cycles),
+            cycles,
+            cycles_walk,
+            cycles_data,
+            cycles_instruction,
+            cycles_tlb,
+            page_table_kb: cell.guest.vm_pte_kb,
+        }
+    }
+}
+
+/// Every row of a matrix: each organisation of each phase, and of both together.
+pub fn rows(matrix: &Matrix) -> Vec<Row> {
+    let mut out = Vec::new();
+    for cell in &matrix.cells {
+        let Some(report) = cell.figures() else {
+            continue;
+        };
+        let mut sums: BTreeMap<(String, String), (usize, Sum)> = BTreeMap::new();
+        let mut order: Vec<&Organisation> = Vec::new();
+        for phase in &report.phases {
+            for o in &phase.organisations {
+                let mut one = Sum::default();
+                one.add(&phase.instructions, o);
+                out.push(one.row(cell, &phase.name, o));
+                let key = (o.name.clone(), o.preset.clone());
+                let entry = sums.entry(key).or_insert_with(|| {
+                    order.push(o);
+                    (order.len() - 1, Sum::default())
+                });
+                entry.1.add(&phase.instructions, o);
+            }
+        }
+        let mut both: Vec<(usize, Sum)> = sums.into_values().collect();
+        both.sort_by_key(|(at, _)| *at);
+        for (at, sum) in both {
+            if let Some(o) = order.get(at) {
+                out.push(sum.row(cell, ALL, o));
+            }
+        }
+    }
+    out
+}
+
+/// Rows to look figures up in.
+pub struct Table<'a> {
+    pub matrix: &'a Matrix,
+    pub rows: Vec<Row>,
+}
+
+impl<'a> Table<'a> {
+    pub fn new(matrix: &'a Matrix) -> Table<'a> {
+        Table {
+            matrix,
+            rows: rows(matrix),
+        }
+    }
+
+    /// An organisation on the machine of the cell's own preset.
+    pub fn row(&self, workload: &str, mode: &str, phase: &str, organisation: &str) -> Option<&Row> {
+        let preset = &self.matrix.cell(workload, mode)?.preset;
+        self.rows.iter().find(|r| {
+            r.workload == workload
+                && r.mode == mode
+                && r.phase == phase
+                && r.organisation == organisation
+                && r.preset == *preset
+        })
+    }
+
+    pub fn real(&self, workload: &str, mode: &str, phase: &str) -> Option<&Row> {
+        self.row(workload, mode, phase, "real")
+    }
+
+    /// `of` in a mode over `of` in radix.
+    pub fn ratio(&self, workload: &str, mode: &str, phase: &str, of: Of) -> Option<f64> {
+        let value = of.of(self.real(workload, mode, phase)?)?;
+        let base = of.of(self.real(workload, RADIX, phase)?)?;
+        per(value, base)
+    }
+
+    /// Geometric mean of the ratios of those `workloads` that have one, and how many they are.
+    pub fn mean(
+        &self,
+        workloads: &[&str],
+        mode: &str,
+        phase: &str,
+        of: Of,
+    ) -> Option<(f64, usize)> {
+        let ratios: Vec<f64> = workloads
+            .iter()
+            .filter_map(|w| self.ratio(w, mode, phase, of))
+            .filter(|r| *r > 0.0)
+            .collect();
+        let sum: f64 = ratios.iter().map(|r| r.ln()).sum();
+        (!ratios.is_empty()).then(|| ((sum / ratios.len() as f64).exp(), ratios.len()))
+    }
+}
+
+/// A figure that is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Of {
+    KernelInstructions,
+    PageFaultInstructions,
+    WalkLatency,
+    AccessesPerWalk,
+    TlbMpki,
+    Ipc,
+    Cycles,
+}
+
+impl Of {
+    pub const ALL: [Of; 7] = [
+        Of::KernelInstructions,
+        Of::PageFaultInstructions,
+        Of::WalkLatency,
+        Of::AccessesPerWalk,
+        Of::TlbMpki,
+        Of::Ipc,
+        Of::Cycles,
+    ];
+
+    pub fn of(self, row: &Row) -> Option<f64> {
+        match self {
+            Of::KernelInstructions => Some(row.instructions_kernel as f64),
+            Of::PageFaultInstructions => Some(row.kernel_page_fault as f64),
+            Of::WalkLatency => row.walk_latency,
+            Of::AccessesPerWalk => row.accesses_per_walk,
+            Of::TlbMpki => row.tlb_mpki,
+            Of::Ipc => row.ipc,
+            Of::Cycles => Some(row.cycles),
+        }
+    }
+
+    pub fn title(self) -> &'static str {
+        match self {
+            Of::KernelInstructions => "kernel instructions",
+            Of::PageFaultInstructions => "page-fault instructions",
+            Of::WalkLatency => "walk latency (cycles)",
+            Of::AccessesPerWalk => "accesses per walk",
+            Of::TlbMpki => "TLB misses per 1000 instructions",
+            Of::Ipc => "IPC",
+            Of::Cycles => "cycles, end to end",
+        }
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::bench::schema::{Guest, Provenance};
+    use crate::bench::synthetic;
+
+    pub fn cell(workload: &str, mode: &str) -> Cell {
+        Cell {
+            schema: SCHEMA.into(),
+            workload: workload.into(),
+            mode: mode.into(),
+            scale: "tiny".into(),
+            preset: "emt".into(),
+            thp: "never".into(),
+            vcpus: 1,
+            memory_mib: 512,
+            error: None,
+            began_utc: "20261123T150000Z".into(),
+            seconds: 1.0,
+            hash: "h".into(),
+            provenance: Provenance::default(),
+            walksim: Some(synthetic::report(mode, "x")),
+            guest: Guest {
+                vm_pte_kb: Some(4112),
+                ..Guest::default()
+            },
+        }
+    }
+
+    pub fn matrix() -> Matrix {
+        let mut cells = Vec::new();
+        for workload in ["gups", "bfs", "dfs"] {
+            for mode in ["l4l3-l2l1", "l3l2", "radix"] {
+                cells.push(cell(workload, mode));
+            }
+        }
+        Matrix::new("made-up".into(), cells)
+    }
+
+    #[test]
+    fn known_answers() {
+        let matrix = matrix();
+        assert_eq!(matrix.workloads(), ["bfs", "dfs", "gups"]);
+        assert_eq!(matrix.modes(), ["radix", "l3l2", "l4l3-l2l1"]);
+        let table = Table::new(&matrix);
+        let radix = table.real("bfs", "radix", ALL).unwrap();
+        assert_eq!(radix.walks, 5000);
+        assert_eq!(radix.entry_reads, 7500);
+        assert_eq!(radix.accesses_per_walk, Some(1.5));
+        assert_eq!(radix.walk_latency, Some(60.0));
+        // 5000 walks in 5000 x (1000 user + 400 kernel) instructions.
+        assert!((radix.tlb_mpki.unwrap() - 1000.0 / 1400.0).abs() < 1e-12);
+        assert_eq!(radix.cycles, 5000.0 * 1000.0);
+        assert!((radix.ipc.unwrap() - 1.4).abs() < 1e-12);
+        assert_eq!(
+            radix.categories().iter().sum::<u64>(),
+            radix.instructions_kernel
+        );
+        for phase in ["load", "run", ALL] {
+            let ratio = |of| table.ratio("bfs", "l4l3-l2l1", phase, of).unwrap();
+            assert!((ratio(Of::KernelInstructions) - 0.96).abs() < 1e-12);
+            assert!((ratio(Of::WalkLatency) - 0.85).abs() < 1e-12);
+            assert!((ratio(Of::AccessesPerWalk) - 0.75).abs() < 1e-12);
+            // 60 of 1000 cycles are walks: 0.15 x 60 fewer.
+            assert!((ratio(Of::Cycles) - 0.991).abs() < 1e-12);
+        }
+        let (mean, n) = table
+            .mean(&["bfs", "dfs", "none"], "l3l2", ALL, Of::WalkLatency)
+            .unwrap();
+        assert!((mean - 0.95).abs() < 1e-12 && n == 2);
+        assert_eq!(table.mean(&["none"], "l3l2", ALL, Of::WalkLatency), None);
+        let ideal = table.row("bfs", "radix", ALL, "ideal").unwrap();
+        assert_eq!(ideal.kind, "counterfactual");
+        assert_eq!((ideal.walk_latency, ideal.accesses_per_walk), (None, None));
+        assert_eq!(table.rows.len(), 9 * 4 * 3);
+        assert!(matrix.differences().is_empty());
+    }
+
+    #[test]
+    fn a_failed_cell_has_no_figures() {
+        let mut matrix = matrix();
+        matrix.cells[0].error = Some(crate::bench::schema::Failure {
+            code: 71,
+            line: "the guest crashed".into(),
+        });
+        matrix.cells[1].provenance.kernel_hash = "other".into();
+        let table = Table::new(&matrix);
+        assert!(table.real("bfs", "radix", ALL).is_none());
+        assert!(table.ratio("bfs", "l3l2", ALL, Of::Cycles).is_none());
+        assert!(table.ratio("dfs", "l3l2", ALL, Of::Cycles).is_some());
+        assert_eq!(matrix.differences().len(), 1);
+    }
+}

@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask report`: what a matrix of `bench` says, as a page, pictures, CSV and JSON.
+
+mod compare;
+pub mod draw;
+mod export;
+mod figures;
+mod html;
+pub mod metrics;
+mod published;
+
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use anyhow::Context as _;
+
+use crate::api::fail::did_you_mean;
+use crate::api::{code, hash, store, Ctx, Fail, Result};
+use crate::bench;
+use crate::guest::rundir;
+use crate::guest::say;
+use metrics::{Matrix, Of, Table};
+
+/// Widths in pixels: of a picture that stands alone or on a wide page, and on a narrow page.
+const WIDE: u32 = 1000;
+const NARROW: u32 = 368;
+
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// A matrix of bench by its name, or a folder with `cells` in it [default: the newest]
+    #[arg(value_name = "NAME|DIR")]
+    matrix: Option<String>,
+    /// Two matrices beside each other
+    #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with = "matrix")]
+    compare: Vec<String>,
+    /// Where to write [default: folder `report` of the matrix]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
+    if let [a, b] = args.compare.as_slice() {
+        let (a_dir, b_dir) = (find(ctx, Some(a))?, find(ctx, Some(b))?);
+        let (a, b) = (Matrix::load(&a_dir)?, Matrix::load(&b_dir)?);
+        let name = format!("compare-{}", a.name);
+        let out = args.out.unwrap_or_else(|| b_dir.join(name));
+        return compared(ctx, &a, &b, &out);
+    }
+    let dir = find(ctx, args.matrix.as_deref())?;
+    let matrix = Matrix::load(&dir)?;
+    let out = args.out.unwrap_or_else(|| dir.join("report"));
+    written(ctx, &matrix, &out)
+}
+
+/// The folder that a word of the command line means.
+fn find(ctx: &Ctx, word: Option<&str>) -> Result<PathBuf> {
+    let base = bench::base(ctx);
+    let Some(word) = word else {
+        let latest = base.join("latest");
+        // A name in the page that still says something tomorrow.
+        return latest.canonicalize().map_err(|_| {
+            Fail::usage(
+                "there is no matrix yet",
+                format!("{} does not exist", latest.display()),
+                "run `cargo xtask bench`, or name a folder that has results",
+            )
+        });
+    };
+    let path = Path::new(word);
+    if path.join("cells").is_dir() {
+        return Ok(path.to_path_buf());
+    }
+    let named = base.join(word);
+    let plain = path.components().count() == 1;
+    if plain && named.is_dir() {
+        return Ok(named);
+    }
+    let names: Vec<String> = std::fs::read_dir(&base)
+        .into_iter()
+        .flatten()
+        .filter_map(|e| e.ok()?.file_name().into_string().ok())
+        .collect();
+    let hint = match did_you_mean(word, names.iter().map(String::as_str)) {
+        Some(near) => format!("did you mean '{near}'?"),
+        None if names.is_empty() => "run `cargo xtask bench` first".to_string(),
+        None => format!("there are: {}", names.join(", ")),
+    };
+    Err(Fail::usage(
+        format!("no matrix '{word}'"),
+        format!(
+            "neither a folder with cells nor a name in {}",
+            base.display()
+        ),
+        hint,
+    ))
+}
+
+fn command(ctx: &Ctx) -> String {
+    // Paths of this machine say nothing elsewhere.
+    rundir::reproducer().replace(&format!("{}/", ctx.root.display()), "")
+}
+
+/// The small print of each picture.
+fn source(matrix: &Matrix, date: &str) -> String {
+    let Some(cell) = matrix.cells.first() else {
+        return String::new();
+    };
+    let p = &cell.provenance;
+    let mut text = format!(
+        "FPT-Linux, matrix {}: scale {}, preset {}, THP {}, {} virtual CPU(s); kernel {} {}, QEMU {}, simulator {}, configuration {}; {date}. \
+         Plain bars: the guest's own tables. Hatched bars: computed for the same accesses.",
+        matrix.name,
+        cell.scale,
+        cell.preset,
+        cell.thp,
+        cell.vcpus,
+        p.kernel_version,
+        hash::short(&p.kernel_hash),
+        hash::short(&p.qemu_hash),
+        hash::short(&p.plugin_hash),
+        hash::short(&p.config_hash),
+    );
+    if !matrix.differences().is_empty() {
+        text.push_str(" The cells were not all made alike.");
+    }
+    text
+}
+
+fn written(ctx: &Ctx, matrix: &Matrix, out: &Path) -> Result<i32> {
+    let stage = ctx.ui.stage(&format!("report of {}", matrix.name));
+    let table = Table::new(matrix);
+    let (date, command) = (rundir::utc(SystemTime::now()), command(ctx));
+    let source = source(matrix, &date);
+    let mut drawn = Vec::new();
+    for figure in figures::all(&table, &source) {
+        let mut pictures = Vec::new();
+        for (phase, chart) in &figure.charts {
+            stage.line(&format!("{} {phase}", figure.id));
+            let name = match figure.charts.len() {
+                1 => figure.id.to_string(),
+                _ => format!("{}-{phase}", figure.id),
+            };
+            pictures.push(picture(out, &name, phase, chart)?);
+        }
+        drawn.push((figure, pictures));
+    }
+    let write = |name: &str, text: String| store::write_atomic(&out.join(name), text.as_bytes());
+    write("report.csv", export::csv(&table.rows)?)?;
+    write("report.json", export::json(&table, &command, &date)?)?;
+    // Last: who sees the page finds the rest.
+    write("index.html", html::page(&table, &drawn, &command, &date))?;
+    stage.done("");
+    let failed = matrix
+        .cells
+        .iter()
+        .filter(|c| c.figures().is_none())
+        .count();
+    if failed > 0 {
+        ctx.ui.warn(&format!(
+            "{failed} of {} cells have no figures; the page names them",
+            matrix.cells.len()
+        ));
+    }
+    for line in matrix.differences() {
+        ctx.ui
+            .warn(&format!("the cells were not made alike: {line}"));
+    }
+    say!("\n", "{}", out.join("index.html").display());
+    Ok(code::OK)
+}
+
+/// Draws a chart, writes it as SVG and PNG, and gives it for the page.
+fn picture(
+    out: &Path,
+    name: &str,
+    phase: &'static str,
+    chart: &draw::Chart,
+) -> Result<html::Drawn> {
+    let wide = draw::svg(chart, WIDE)?;
+    let narrow = draw::svg(chart, NARROW)?;
+    let dir = out.join("figures");
+    store::write_atomic(&dir.join(format!("{name}.svg")), wide.as_bytes())?;
+    store::write_atomic(&dir.join(format!("{name}.png")), &draw::png(chart, WIDE)?)?;
+    Ok(html::Drawn {
+        phase,
+        wide,
+        narrow,
+    })
+}
+
+fn compared(ctx: &Ctx, a: &Matrix, b: &Matrix, out: &Path) -> Result<i32> {
+    let (ta, tb) = (Table::new(a), Table::new(b));
+    let pairs = compare::pairs(&ta, &tb);
+    if pairs.is_empty() {
+        return Err(Fail::usage(
+            "the matrices have no cell in common",
+            format!(
+                "A: {}; B: {}",
+                a.workloads().join(", "),
+                b.workloads().join(", ")
+            ),
+            "choose two that ran the same workloads and modes",
+        ));
+    }
+    let (date, command) = (rundir::utc(SystemTime::now()), command(ctx));
+    let source = format!("A: {} B: {}", source(a, &date), source(b, &date));
+    let mut drawn = Vec::new();
+    for of in [Of::KernelInstructions, Of::WalkLatency, Of::Ipc, Of::Cycles] {
+        let name = serde_json::to_value(of)
+            .ok()
+            .and_then(|v| v.as_str().map(str::to_string))
+            .unwrap_or_default();
+        let chart = compare::chart(&pairs, of, &source);
+        drawn.push((
+            of,
+            picture(out, &format!("compare-{name}"), metrics::ALL, &chart)?,
+        ));
+    }
+    let json = serde_json::json!({
+        "schema": compare::SCHEMA,
+        "a": a.name,
+        "b": b.name,
+        "written_utc": date,
+        "command": command,
+        "differences": compare::differences(a, b),
+        "only_a": compare::only(a, b),
+        "only_b": compare::only(b, a),
+        "pairs": pairs,
+    });
+    let text = serde_json::to_string_pretty(&json).context("cannot encode the comparison")?;
+    store::write_atomic(&out.join("compare.json"), format!("{text}\n").as_bytes())?;
+    store::write_atomic(&out.join("compare.csv"), export::csv(&pairs)?.as_bytes())?;
+    let page = compare::page(a, b, &pairs, &drawn, &command, &date);
+    store::write_atomic(&out.join("index.html"), page.as_bytes())?;
+    say!("\n", "{}", out.join("index.html").display());
+    Ok(code::OK)
+}
