@@ -435,7 +435,11 @@ extern "C" fn at_exit(_id: PluginId, _data: *mut c_void) {
     guarded(|| {
         let Some(plugin) = PLUGIN.get() else { return };
         // Nothing was executed, if nothing was translated.
-        let vcpus = if SLOTS.is_completed() { plugin.shared.vcpus } else { 0 };
+        let vcpus = if SLOTS.is_completed() {
+            plugin.shared.vcpus
+        } else {
+            0
+        };
         for index in 0..vcpus {
             if let Some(v) = vcpu(index) {
                 v.finish();

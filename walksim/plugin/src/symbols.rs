@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use object::{Object, ObjectSymbol, SymbolKind};
+use object::{Object, ObjectSection, ObjectSymbol, SectionKind, SymbolKind};
 
 use crate::kernel::Category;
 
@@ -43,15 +43,16 @@ impl Symbols {
         let data = std::fs::read(path).map_err(|e| format!("cannot read {shown}: {e}"))?;
         let file =
             object::File::parse(&*data).map_err(|e| format!("{shown} is no ELF file: {e}"))?;
+        let code = |s: &object::Symbol<'_, '_>| {
+            let section = s
+                .section_index()
+                .and_then(|i| file.section_by_index(i).ok());
+            section.is_some_and(|x| x.kind() == SectionKind::Text)
+        };
+        // Entries in assembly have neither type nor size.
         let mut all: Vec<(u64, u64, &str)> = file
             .symbols()
-            .filter(|s| {
-                s.is_definition()
-                    && matches!(
-                        s.kind(),
-                        SymbolKind::Text | SymbolKind::Label | SymbolKind::Unknown
-                    )
-            })
+            .filter(|s| s.kind() != SymbolKind::Section && code(s))
             .filter_map(|s| Some((s.address(), s.size(), s.name().ok()?)))
             .filter(|(address, _, name)| *address >> 63 != 0 && !name.is_empty())
             .collect();

@@ -517,8 +517,9 @@ impl<H: Host> Vcpu<H> {
         self.drain();
         let mut tasks = lock(&self.shared.tasks);
         tasks.insert(self.task, std::mem::take(&mut self.path));
-        // One that was never seen has been made and not run yet.
-        self.path = tasks.remove(&task).unwrap_or_default();
+        // One that was never seen has been made and not run yet: see `Event::NewTask`.
+        let new = || Path::new(Category::Syscall);
+        self.path = tasks.remove(&task).unwrap_or_else(new);
         drop(tasks);
         self.path.resume(self.index);
         self.task = task;
