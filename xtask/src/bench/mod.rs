@@ -66,6 +66,26 @@ pub struct Args {
     pub unlisted_modes: bool,
 }
 
+impl Args {
+    /// As typed without an option, but for these.
+    pub fn of(scale: Scale, workloads: &[&str]) -> Args {
+        Args {
+            modes: Vec::new(),
+            workloads: workloads.iter().map(|w| w.to_string()).collect(),
+            scale,
+            preset: "emt".into(),
+            config: None,
+            set: Vec::new(),
+            thp: Thp::Never,
+            vcpus: 1,
+            append: Vec::new(),
+            resume: false,
+            name: None,
+            unlisted_modes: false,
+        }
+    }
+}
+
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Thp {
     Never,
@@ -107,6 +127,9 @@ impl Planned {
         }
     }
 }
+
+/// Names of cells without figures, and why.
+pub type Failed = Vec<(String, schema::Failure)>;
 
 /// The folder of all matrices.
 pub fn base(ctx: &Ctx) -> PathBuf {
@@ -158,7 +181,44 @@ pub fn main(ctx: &Ctx, args: Args, jobs: Option<u16>) -> Result<i32> {
     let run = RunDir::new(ctx, "bench")?;
     parts.guest.record(&run);
     run.set("bench", folder.display().to_string());
-    rundir::recorded(&run, || bench.matrix(&run, planned))
+    rundir::recorded(&run, || {
+        let total = planned.len();
+        let failed = bench.matrix(&run, planned)?;
+        link_latest(&folder)?;
+        say!("\n", "{}", folder.display());
+        if failed.is_empty() {
+            return Ok(code::OK);
+        }
+        let names: Vec<&str> = failed.iter().map(|f| f.0.as_str()).collect();
+        Err(Fail::test(
+            format!("{} of {total} cells failed", failed.len()),
+            names.join(", "),
+            "why is above and in their files; the others are kept, and --resume runs only these again",
+        ))
+    })
+}
+
+/// The matrix of `args` into `folder`, as a part of another command: names of the planned cells, and
+/// what failed.
+pub fn within(
+    ctx: &Ctx,
+    run: &RunDir,
+    args: &Args,
+    folder: &Path,
+) -> Result<(Vec<String>, Failed)> {
+    let modes = modes(ctx, args)?;
+    let workloads = catalogue::select(catalogue::load(&ctx.root)?, &args.workloads, args.scale)?;
+    let parts = parts::build(ctx, &workloads, &parts::config(args)?)?;
+    let bench = Bench {
+        ctx,
+        args,
+        parts: &parts,
+        folder,
+        jobs: JOBS,
+    };
+    let planned = bench.cells(&workloads, &modes)?;
+    let names = planned.iter().map(Planned::name).collect();
+    Ok((names, bench.matrix(run, planned)?))
 }
 
 fn modes(ctx: &Ctx, args: &Args) -> Result<Vec<String>> {
@@ -270,7 +330,7 @@ struct Queue {
     running: Vec<(String, u64, u64, Instant)>,
     /// Estimate and time of each finished cell.
     done: Vec<(u64, f64)>,
-    failed: Vec<(String, schema::Failure)>,
+    failed: Failed,
     /// What ended the matrix as a whole.
     stop: Option<anyhow::Error>,
 }
@@ -325,7 +385,8 @@ impl Bench<'_> {
         })
     }
 
-    fn matrix(&self, run: &RunDir, planned: Vec<Planned>) -> Result<i32> {
+    /// Runs what is to be run; the cells that failed, and why.
+    fn matrix(&self, run: &RunDir, planned: Vec<Planned>) -> Result<Failed> {
         let total = planned.len();
         let todo: Vec<Planned> = if self.args.resume {
             planned.into_iter().filter(|c| !self.is_done(c)).collect()
@@ -354,28 +415,16 @@ impl Bench<'_> {
             &self.folder.join("config.toml"),
             self.parts.config.as_bytes(),
         )?;
-        link_latest(self.folder)?;
         let start = Instant::now();
         let failed = self.run_all(run, todo, total, kept, host.budget_mib())?;
-        run.set(
-            "failed_cells",
-            serde_json::json!(failed.iter().map(|f| &f.0).collect::<Vec<_>>()),
-        );
+        let names: Vec<&str> = failed.iter().map(|f| f.0.as_str()).collect();
+        run.set("failed_cells", serde_json::json!(names));
         self.ctx.ui.info(&format!(
             "{} of {total} cells have results ({})",
             total - failed.len(),
             ui::elapsed(start.elapsed())
         ));
-        say!("\n", "{}", self.folder.display());
-        if failed.is_empty() {
-            return Ok(code::OK);
-        }
-        let list: Vec<&str> = failed.iter().map(|f| f.0.as_str()).collect();
-        Err(Fail::test(
-            format!("{} of {total} cells failed", failed.len()),
-            format!("{} ({})", list.join(", "), failed[0].1.line),
-            "the others are kept; the same command with --resume and --name runs these again",
-        ))
+        Ok(failed)
     }
 
     /// Runs the cells, some at a time; those that failed, and why.
@@ -386,7 +435,7 @@ impl Bench<'_> {
         total: usize,
         kept: usize,
         budget_mib: u64,
-    ) -> Result<Vec<(String, schema::Failure)>> {
+    ) -> Result<Failed> {
         let queue = Mutex::new(Queue {
             todo,
             running: Vec::new(),

@@ -17,8 +17,10 @@ use super::tap::{self, Status};
 use super::vm::Guest;
 use super::walk;
 use crate::api::{code, fail, proc, store, Cmd, Ctx, Fail, Mode, Result};
+use crate::bench::{self, catalogue::Scale};
 use crate::build::{self, Profile};
 use crate::patch;
+use crate::report::{self, metrics::Matrix};
 use crate::sources::{self, Project};
 
 /// Translations of the differential test.
@@ -33,9 +35,12 @@ const QUICK: [&str; 6] = [
     "proc/",
 ];
 
+/// Workloads of the stage `bench`: one that follows pointers, one that jumps anywhere.
+const BENCH: [&str; 2] = ["bfs", "gups"];
+
 /// A stage's name, whether `--quick` has it, what it does.
 type StageRow = (&'static str, bool, &'static str);
-const STAGES: [StageRow; 11] = [
+const STAGES: [StageRow; 12] = [
     ("host", true, "cargo test of the workspace"),
     ("patches", true, "the patch queues"),
     ("build", true, "QEMU, kernel, selftests"),
@@ -55,6 +60,11 @@ const STAGES: [StageRow; 11] = [
         "code with CONFIG_X86_FPT=n against the unpatched tree",
     ),
     ("kcount", false, "kernel instructions against their limits"),
+    (
+        "bench",
+        true,
+        "two small workloads in every mode under the simulator, and their report",
+    ),
 ];
 
 #[derive(clap::Args, Debug)]
@@ -176,6 +186,7 @@ impl Tests<'_> {
             "selftest" => self.selftest(),
             "option-off" => self.option_off(),
             "kcount" => self.kcount(),
+            "bench" => self.bench(),
             other => Err(Fail::usage(format!("unknown stage '{other}'"), "", "")),
         }
     }
@@ -651,6 +662,36 @@ impl Tests<'_> {
         .all(ctx, run, parts, &modes, None)?;
         ctx.ui.info(&kcount::table(&counts));
         Ok(kcount::limits(&counts))
+    }
+}
+
+impl Tests<'_> {
+    fn bench(&self) -> Result<Vec<Case>> {
+        let folder = self.run.path.join("bench");
+        let args = bench::Args::of(Scale::Tiny, &BENCH);
+        let (names, failed) = bench::within(self.ctx, self.run, &args, &folder)?;
+        let mut cases: Vec<Case> = names
+            .iter()
+            .map(|name| match failed.iter().find(|f| f.0 == *name) {
+                None => Case::passed("bench", name, 0),
+                Some((_, why)) => Case::failed("bench", name, why.line.clone(), 0),
+            })
+            .collect();
+        if !failed.is_empty() {
+            return Ok(cases);
+        }
+        let matrix = Matrix::load(&folder)?;
+        for case in report::sane(&matrix) {
+            cases.push(match case {
+                (name, Ok(what)) => Case::new("bench", &name, Outcome::Passed, what, 0),
+                (name, Err(why)) => Case::failed("bench", &name, why, 0),
+            });
+        }
+        cases.push(case("bench", "report", || {
+            let page = report::write(self.ctx, &matrix, &folder.join("report"))?;
+            Ok(format!("{}", page.display()))
+        }));
+        Ok(cases)
     }
 }
 

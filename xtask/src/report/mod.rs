@@ -49,7 +49,9 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
     let dir = find(ctx, args.matrix.as_deref())?;
     let matrix = Matrix::load(&dir)?;
     let out = args.out.unwrap_or_else(|| dir.join("report"));
-    written(ctx, &matrix, &out)
+    let page = write(ctx, &matrix, &out)?;
+    say!("\n", "{}", page.display());
+    Ok(code::OK)
 }
 
 /// The folder that a word of the command line means.
@@ -100,6 +102,40 @@ fn command(ctx: &Ctx) -> String {
     rundir::reproducer().replace(&format!("{}/", ctx.root.display()), "")
 }
 
+/// What must hold in any sound matrix, whatever the workload: the name of each check, and what was found.
+pub fn sane(matrix: &Matrix) -> Vec<(String, Result<String, String>)> {
+    let table = Table::new(matrix);
+    let mut out = Vec::new();
+    for workload in matrix.workloads() {
+        let real = table.real(workload, metrics::RADIX, metrics::ALL);
+        let made = table.row(workload, metrics::RADIX, metrics::ALL, "radix");
+        if let Some((real, made)) = real.zip(made) {
+            // The same accesses, the same tables, once read and once computed.
+            let close = real.walks == made.walks
+                && (made.entry_reads as f64 / real.entry_reads.max(1) as f64 - 1.0).abs() < 0.02;
+            let found = format!(
+                "{} and {} walks, {} and {} entry reads",
+                real.walks, made.walks, real.entry_reads, made.entry_reads
+            );
+            out.push((
+                format!("{workload}: radix computed as read"),
+                if close { Ok(found) } else { Err(found) },
+            ));
+        }
+        for mode in matrix.modes().into_iter().filter(|m| *m != metrics::RADIX) {
+            let name = format!("{workload}: {mode} reads no more entries per walk than radix");
+            let ratio = table.ratio(workload, mode, metrics::ALL, Of::AccessesPerWalk);
+            out.push(match ratio {
+                // Two guests differ in a few interrupts.
+                Some(r) if r <= 1.01 => (name, Ok(figures::percent(r))),
+                Some(r) => (name, Err(figures::percent(r))),
+                None => (name, Err("no figure".into())),
+            });
+        }
+    }
+    out
+}
+
 /// The small print of each picture.
 fn source(matrix: &Matrix, date: &str) -> String {
     let Some(cell) = matrix.cells.first() else {
@@ -126,7 +162,8 @@ fn source(matrix: &Matrix, date: &str) -> String {
     text
 }
 
-fn written(ctx: &Ctx, matrix: &Matrix, out: &Path) -> Result<i32> {
+/// Page, pictures, CSV and JSON of a matrix; the page's path.
+pub fn write(ctx: &Ctx, matrix: &Matrix, out: &Path) -> Result<PathBuf> {
     let stage = ctx.ui.stage(&format!("report of {}", matrix.name));
     let table = Table::new(matrix);
     let (date, command) = (rundir::utc(SystemTime::now()), command(ctx));
@@ -165,8 +202,7 @@ fn written(ctx: &Ctx, matrix: &Matrix, out: &Path) -> Result<i32> {
         ctx.ui
             .warn(&format!("the cells were not made alike: {line}"));
     }
-    say!("\n", "{}", out.join("index.html").display());
-    Ok(code::OK)
+    Ok(out.join("index.html"))
 }
 
 /// Draws a chart, writes it as SVG and PNG, and gives it for the page.
@@ -234,4 +270,24 @@ fn compared(ctx: &Ctx, a: &Matrix, b: &Matrix, out: &Path) -> Result<i32> {
     store::write_atomic(&out.join("index.html"), page.as_bytes())?;
     say!("\n", "{}", out.join("index.html").display());
     Ok(code::OK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sane_matrices_and_others() {
+        let good = metrics::tests::matrix();
+        assert!(sane(&good).iter().all(|c| c.1.is_ok()));
+        assert_eq!(sane(&good).len(), 9);
+        let mut bad = good.clone();
+        for cell in &mut bad.cells {
+            for phase in &mut cell.walksim.as_mut().unwrap().phases {
+                phase.organisations[0].walk_entry_reads *= if cell.mode == "radix" { 1 } else { 2 };
+                phase.organisations[1].walk_entry_reads += 1000;
+            }
+        }
+        assert!(sane(&bad).iter().all(|c| c.1.is_err()));
+    }
 }
