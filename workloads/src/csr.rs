@@ -54,32 +54,35 @@ impl Csr {
     /// Builds the rows by counting.
     pub fn build(list: &EdgeList, shape: Shape) -> Csr {
         match shape.edges {
+            Direction::Out => Csr::fill::<false>(list, shape, |a, b| (a, b)),
+            Direction::In => Csr::fill::<false>(list, shape, |a, b| (b, a)),
+            Direction::Both => Csr::fill::<true>(list, shape, |a, b| (a, b)),
             Direction::Upward => {
                 let degree = degrees(list);
                 let key = |v: u32| (degree[v as usize], v);
-                Csr::fill(list, shape, |a, b| match key(a) < key(b) {
-                    true => [Some((a, b)), None],
-                    false => [Some((b, a)), None],
+                Csr::fill::<false>(list, shape, |a, b| match key(a) < key(b) {
+                    true => (a, b),
+                    false => (b, a),
                 })
             }
-            Direction::Out => Csr::fill(list, shape, |a, b| [Some((a, b)), None]),
-            Direction::In => Csr::fill(list, shape, |a, b| [Some((b, a)), None]),
-            Direction::Both => Csr::fill(list, shape, |a, b| [Some((a, b)), Some((b, a))]),
         }
     }
 
-    fn fill(
+    /// `place` gives the row of an edge and its entry there; `BOTH` adds it the other way round.
+    fn fill<const BOTH: bool>(
         list: &EdgeList,
         shape: Shape,
-        rows: impl Fn(u32, u32) -> [Option<(u32, u32)>; 2],
+        place: impl Fn(u32, u32) -> (u32, u32),
     ) -> Csr {
         let n = list.vertices as usize;
         // Counts one place ahead: after the sum, place v + 1 is where row v begins, and filling
         // row v moves it to where the row ends, which is where it is wanted.
         let mut offsets = vec![0u64; n + 2];
         for (a, b) in &list.pairs {
-            for (row, _) in rows(*a, *b).into_iter().flatten() {
-                offsets[row as usize + 2] += 1;
+            let (row, to) = place(*a, *b);
+            offsets[row as usize + 2] += 1;
+            if BOTH {
+                offsets[to as usize + 2] += 1;
             }
         }
         for v in 2..n + 2 {
@@ -89,9 +92,11 @@ impl Csr {
         let mut targets = vec![0u32; total];
         let mut weights = vec![0u32; if shape.weights { total } else { 0 }];
         for (i, (a, b)) in list.pairs.iter().enumerate() {
-            for (row, to) in rows(*a, *b).into_iter().flatten() {
-                let at = offsets[row as usize + 1] as usize;
-                offsets[row as usize + 1] += 1;
+            let (row, to) = place(*a, *b);
+            let mut put = |row: u32, to: u32| {
+                let end = &mut offsets[row as usize + 1];
+                let at = *end as usize;
+                *end += 1;
                 targets[at] = to;
                 if shape.weights {
                     weights[at] = match &list.weights {
@@ -99,6 +104,10 @@ impl Csr {
                         None => made_weight(*a, *b),
                     };
                 }
+            };
+            put(row, to);
+            if BOTH {
+                put(to, row);
             }
         }
         offsets.truncate(n + 1);

@@ -42,11 +42,12 @@ pub fn load<T>(work: impl FnOnce() -> T) -> T {
     out
 }
 
-/// Runs `work` as the running phase.
+/// Runs `work` as the running phase, and then sees how big the page tables are.
 pub fn run<T>(work: impl FnOnce() -> T) -> T {
     run_begin();
     let out = work();
     run_end();
+    crate::outcome::note_page_tables();
     out
 }
 

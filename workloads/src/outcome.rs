@@ -2,6 +2,7 @@
 //! How a program ends: one line of JSON as the last line of its output, and its exit code.
 
 use std::io::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Map, Value};
 
@@ -30,6 +31,23 @@ impl Outcome {
     }
 }
 
+/// Page tables of the whole guest at the end of the running phase, in KiB; 0: not known.
+static PAGE_TABLES_KB: AtomicU64 = AtomicU64::new(0);
+
+/// Keeps the size of all page tables for the last line. Outside of every phase, as reading it is work of
+/// the kernel. Of the whole guest, as a server under test is another process.
+pub fn note_page_tables() {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    PAGE_TABLES_KB.store(page_tables(&text).unwrap_or(0), Ordering::Relaxed);
+}
+
+fn page_tables(meminfo: &str) -> Option<u64> {
+    let line = meminfo
+        .lines()
+        .find_map(|l| l.strip_prefix("PageTables:"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
 fn line(workload: &str, outcome: &Result<Outcome>) -> String {
     let mut out = Map::new();
     out.insert("workload".into(), workload.into());
@@ -41,6 +59,12 @@ fn line(workload: &str, outcome: &Result<Outcome>) -> String {
         }
         Err(e) => {
             out.insert("check".into(), e.to_string().into());
+        }
+    }
+    match PAGE_TABLES_KB.load(Ordering::Relaxed) {
+        0 => {}
+        kb => {
+            out.insert("page_tables_kb".into(), kb.into());
         }
     }
     Value::Object(out).to_string()
@@ -68,6 +92,15 @@ pub fn end(workload: &str, work: impl FnOnce() -> Result<Outcome>) -> ! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn page_tables_are_found() {
+        assert_eq!(page_tables("PageTables:        16692 kB\n"), Some(16692));
+        assert_eq!(
+            page_tables("SecPageTables:         0 kB\nMemFree: 1 kB\n"),
+            None
+        );
+    }
 
     #[test]
     fn last_line_is_json_in_both_cases() {

@@ -11,17 +11,20 @@ use crate::rng::Rng;
 const DRAW: u32 = 12;
 const QUADRANT: [u32; 4] = [57, 19, 19, 5];
 
-fn table() -> Vec<u8> {
-    let size = 1u32 << DRAW;
-    let mut out = Vec::with_capacity(size as usize);
-    let mut sum = 0;
+type Table = [u8; 1 << DRAW];
+
+fn table() -> Table {
+    let mut out = [0; 1 << DRAW];
+    let (mut begin, mut sum) = (0, 0);
     for pair in 0..16u32 {
         let (hi, lo) = (pair >> 2, pair & 3);
         sum += QUADRANT[hi as usize] * QUADRANT[lo as usize];
         // Bits of source and target, first level above second.
-        let src = (hi >> 1) << 1 | lo >> 1;
-        let dst = (hi & 1) << 1 | (lo & 1);
-        out.resize((sum * size / 10_000) as usize, (src << 2 | dst) as u8);
+        let src = ((hi >> 1) << 1) | (lo >> 1);
+        let dst = ((hi & 1) << 1) | (lo & 1);
+        let end = ((sum << DRAW) / 10_000) as usize;
+        out[begin..end].fill((src << 2 | dst) as u8);
+        begin = end;
     }
     out
 }
@@ -40,29 +43,30 @@ pub fn generate(scale: u32, factor: u64, seed: u64) -> EdgeList {
     let table = table();
     let count = factor << scale;
     let mut rng = Rng::new(seed);
-    let mut pairs = Vec::with_capacity(count as usize);
     let draws = scale.div_ceil(2);
     let surplus = draws * 2 - scale;
-    for _ in 0..count {
-        let (mut src, mut dst) = (0u32, 0u32);
-        let mut left = 0;
-        let mut bits = 0;
-        for _ in 0..draws {
-            if left < DRAW {
-                bits = rng.draw();
-                left = u64::BITS;
+    let pairs = (0..count)
+        .map(|_| {
+            // Source above, target below.
+            let mut both = 0u64;
+            let mut left = draws;
+            while left > 0 {
+                let now = left.min(u64::BITS / DRAW);
+                left -= now;
+                let mut bits = rng.draw();
+                for _ in 0..now {
+                    let cell = u64::from(table[bits as usize % (1 << DRAW)]);
+                    bits >>= DRAW;
+                    both = both << 2 | (cell & 0b1100) << 30 | cell & 0b11;
+                }
             }
-            let cell = u32::from(table[(bits as usize) & ((1 << DRAW) - 1)]);
-            bits >>= DRAW;
-            left -= DRAW;
-            src = src << 2 | cell >> 2;
-            dst = dst << 2 | cell & 3;
-        }
-        pairs.push((
-            scatter(src >> surplus, scale),
-            scatter(dst >> surplus, scale),
-        ));
-    }
+            let (src, dst) = ((both >> 32) as u32, both as u32);
+            (
+                scatter(src >> surplus, scale),
+                scatter(dst >> surplus, scale),
+            )
+        })
+        .collect();
     EdgeList {
         vertices: 1 << scale,
         pairs,

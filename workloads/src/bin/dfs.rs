@@ -93,6 +93,7 @@ impl Kernel for Dfs {
         let n = graph.vertices();
         let mut event = vec![false; 2 * n as usize];
         let mut trees = 0u64;
+        let mut has_parent = vec![false; n as usize];
         for v in 0..n {
             let me = all[v];
             for at in [me.enter, me.leave] {
@@ -109,20 +110,19 @@ impl Kernel for Dfs {
             if me.parent == NONE {
                 trees += 1;
             } else {
+                ensure!(me.parent < n, "vertex {v} has a parent of no number");
                 let parent = all[me.parent];
                 ensure!(
                     parent.enter < me.enter && me.leave < parent.leave,
                     "vertex {v} is not inside its parent {}",
                     me.parent
                 );
-                ensure!(
-                    graph.row(me.parent).contains(&v),
-                    "there is no edge from {} to {v}",
-                    me.parent
-                );
             }
             // What makes it depth first: no vertex is left while a neighbour is still to be entered.
             for &to in graph.row(v) {
+                if all[to].parent == v {
+                    has_parent[to as usize] = true;
+                }
                 ensure!(
                     all[to].enter < me.leave,
                     "vertex {v} was left before its neighbour {to} was entered"
@@ -136,6 +136,12 @@ impl Kernel for Dfs {
                     "edge {v} - {to} joins two branches"
                 );
             }
+        }
+        for v in 0..n {
+            ensure!(
+                has_parent[v as usize] == (all[v].parent != NONE),
+                "there is no edge from the parent of {v} to it"
+            );
         }
         Ok(format!(
             "{n} vertices in {trees} trees proved by nesting and edges"

@@ -54,16 +54,14 @@ impl Kernel for Tc {
             let mine = graph.row(v);
             let mut count = 0;
             for &to in mine {
-                let (mut a, mut b) = (mine.iter().peekable(), graph.row(to).iter().peekable());
-                while let (Some(x), Some(y)) = (a.peek(), b.peek()) {
-                    match x.cmp(y) {
-                        std::cmp::Ordering::Less => drop(a.next()),
-                        std::cmp::Ordering::Greater => drop(b.next()),
-                        std::cmp::Ordering::Equal => {
-                            count += 1;
-                            a.next();
-                            b.next();
-                        }
+                let (mut a, mut b) = (mine, graph.row(to));
+                while let ([x, rest_a @ ..], [y, rest_b @ ..]) = (a, b) {
+                    count += u64::from(x == y);
+                    if x <= y {
+                        a = rest_a;
+                    }
+                    if y <= x {
+                        b = rest_b;
                     }
                 }
             }
