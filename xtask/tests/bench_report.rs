@@ -156,7 +156,8 @@ fn a_matrix_runs_and_says_what_it_costs() {
         assert_eq!(cell["schema"], "fpt-bench/1");
         assert_eq!(cell["error"], serde_json::Value::Null);
         assert_eq!(cell["walksim"]["label"], name);
-        assert_eq!(cell["guest"]["vm_pte_kb"], 4112);
+        assert_eq!(cell["guest"]["page_tables_before_kb"], 100);
+        assert_eq!(cell["guest"]["page_tables_kb"], 4112);
         assert_eq!(cell["guest"]["fpt_stats"]["flat_bytes"], 6291456);
         assert_eq!(cell["provenance"]["icount"], true);
     }

@@ -138,7 +138,9 @@ fn guest(
     let mut guest = Guest::start(bench.ctx, run, &bench.parts.guest.qemu, &spec, &cell.name())?;
     guest.wait_ready(Some(stage))?;
     check_mode(&mut guest, &cell.mode)?;
+    facts.uname = guest.boot.uname.clone();
     facts.fpt_stats_before = stats(&mut guest)?;
+    facts.page_tables_before_kb = page_tables(&mut guest)?;
     let limit = Duration::from_secs(cell.size.timeout_s);
     let exec = Exec {
         id: guest.new_id(),
@@ -199,7 +201,10 @@ fn guest(
             ),
         ));
     }
-    facts.vm_pte_kb = page_tables(&facts.said);
+    facts.page_tables_kb = facts
+        .said
+        .get("page_tables_kb")
+        .and_then(serde_json::Value::as_u64);
     facts.fpt_stats = stats(&mut guest)?;
     guest.quit()?;
     match guest.splats(&[]).first() {
@@ -219,11 +224,11 @@ fn said_status(status: i32) -> String {
     }
 }
 
-/// Where a program says how big its page tables were when it had ended its run phase.
-fn page_tables(said: &serde_json::Value) -> Option<u64> {
-    said.get("vm_pte_kb")
-        .or_else(|| said.get("figures")?.get("vm_pte_kb"))
-        .and_then(serde_json::Value::as_u64)
+/// All page tables of the guest now.
+fn page_tables(guest: &mut Guest) -> Result<Option<u64>> {
+    let text = guest.shell("cat /proc/meminfo")?;
+    let line = text.lines().find_map(|l| l.strip_prefix("PageTables:"));
+    Ok(line.and_then(|l| l.split_whitespace().next()?.parse().ok()))
 }
 
 /// Counters of the flattened tables; none in a kernel that has none.

@@ -31,6 +31,16 @@ pub struct Cell {
     pub guest: Guest,
 }
 
+impl Guest {
+    /// Page tables that came with the program: what the guest had before is not its price.
+    pub fn page_table_kb(&self) -> Option<u64> {
+        Some(
+            self.page_tables_kb?
+                .saturating_sub(self.page_tables_before_kb?),
+        )
+    }
+}
+
 impl Cell {
     pub fn name(&self) -> String {
         format!("{}-{}", self.workload, self.mode)
@@ -75,8 +85,13 @@ pub struct Provenance {
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Guest {
-    /// Page tables of the measured process at the end of its run phase, as /proc/PID/status says it.
-    pub vm_pte_kb: Option<u64>,
+    /// Of the kernel that answered.
+    #[serde(default)]
+    pub uname: String,
+    /// All page tables of the guest (`PageTables` of /proc/meminfo) before the program, and at the end of
+    /// its run phase.
+    pub page_tables_before_kb: Option<u64>,
+    pub page_tables_kb: Option<u64>,
     /// Counters of the kernel's flattened tables, before and after.
     #[serde(default)]
     pub fpt_stats_before: BTreeMap<String, i64>,

@@ -235,10 +235,14 @@ impl Fake {
                 self.out(id, Stream::Stdout, "mid_live 3\nflat_bytes 6291456\n");
                 self.exit(id, 0, false);
             }
+            [_, "-c", "cat /proc/meminfo"] => {
+                self.out(id, Stream::Stdout, "PageTables:         100 kB\n");
+                self.exit(id, 0, false);
+            }
             [program, ..] if program.starts_with("/workloads/") => {
                 let ok = what != "check-fails";
                 let line = format!(
-                    "{{\"workload\":\"x\",\"ok\":{ok},\"check\":\"made up\",\"vm_pte_kb\":4112}}\n"
+                    "{{\"workload\":\"x\",\"ok\":{ok},\"check\":\"made up\",\"page_tables_kb\":4112}}\n"
                 );
                 match what.as_str() {
                     "forever" => return,

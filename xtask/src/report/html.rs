@@ -394,6 +394,7 @@ fn provenance(t: &Table, command: &str) -> String {
             "kernel",
             format!("{} {}", p.kernel_version, hash::short(&p.kernel_hash)),
         ),
+        ("kernel's own name", cell.guest.uname.clone()),
         ("kernel's command line", p.kernel_args.clone()),
         (
             "QEMU",

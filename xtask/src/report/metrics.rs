@@ -213,7 +213,7 @@ pub struct Row {
     pub cycles_data: f64,
     pub cycles_instruction: f64,
     pub cycles_tlb: f64,
-    /// Page tables of the process at the end of its run phase.
+    /// All page tables of the guest at the end of the run phase, without those before the program.
     pub page_table_kb: Option<u64>,
 }
 
@@ -326,7 +326,7 @@ impl Sum {
             cycles_data,
             cycles_instruction,
             cycles_tlb,
-            page_table_kb: cell.guest.vm_pte_kb,
+            page_table_kb: cell.guest.page_table_kb(),
         }
     }
 }
@@ -491,7 +491,8 @@ pub mod tests {
             provenance: Provenance::default(),
             walksim: Some(synthetic::report(mode, "x")),
             guest: Guest {
-                vm_pte_kb: Some(4112),
+                page_tables_before_kb: Some(100),
+                page_tables_kb: Some(4212),
                 ..Guest::default()
             },
         }
