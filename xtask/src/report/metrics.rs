@@ -24,7 +24,7 @@ const ORDER: [&str; 12] = [
     "gups",
     "redis",
     "memcached",
-    "postgresql",
+    "postgres",
 ];
 /// Those that share one program and one kind of input.
 pub const GRAPHS: [&str; 7] = ["bfs", "dfs", "dc", "sssp", "cc", "tc", "pr"];
