@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::catalogue::{Kind, Workload};
 use super::Args;
 use crate::api::{hash, Cmd, Ctx, Fail, Result};
-use crate::build::{self, Profile};
+use crate::build::{self, artefact, Profile};
 use crate::guest::parts::{self, Parts};
 use crate::image;
 
@@ -127,7 +127,19 @@ fn plugin(ctx: &Ctx) -> Result<PathBuf> {
         &["build", "--release", "--locked", "-p", "fpt-walksim"],
         &[],
     )?;
-    Ok(target.join("release/libfpt_walksim.so"))
+    let built = target.join("release/libfpt_walksim.so");
+    if ctx.dry_run {
+        return Ok(built);
+    }
+    // Guests load it one after the other, and someone may build another meanwhile.
+    let hash = hash::of_file(&built)?;
+    let kept = artefact::dir(ctx, "walksim", &hash).join("libfpt_walksim.so");
+    if !kept.is_file() {
+        artefact::create(ctx, "walksim", &hash, &artefact::Meta::new(), |dir| {
+            artefact::copy(&built, &dir.join("libfpt_walksim.so"))
+        })?;
+    }
+    Ok(kept)
 }
 
 fn commit(ctx: &Ctx) -> String {

@@ -130,15 +130,7 @@ pub const PUBLISHED: [Published; 15] = [
         1.008,
         "",
     ),
-    one(
-        CSV,
-        "l3l2",
-        KERNEL,
-        Over::One("postgres"),
-        0.988,
-        0.988,
-        "",
-    ),
+    one(CSV, "l3l2", KERNEL, Over::One("postgres"), 0.988, 0.988, ""),
     one(
         CSV,
         "l4l3-l2l1",
