@@ -55,22 +55,16 @@ impl Cache {
         let Some(set) = self.tags.get_mut(base..base + self.ways) else {
             return false;
         };
-        match find(set, tag) {
-            Some(way) => {
-                set.copy_within(0..way, 1);
-                if let Some(first) = set.first_mut() {
-                    *first = tag;
-                }
-                true
+        // Everything before the line's old place, or everything, moves one place back.
+        let mut moving = tag;
+        for place in set {
+            let old = std::mem::replace(place, moving);
+            if old == tag {
+                return true;
             }
-            None => {
-                set.copy_within(0..set.len() - 1, 1);
-                if let Some(first) = set.first_mut() {
-                    *first = tag;
-                }
-                false
-            }
+            moving = old;
         }
+        false
     }
 
     /// Is the line there? Changes nothing.
@@ -78,34 +72,8 @@ impl Cache {
         let (base, tag) = self.place(line);
         self.tags
             .get(base..base + self.ways)
-            .is_some_and(|set| find(set, tag).is_some())
+            .is_some_and(|set| set.contains(&tag))
     }
-}
-
-/// Four at a time: that is one vector comparison.
-#[inline(always)]
-fn find(set: &[u32], tag: u32) -> Option<usize> {
-    let mut chunks = set.chunks_exact(4);
-    let mut at = 0;
-    for chunk in &mut chunks {
-        if let [a, b, c, d] = *chunk {
-            if (a == tag) | (b == tag) | (c == tag) | (d == tag) {
-                let way = if a == tag {
-                    0
-                } else if b == tag {
-                    1
-                } else if c == tag {
-                    2
-                } else {
-                    3
-                };
-                return Some(at + way);
-            }
-        }
-        at += 4;
-    }
-    let rest = chunks.remainder();
-    rest.iter().position(|t| *t == tag).map(|way| at + way)
 }
 
 #[cfg(test)]

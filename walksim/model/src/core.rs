@@ -73,21 +73,6 @@ impl Side {
         }
         self.cached.hits += 1;
     }
-
-    /// The access hits what its sets used last: nothing changes.
-    #[inline(always)]
-    fn is_newest(&mut self, va: u64, pcid: u16) -> bool {
-        let Some((page, size)) = self.tlb.newest(va, pcid) else {
-            return false;
-        };
-        if !self.cache.is_newest(physical_line(va, page, size)) {
-            return false;
-        }
-        self.last = va >> LINE_SHIFT;
-        self.last_size = size as usize;
-        self.hit(size as usize);
-        true
-    }
 }
 
 #[inline(always)]
@@ -160,11 +145,30 @@ impl Core {
         })
     }
 
-    /// A data access within one line, if its outcome changes nothing but the counts; otherwise false, and
-    /// nothing has happened.
+    /// A data access within one line, if the first-level TLB has its page; otherwise false, and nothing has
+    /// happened.
     #[inline(always)]
     pub fn data_fast(&mut self, va: u64) -> bool {
-        self.d.is_repeat(va >> LINE_SHIFT) || self.d.is_newest(va, self.pcid)
+        if self.d.is_repeat(va >> LINE_SHIFT) {
+            return true;
+        }
+        let (page, size) = match self.d.tlb.newest(va, self.pcid) {
+            Some(found) => found,
+            None => match self.d.tlb.access(va, self.pcid) {
+                Some(found) => (found.pa, found.size),
+                None => return false,
+            },
+        };
+        count(&mut self.d.stats.hits, size);
+        self.d.last = va >> LINE_SHIFT;
+        self.d.last_size = size as usize;
+        let line = physical_line(va, page, size);
+        if self.d.cache.is_newest(line) {
+            self.d.cached.hits += 1;
+        } else {
+            self.data_line(line);
+        }
+        true
     }
 
     /// A data access within one line at a canonical address.
@@ -177,9 +181,13 @@ impl Core {
 
     /// As [`Core::data`] without the short cuts, for tests.
     pub fn data_slow(&mut self, va: u64, walker: &mut impl Walker) {
-        let Some(line) = self.translate::<false>(va, walker) else {
-            return;
-        };
+        if let Some(line) = self.translate::<false>(va, walker) {
+            self.data_line(line);
+        }
+    }
+
+    #[inline(never)]
+    fn data_line(&mut self, line: u64) {
         if self.d.cache.access(line) {
             self.d.cached.hits += 1;
             return;
@@ -203,23 +211,37 @@ impl Core {
     /// address turns out not to lie at `pa`.
     #[inline(always)]
     pub fn fetch_fast(&mut self, va: u64, pa: u64, size: Size) -> bool {
-        match self.i.tlb.newest(va, self.pcid) {
-            Some((page, s)) if s == size => {
-                physical_line(va, page, s) == pa >> LINE_SHIFT && self.i.is_newest(va, self.pcid)
-            }
-            _ => false,
+        let (page, s) = match self.i.tlb.newest(va, self.pcid) {
+            Some(found) => found,
+            None => match self.i.tlb.access(va, self.pcid) {
+                Some(found) => (found.pa, found.size),
+                None => return false,
+            },
+        };
+        let line = physical_line(va, page, s);
+        if s != size || line != pa >> LINE_SHIFT {
+            return false;
         }
+        count(&mut self.i.stats.hits, size);
+        self.i.last = va >> LINE_SHIFT;
+        self.i.last_size = size as usize;
+        if self.i.cache.is_newest(line) {
+            self.i.cached.hits += 1;
+        } else {
+            self.fetch_line(line);
+        }
+        true
     }
 
     /// An instruction fetch from one line.
     #[inline]
     pub fn fetch(&mut self, va: u64, walker: &mut impl Walker) {
-        if self.i.is_repeat(va >> LINE_SHIFT) || self.i.is_newest(va, self.pcid) {
-            return;
+        if !self.i.is_repeat(va >> LINE_SHIFT) {
+            self.fetch_slow(va, walker);
         }
-        self.fetch_slow(va, walker);
     }
 
+    /// As [`Core::fetch`] without the short cut, for tests.
     pub fn fetch_slow(&mut self, va: u64, walker: &mut impl Walker) {
         if let Some(line) = self.translate::<true>(va, walker) {
             self.fetch_line(line);
@@ -237,6 +259,7 @@ impl Core {
         }
     }
 
+    #[inline(never)]
     fn fetch_line(&mut self, line: u64) {
         if self.i.cache.access(line) {
             self.i.cached.hits += 1;

@@ -59,10 +59,12 @@ impl Array {
         let base = self.base(key);
         let set = self.slots.get_mut(base..base + self.ways)?;
         let way = set.iter().position(|s| s.key == key)?;
-        let slot = *set.get(way)?;
-        set.copy_within(0..way, 1);
-        *set.first_mut()? = slot;
-        Some(slot.data)
+        let mut moving = *set.get(way)?;
+        let data = moving.data;
+        for place in set.iter_mut().take(way + 1) {
+            moving = std::mem::replace(place, moving);
+        }
+        Some(data)
     }
 
     /// The evicted key, 0 if none.
@@ -71,14 +73,11 @@ impl Array {
         let Some(set) = self.slots.get_mut(base..base + self.ways) else {
             return 0;
         };
-        let (Some(last), new) = (set.last().copied(), Slot { key, data }) else {
-            return 0;
-        };
-        set.copy_within(0..set.len() - 1, 1);
-        if let Some(first) = set.first_mut() {
-            *first = new;
+        let mut moving = Slot { key, data };
+        for place in set {
+            moving = std::mem::replace(place, moving);
         }
-        last.key
+        moving.key
     }
 
     /// Empties what `gone` says; the order of the rest stays, and holes are filled last.
