@@ -554,6 +554,20 @@ impl Bench<'_> {
         Ok(made)
     }
 
+    /// QEMU's command line, the kernel's within it, without what only this host's folders decide.
+    fn machine(&self, cell: &Planned) -> String {
+        let nowhere = Path::new("x");
+        let mut spec = self.spec(cell, nowhere, nowhere);
+        spec.kernel = nowhere.into();
+        spec.initrd = nowhere.into();
+        spec.plugin = None;
+        spec.drives.fill(nowhere.into());
+        let mut qemu = self.parts.guest.qemu.clone();
+        qemu.bin = nowhere.into();
+        qemu.datadir = None;
+        spec.command(&qemu, nowhere).quoted()
+    }
+
     /// Of everything that a cell's figures depend on.
     fn hash(&self, cell: &Planned) -> String {
         let mut inputs = hash::Inputs::new();
@@ -567,11 +581,7 @@ impl Bench<'_> {
             .text("image", &self.parts.image_hash(&cell.workload.name))
             .text("workload", &cell.workload.name)
             .text("argv", &cell.size.argv.join("\n"))
-            .text("memory", &cell.size.memory_mib.to_string())
-            .text("mode", &cell.mode)
-            .text("thp", self.args.thp.name())
-            .text("vcpus", &self.args.vcpus.to_string())
-            .text("append", &self.args.append.join("\n"));
+            .text("machine", &self.machine(cell));
         inputs.finish()
     }
 }
