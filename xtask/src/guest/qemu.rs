@@ -72,8 +72,12 @@ impl Spec {
         if let Some(dir) = &qemu.datadir {
             cmd = cmd.arg("-L").arg(dir);
         }
-        // -erms,-fsrm: with them the kernel clears memory by one `rep stosb`, which TCG runs byte by byte.
-        let fpt = if qemu.fpt { "fpt=on," } else { "" };
+        // With these features the kernel clears and copies memory by one `rep stosb` or `rep movsb`, which
+        // TCG runs byte by byte. Older QEMUs know, and have, only the first two.
+        let cpu = match qemu.fpt {
+            true => "max,fpt=on,-erms,-fsrm,-fsrs,-fsrc,-fzrm",
+            false => "max,-erms,-fsrm",
+        };
         cmd = cmd
             .args([
                 "-name",
@@ -97,7 +101,7 @@ impl Spec {
                 },
                 "-cpu",
             ])
-            .arg(format!("max,{fpt}-erms,-fsrm"))
+            .arg(cpu)
             .args(["-smp", &self.smp.to_string(), "-m", &self.mem])
             .arg("-kernel")
             .arg(&self.kernel)
@@ -227,7 +231,7 @@ mod tests {
         let line = spec().command(&program(true), Path::new("/tmp/s")).quoted();
         for part in [
             "/q/qemu -L /q/share",
-            "-cpu max,fpt=on,-erms,-fsrm",
+            "-cpu max,fpt=on,-erms,-fsrm,-fsrs,-fsrc,-fzrm",
             "-smp 2 -m 1G",
             "fpt=l3l2 kunit.enable=1'",
             "path=/a,,b,",
