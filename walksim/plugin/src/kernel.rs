@@ -43,6 +43,9 @@ pub struct Path {
     frames: Vec<Frame>,
     /// Whose tree the nodes belong to.
     cpu: u32,
+    /// The first frame is where the task began, which no return leaves: a kernel thread, an idle task, or
+    /// one whose first return to user mode the next entry will show.
+    rooted: bool,
 }
 
 impl Path {
@@ -50,19 +53,25 @@ impl Path {
         Path {
             frames: vec![Frame { category, node: 0 }],
             cpu: 0,
+            rooted: true,
         }
     }
 
     /// An entry: from user mode, or nested.
     pub fn enter(&mut self, category: Category, from_user: bool) {
-        if from_user || self.frames.len() >= MAX_DEPTH {
+        if from_user {
             self.frames.clear();
+            self.rooted = false;
+        } else if self.frames.len() >= MAX_DEPTH {
+            self.frames.truncate(1);
         }
         self.frames.push(Frame { category, node: 0 });
     }
 
     pub fn leave(&mut self) {
-        self.frames.pop();
+        if !(self.rooted && self.frames.len() == 1) {
+            self.frames.pop();
+        }
     }
 
     pub fn outermost(&self) -> Option<Category> {
@@ -210,6 +219,18 @@ mod tests {
         p.leave();
         p.leave();
         assert_eq!(p.innermost(), None);
+    }
+
+    #[test]
+    fn a_kernel_thread_stays_one() {
+        let mut p = Path::new(Category::KernelThread);
+        p.enter(Category::Interrupt, false);
+        p.leave();
+        p.leave();
+        assert_eq!(p.outermost(), Some(Category::KernelThread));
+        p.enter(Category::Syscall, true);
+        p.leave();
+        assert_eq!(p.outermost(), None);
     }
 
     #[test]

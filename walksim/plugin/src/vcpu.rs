@@ -463,7 +463,8 @@ impl<H: Host> Vcpu<H> {
         *kernel_fetches += low(s.kernel) + s.kernel_strings + s.kernel_second;
         self.total += user + kernel;
         if kernel > 0 {
-            if self.path.outermost().is_none() {
+            let inside_phase = self.epoch & u64::from(u32::MAX) != 0;
+            if inside_phase && self.path.outermost().is_none() {
                 self.checks.found.lost += kernel;
             }
             let outer = self.path.outermost().unwrap_or(Category::Other);

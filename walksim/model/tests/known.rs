@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Access patterns whose figures follow from the parameters by arithmetic.
+
+mod common;
+
+use common::Tables;
+use fpt_core::geometry::Mode;
+use fpt_walksim_model::config::{resolve, Config};
+use fpt_walksim_model::core::Core;
+use fpt_walksim_model::report::{Organisation, Phase};
+use fpt_walksim_model::result::{conservation, finish};
+
+fn emt(sets: &[(&str, &str)]) -> Config {
+    let own = |(k, v): &(&str, &str)| ((*k).to_owned(), (*v).to_owned());
+    resolve("emt", None, &sets.iter().map(own).collect::<Vec<_>>()).unwrap()
+}
+
+const BASE: u64 = 0x10_0000_0000;
+
+/// Warms up with one round of the addresses, measures the second.
+fn second_round(
+    config: &Config,
+    mode: Mode,
+    addresses: impl Iterator<Item = u64> + Clone,
+) -> Phase {
+    let mut tables = Tables::new(mode);
+    let mut core = Core::new(config, None).unwrap();
+    for va in addresses.clone() {
+        core.data(va, &mut tables);
+    }
+    core.reset_counters();
+    let mut n = 0;
+    for va in addresses {
+        core.data(va, &mut tables);
+        n += 1;
+    }
+    let mut phase = Phase {
+        organisations: core.report(n, 0),
+        ..Phase::default()
+    };
+    phase.accesses.user_data = n;
+    phase.instructions.user = n;
+    conservation(&phase).unwrap();
+    finish(&mut phase, std::slice::from_ref(config));
+    phase
+}
+
+fn org<'a>(phase: &'a Phase, name: &str) -> &'a Organisation {
+    phase.organisations.iter().find(|o| o.name == name).unwrap()
+}
+
+#[test]
+fn what_fits_costs_nothing_more() {
+    // 16 pages, one line each: everything in L1
+    let p = second_round(
+        &emt(&[]),
+        Mode::Radix,
+        (0..16u64).map(|i| BASE + i * 4096 + i * 64),
+    );
+    let real = org(&p, "real");
+    assert_eq!(
+        (real.walks, real.tlb.l1d.hits.small, real.caches.l1d.hits),
+        (0, 16, 16)
+    );
+    assert_eq!(real.cycles.total, 16.0 + 16.0 * 2.0 / 8.0);
+}
+
+#[test]
+fn a_stride_of_pages_beyond_the_tlb_walks_each_time() {
+    // 4096 pages in order, twice: LRU has thrown out each one before it comes again
+    let pages = 4096u64;
+    let stride = (0..pages).map(|i| BASE + i * 4096);
+    let config = emt(&[("cache.prefetch", "false")]);
+    let p = second_round(&config, Mode::Radix, stride.clone());
+    let real = org(&p, "real");
+    assert_eq!(real.walks, pages);
+    // 8 tables: the PWC holds all their entries, so that each walk reads one entry, 8 to a line
+    assert_eq!(real.walk_entry_reads, pages);
+    assert_eq!(real.entry_reads_by_level["pt"], pages);
+    assert_eq!(real.pwc["pd"].hits, pages);
+    assert_eq!(org(&p, "ideal").cycles.walk, 0.0);
+    // ECPT: three ways, always three probes
+    let ecpt = org(&p, "ecpt");
+    assert_eq!(ecpt.walk_entry_reads, 3 * pages);
+    assert_eq!(ecpt.details["wasted_probes"], 2 * pages);
+}
+
+#[test]
+fn merged_levels_save_the_reads_that_the_caches_miss() {
+    // a page in each of 256 regions of 1 GiB, five pages in the same set to miss the TLBs: no entry below
+    // the root's stays in the walk caches of (2, 4, 32) entries
+    let far = (0..2048u64).map(|i| (i % 256) << 30 | (i / 256) << 21 | (i % 16) << 12);
+    let config = emt(&[
+        ("tlb.stlb.small.entries", "64"),
+        ("tlb.stlb.small.ways", "4"),
+    ]);
+    let reads = |mode| {
+        let p = second_round(&config, mode, far.clone());
+        let real = org(&p, "real");
+        assert_eq!(real.walks, 2048);
+        // what the counterfactual conventional tables would do does not depend on the mode
+        let radix = org(&p, "radix");
+        (real.walk_entry_reads, radix.walk_entry_reads)
+    };
+    // one PML4E is in the cache: PDPTE, PDE, PTE are read
+    assert_eq!(reads(Mode::Radix), (3 * 2048, 3 * 2048));
+    // PDE and PTE
+    assert_eq!(reads(Mode::L3L2), (2 * 2048, 3 * 2048));
+    // the 4 PDPTEs of the cache are others: all three
+    assert_eq!(reads(Mode::L4L3), (3 * 2048, 3 * 2048));
+    // PDPTE and PTE
+    assert_eq!(reads(Mode::L4L3L2L1), (2 * 2048, 3 * 2048));
+}
+
+#[test]
+fn a_pointer_chase_has_the_latency_of_where_it_hits() {
+    // lines in a full cycle, each step far from the one before; one page size up, so that TLBs are no matter
+    let chase = |lines: u64| (0..lines).map(move |i| BASE + (i * 97 % lines) * 64);
+    let config = emt(&[
+        ("cache.prefetch", "false"),
+        ("organisations", "[\"ideal\"]"),
+    ]);
+    let latency = |lines: u64| {
+        let p = second_round(&config, Mode::Radix, chase(lines));
+        org(&p, "ideal").cycles.data * 8.0 / lines as f64
+    };
+    assert_eq!(latency(256), 2.0);
+    assert_eq!(latency(4096), 16.0); // 256 KiB: L2
+    assert_eq!(latency(65536), 56.0); // 4 MiB: LLC
+    assert_eq!(latency(1 << 19), 180.0); // 32 MiB: memory
+}
+
+#[test]
+fn the_prefetcher_halves_the_misses_of_a_stream() {
+    let stream = (0..1u64 << 16).map(|i| BASE + i * 64);
+    let p = second_round(&emt(&[]), Mode::Radix, stream);
+    let c = &org(&p, "real").caches;
+    assert_eq!(c.l1d.misses, 1 << 15);
+    assert_eq!(c.prefetches, 1 << 15);
+}
+
+#[test]
+fn large_pages_have_reach() {
+    let mut tables = Tables::new(Mode::Radix);
+    tables.large = |_| true;
+    let mut core = Core::new(&emt(&[]), None).unwrap();
+    // 64 MiB in steps of a page
+    for round in 0..2 {
+        if round == 1 {
+            core.reset_counters();
+        }
+        for i in 0..16384u64 {
+            core.data(BASE + i * 4096, &mut tables);
+        }
+    }
+    let real = &core.report(16384, 0)[0];
+    assert_eq!(real.walks, 0);
+    assert_eq!(real.tlb.l1d.hits.large, 16384);
+}
+
+#[test]
+fn two_cores_may_share_the_last_level() {
+    use fpt_walksim_model::core::Shared;
+    let config = emt(&[]);
+    let shared = Shared::new(&config);
+    let mut tables = Tables::new(Mode::Radix);
+    let mut a = Core::new(&config, Some(&shared)).unwrap();
+    let mut b = Core::new(&config, Some(&shared)).unwrap();
+    a.data(BASE, &mut tables);
+    b.data(BASE, &mut tables);
+    assert_eq!(a.report(1, 0)[0].caches.data_misses.memory, 1);
+    assert_eq!(b.report(1, 0)[0].caches.data_misses.llc, 1);
+}
+
+#[test]
+fn broken_counters_are_found() {
+    let mut p = second_round(&emt(&[]), Mode::Radix, (0..100u64).map(|i| BASE + i * 4096));
+    conservation(&p).unwrap();
+    p.organisations[0].walks += 1;
+    assert!(conservation(&p).unwrap_err().contains("walks"));
+    p.organisations[0].walks -= 1;
+    p.accesses.user_data += 1;
+    assert!(conservation(&p).unwrap_err().contains("accesses"));
+}
