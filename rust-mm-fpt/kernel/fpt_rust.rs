@@ -7,12 +7,14 @@
 //! (hooks.rs, hot.rs). They alone contain `unsafe`.
 //!
 //! Lock order, outermost first: `mmap_lock` or a VMA lock; `mm->page_table_lock` (install and
-//! publish); the pool locks are leaves and never nest in it.
+//! publish); the pool locks are leaves and never nest in it. A demotion takes every lock of the
+//! address space (`mm_take_all_locks()`) between the two.
 //!
 //! Memory ordering: a node's 2 MiB are zeroed, or were seen to be zero, before the entry that
 //! points at it is published with a release store. Hardware and software walkers reach the node
 //! through that entry only (address dependency). Whoever clears an entry flushes the TLB before
-//! the node is retired.
+//! the node is retired. A demotion publishes the table that replaces a node in the same way; old
+//! and new entry lead to the same slices, so a walker may have seen either.
 
 #[forbid(unsafe_code)]
 #[allow(dead_code, unreachable_pub)]

@@ -6,7 +6,7 @@ use super::fpt_core::addr::PhysAddr;
 use super::fpt_core::counters::{Counter, KindCounter};
 use super::fpt_core::entry::Entry;
 use super::fpt_core::geometry::NodeKind;
-use super::fpt_core::node::{drain_pool, NodeAlloc, NodeMem, RootMem};
+use super::fpt_core::node::{drain_pool, NodeAlloc, NodeDemote, NodeMem, RootMem};
 use super::fpt_core::policy::{Choice, Policy, SpanFacts};
 use super::fpt_core::pool::PoolView;
 use super::hot::phys_to_virt;
@@ -29,6 +29,12 @@ pub struct Page {
 /// `struct mmu_gather`, opaque.
 #[repr(C)]
 pub struct MmuGather {
+    _opaque: [u8; 0],
+}
+
+/// `struct fpt_demotion`, opaque.
+#[repr(C)]
+pub struct Demotion {
     _opaque: [u8; 0],
 }
 
@@ -80,6 +86,13 @@ extern "C" {
     fn fpt_c_mm_forbids(mm: *mut Mm, kind: u32) -> bool;
     fn fpt_c_mm_account(mm: *mut Mm, kind: u32, nodes: c_int);
     fn fpt_c_mm_conventional(mm: *mut Mm);
+    fn fpt_c_demote_table(d: *mut Demotion) -> u64;
+    fn fpt_c_demote_table_free(d: *mut Demotion, pa: u64);
+    fn fpt_c_demote_in_use(d: *mut Demotion, slice: u32) -> bool;
+    fn fpt_c_demote_split(d: *mut Demotion, page: *mut Page);
+    fn fpt_c_demote_account(d: *mut Demotion);
+    fn fpt_c_demote_flush(d: *mut Demotion);
+    fn fpt_c_demote_free_slice(d: *mut Demotion, page: *mut Page);
     fn fpt_c_tlb_mm(tlb: *mut MmuGather) -> *mut Mm;
     fn fpt_c_tlb_add(tlb: *mut MmuGather, page: *mut Page, tag: u8, kind: u32, addr: c_ulong);
 }
@@ -131,6 +144,8 @@ impl Block {
 pub(super) struct KernelNode {
     mm: *mut Mm,
     slot: *const AtomicU64,
+    /// What a demotion needs; null elsewhere.
+    demotion: *mut Demotion,
     cpu: c_int,
     /// Caps, from the facts that the policy saw.
     mm_nodes: u64,
@@ -148,7 +163,27 @@ impl KernelNode {
     pub(super) unsafe fn new(mm: *mut Mm, slot: *mut u64) -> Self {
         // SAFETY: no precondition.
         let cpu = unsafe { fpt_c_this_cpu() };
-        KernelNode { mm, slot: slot.cast(), cpu, mm_nodes: 0, mm_cap: 0, global_cap: 0 }
+        KernelNode {
+            mm,
+            slot: slot.cast(),
+            demotion: core::ptr::null_mut(),
+            cpu,
+            mm_nodes: 0,
+            mm_cap: 0,
+            global_cap: 0,
+        }
+    }
+
+    /// For the demotion of the node below an entry of `mm`.
+    ///
+    /// # Safety
+    ///
+    /// As for [`KernelNode::new`]; `demotion` is valid for as long as the value lives, and
+    /// describes that node.
+    pub(super) unsafe fn demoted(mm: *mut Mm, slot: *mut u64, demotion: *mut Demotion) -> Self {
+        // SAFETY: by the caller.
+        let node = unsafe { KernelNode::new(mm, slot) };
+        KernelNode { demotion, ..node }
     }
 
     /// For blocks alone, with the pool of `cpu`.
@@ -158,6 +193,7 @@ impl KernelNode {
         KernelNode {
             mm: core::ptr::null_mut(),
             slot: core::ptr::null(),
+            demotion: core::ptr::null_mut(),
             cpu,
             mm_nodes: 0,
             mm_cap: 0,
@@ -367,6 +403,61 @@ impl RootMem for KernelNode {
 
     fn clear_l4(&mut self, l4: PhysAddr, index: u32) {
         self.store_l4(l4, index, Entry::NONE);
+    }
+}
+
+/// All methods: only [`KernelNode::demoted`] makes a value that the core demotes with.
+impl NodeDemote for KernelNode {
+    type Table = PhysAddr;
+
+    fn alloc_table(&mut self, _kind: NodeKind) -> Option<PhysAddr> {
+        // SAFETY: `demotion` is valid by the contract of `demoted`.
+        match unsafe { fpt_c_demote_table(self.demotion) } {
+            0 => None,
+            pa => Some(PhysAddr::new(pa)),
+        }
+    }
+
+    fn table_phys(&self, table: &PhysAddr) -> PhysAddr {
+        *table
+    }
+
+    fn free_table(&mut self, _kind: NodeKind, table: PhysAddr) {
+        // SAFETY: as above; the table came from `alloc_table` and is in no tree.
+        unsafe { fpt_c_demote_table_free(self.demotion, table.as_u64()) };
+    }
+
+    fn store_table(&mut self, table: &PhysAddr, index: u32, entry: Entry) {
+        // SAFETY: a 4 KiB table of the direct map that nobody else sees, `index` < 512. What
+        // publishes it later is a release store.
+        unsafe {
+            phys_to_virt(*table).add(index as usize).write(entry.as_u64());
+        }
+    }
+
+    fn slice_in_use(&mut self, _kind: NodeKind, slice: u32) -> bool {
+        // SAFETY: `demotion` is valid, `slice` < 512 by the trait.
+        unsafe { fpt_c_demote_in_use(self.demotion, slice) }
+    }
+
+    fn split_block(&mut self, _kind: NodeKind, pa: PhysAddr) {
+        // SAFETY: `pa` came from the entry, which points at an order-9 block of ours.
+        unsafe { fpt_c_demote_split(self.demotion, fpt_c_phys_page(pa.as_u64())) };
+    }
+
+    fn account_demoted(&mut self, _kind: NodeKind) {
+        // SAFETY: `demotion` is valid.
+        unsafe { fpt_c_demote_account(self.demotion) };
+    }
+
+    fn flush(&mut self, _kind: NodeKind) {
+        // SAFETY: `demotion` is valid.
+        unsafe { fpt_c_demote_flush(self.demotion) };
+    }
+
+    fn free_slice(&mut self, _kind: NodeKind, pa: PhysAddr) {
+        // SAFETY: a page of the split block that no table points at.
+        unsafe { fpt_c_demote_free_slice(self.demotion, fpt_c_phys_page(pa.as_u64())) };
     }
 }
 

@@ -6,11 +6,11 @@ use super::fpt_core::counters::Counter;
 use super::fpt_core::entry::TABLE_FLAGS;
 use super::fpt_core::geometry::{Mode, NodeKind};
 use super::fpt_core::node::{
-    detach_node, detach_root, install_node, install_root, retire_node, Detached, InstallOutcome,
-    NodeAlloc, NodeMem,
+    demote_node, detach_node, detach_root, install_node, install_root, retire_node, DemoteOutcome,
+    Detached, InstallOutcome, NodeAlloc, NodeMem,
 };
 use super::fpt_core::policy::{decide, Decision, Policy, Reason};
-use super::glue::{self, Block, KernelNode, Mm, MmuGather, Page};
+use super::glue::{self, Block, Demotion, KernelNode, Mm, MmuGather, Page};
 use super::hot::phys_to_virt;
 use core::ffi::{c_char, c_int, c_ulong};
 use core::ptr::{null, null_mut, NonNull};
@@ -109,6 +109,27 @@ pub unsafe extern "C" fn fpt_pud_free(tlb: *mut MmuGather, p4d: *mut u64, addr: 
 pub unsafe extern "C" fn fpt_pmd_free(tlb: *mut MmuGather, pud: *mut u64, addr: c_ulong) -> bool {
     // SAFETY: by the caller.
     unsafe { table_free(tlb, pud, addr) }
+}
+
+/// Turns the node below `slot` into conventional tables; false if there is none, or no table.
+///
+/// # Safety
+///
+/// `slot` is an entry of the tables of `mm`, `demotion` describes the node below it, and every
+/// lock of `mm` under which a pointer into its tables may be held is taken.
+#[no_mangle]
+pub unsafe extern "C" fn fpt_demote_node(
+    mm: *mut Mm,
+    slot: *mut u64,
+    demotion: *mut Demotion,
+) -> bool {
+    // SAFETY: by the caller.
+    let mut ops = unsafe { KernelNode::demoted(mm, slot, demotion) };
+    let demoted = demote_node(&mut ops, TABLE_FLAGS) == DemoteOutcome::Demoted;
+    if demoted {
+        ops.note_conventional();
+    }
+    demoted
 }
 
 /// A flattened root for `mm`: the L4 page inside it, with the user half filled; null to use a

@@ -535,8 +535,9 @@ pub trait NodeDemote {
     /// Stores entry `index` (0..512) of the table, which nobody else can see yet.
     fn store_table(&mut self, table: &Self::Table, index: u32, entry: Entry);
 
-    /// Does any VMA intersect the span of slice `slice` (0..512)? Asked twice for each slice; the
-    /// answer must not change in between.
+    /// Must slice `slice` (0..512) become a table? It need not if it is all zero, and must not if
+    /// no VMA intersects its span, which implies that. Asked twice for each slice; the answer
+    /// must not change in between.
     fn slice_in_use(&mut self, kind: NodeKind, slice: u32) -> bool;
 
     /// Splits the order-9 block at `pa` into 512 tables of 4 KiB that live on their own: page
@@ -547,11 +548,12 @@ pub trait NodeDemote {
     /// Moves the address space's page-table bytes from one node to 512 tables and the new one.
     fn account_demoted(&mut self, kind: NodeKind);
 
-    /// Flushes the span, paging-structure caches included.
+    /// Flushes the span, paging-structure caches included, now or together with what else is
+    /// demoted, but before the caller of [`demote_node`] lets anybody into the span again.
     fn flush(&mut self, kind: NodeKind);
 
-    /// Frees slice table `pa` (zero, and unreachable since the flush) as a conventional table,
-    /// its accounting included.
+    /// Frees slice table `pa` as a conventional table, its accounting included. It is zero and
+    /// has left the tree; its memory may be used again only once [`NodeDemote::flush`] took effect.
     fn free_slice(&mut self, kind: NodeKind, pa: PhysAddr);
 }
 
@@ -572,7 +574,7 @@ pub enum DemoteOutcome {
 ///
 /// Slices that no VMA intersects do not become tables but are freed: `free_pgtables` looks for
 /// tables under VMAs only, so a table outside every VMA would be lost when the table above it
-/// goes.
+/// goes. Others that are empty go as well: a huge leaf can only be put where no table is.
 ///
 /// The caller excludes every holder of a pointer into the span (`mm_take_all_locks`), because a
 /// folded level's pointer means another level afterwards. Lockless walkers are safe: both trees

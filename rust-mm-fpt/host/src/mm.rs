@@ -11,7 +11,7 @@ use crate::world::{Ops, Request, World};
 use fpt_core::addr::{PhysAddr, VirtAddr};
 use fpt_core::counters::Counter;
 use fpt_core::entry::{self, Class, Entry};
-use fpt_core::geometry::{slice_base, span_bytes, Level, Mode, NodeKind, NODE_BYTES};
+use fpt_core::geometry::{slice_base, span_bytes, Level, Mode, NodeKind, NODE_BYTES, SLICES};
 use fpt_core::node::{self, DemoteOutcome, Detached, InstallOutcome};
 use fpt_core::policy::{decide, Choice, Decision, SpanFacts};
 use fpt_core::walk::{advances, pmd_offset, pte_offset, pud_offset, Next};
@@ -277,13 +277,23 @@ impl Mm {
         va: u64,
         mapped: &dyn Fn(u64, u64) -> bool,
     ) -> Result<bool, MmError> {
-        let kind = Entry::new(w.mem.read(slot))
-            .node_kind()
-            .unwrap_or(NodeKind::Bottom);
-        let in_use = |slice: u32| {
-            let start = slice_base(kind, VirtAddr::new(va), slice).as_u64();
-            mapped(start, start + (span_bytes(kind) >> 9))
+        let entry = Entry::new(w.mem.read(slot));
+        let Some(kind) = entry.node_kind() else {
+            return Ok(false);
         };
+        // As the kernel does: what holds something is a table, and only mappings hold something.
+        let used: Vec<bool> = (0..SLICES)
+            .map(|slice| {
+                let used = !w.mem.frame_is_zero(node::slice_addr(entry.addr(), slice));
+                let start = slice_base(kind, VirtAddr::new(va), slice).as_u64();
+                assert!(
+                    !used || mapped(start, start + (span_bytes(kind) >> 9)),
+                    "slice {slice} outside every mapping is not zero"
+                );
+                used
+            })
+            .collect();
+        let in_use = |slice: u32| used[slice as usize];
         let mut ops = Ops::new(w, self, slot);
         ops.in_use = &in_use;
         match node::demote_node(&mut ops, table_flags()) {
