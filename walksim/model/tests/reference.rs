@@ -136,13 +136,16 @@ impl SlowCache {
     }
 }
 
+type SlowPwc = (u8, u32, Lru<(u64, u16)>);
+
 /// The whole core with the tables as they are, and nothing else.
 struct Slow {
     config: Config,
     l1i: SlowTlb,
     l1d: SlowTlb,
     stlb: SlowTlb,
-    pwc: [(u8, u32, Lru<(u64, u16)>); 3],
+    /// Level, its lowest address bit, (address bits, PCID).
+    pwc: [SlowPwc; 3],
     i: SlowCache,
     d: SlowCache,
     l2: SlowCache,
