@@ -1,21 +1,22 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One record per vertex, each in a cache line of its own, as graph frameworks keep the properties
-//! of a vertex in an object of its own.
+//! One record per vertex, 256 bytes apart, as graph frameworks keep a vertex with its properties in an
+//! object of its own (GraphBIG: some kilobytes). A dense array of small integers would need a graph of
+//! hundreds of millions of edges before it outgrew the reach of a TLB and its page-walk caches.
 
 use std::ops::{Index, IndexMut};
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-#[repr(C, align(64))]
-struct Line<T>(T);
+#[repr(C, align(256))]
+struct Record<T>(T);
 
 /// A record for each vertex, indexed by vertex.
 #[derive(Debug, Clone)]
-pub struct Slots<T>(Vec<Line<T>>);
+pub struct Slots<T>(Vec<Record<T>>);
 
 impl<T: Copy> Slots<T> {
-    /// `n` copies of `value`; writes, and so touches, all of them.
+    /// `n` copies of `value`; writes all of them, so that their memory is there.
     pub fn new(n: usize, value: T) -> Slots<T> {
-        Slots(vec![Line(value); n])
+        Slots(vec![Record(value); n])
     }
 
     pub fn len(&self) -> usize {
@@ -58,11 +59,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_each() {
+    fn apart() {
         let mut s = Slots::new(3, 7u32);
         s[1] = 9;
         assert_eq!(s.iter().copied().collect::<Vec<_>>(), [7, 9, 7]);
-        assert_eq!((s.len(), s.bytes()), (3, 192));
-        assert_eq!(std::ptr::from_ref(&s[1]) as usize % 64, 0);
+        assert_eq!((s.len(), s.bytes()), (3, 768));
+        assert_eq!(std::ptr::from_ref(&s[1]) as usize % 256, 0);
     }
 }

@@ -237,16 +237,17 @@ fn unexpected(kind: u8) -> Error {
     ))
 }
 
-/// What row `id` holds: `width` letters that depend on it.
+/// What row `id` holds: `width` letters that depend on it. Eight at a time, as the client's
+/// instructions are in the figures.
 fn payload(id: u32, width: usize, out: &mut Vec<u8>) {
-    let mut word = u64::from(id);
-    for at in 0..width {
-        if at % 12 == 0 {
-            word = mix(word.wrapping_add(0x9e37_79b9_7f4a_7c15));
-        }
-        // Five bits a letter.
-        out.push(b"abcdefghijklmnopqrstuvwxyz234567"[(word >> (5 * (at % 12)) & 31) as usize]);
+    let mut word = mix(u64::from(id));
+    let end = out.len() + width;
+    while out.len() < end {
+        let letters = (word & 0x0f0f_0f0f_0f0f_0f0f) + 0x6161_6161_6161_6161;
+        out.extend_from_slice(&letters.to_le_bytes());
+        word = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
     }
+    out.truncate(end);
 }
 
 /// The folder with the server's programs, of whatever version the image has.

@@ -18,10 +18,28 @@ const SOCKET: &str = "/tmp/redis.sock";
 /// RESP2.
 struct Resp;
 
+/// `write!` would be a good part of the client's instructions.
+fn head(out: &mut Vec<u8>, kind: u8, number: usize) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    let mut rest = number;
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    out.push(kind);
+    out.extend_from_slice(&digits[at..]);
+    out.extend_from_slice(b"\r\n");
+}
+
 fn words(out: &mut Vec<u8>, words: &[&[u8]]) {
-    out.extend_from_slice(format!("*{}\r\n", words.len()).as_bytes());
+    head(out, b'*', words.len());
     for word in words {
-        out.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+        head(out, b'$', word.len());
         out.extend_from_slice(word);
         out.extend_from_slice(b"\r\n");
     }
@@ -109,6 +127,10 @@ mod tests {
 
     #[test]
     fn requests() {
+        let mut out = Vec::new();
+        head(&mut out, b'$', 0);
+        head(&mut out, b'$', 10_240);
+        assert_eq!(out, b"$0\r\n$10240\r\n");
         let mut out = Vec::new();
         Resp::ask_put(&mut out, b"k", b"va");
         Resp::ask_get(&mut out, b"k");
