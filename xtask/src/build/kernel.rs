@@ -4,14 +4,17 @@
 use std::path::{Path, PathBuf};
 
 use super::artefact::{self, Meta};
-use super::{compare, config, toolchain, Compiler, Kernel, Profile, Toolchain};
+use super::{compare, config, hot, toolchain, Compiler, Kernel, Profile, Toolchain};
 use crate::api::{hash, Ctx, Fail, Mode, Result};
 use crate::doctor;
 use crate::patch::{self, Queue};
 use crate::sources::{self, git, Project, Source};
 
 /// Raised when the way of building changes in a way that the other inputs do not show.
-const RECIPE: &str = "1";
+const RECIPE: &str = "2";
+
+/// What rustc makes for clang to link into the objects of mm/.
+const HOT_BITCODE: &str = "arch/x86/mm/fpt/fpt_hot.bc";
 
 #[derive(clap::Args, Debug)]
 pub struct KernelArgs {
@@ -137,9 +140,17 @@ pub fn kernel_with(ctx: &Ctx, profile: Profile, compiler: Compiler) -> Result<Ke
     );
     meta.insert("tools".into(), tools.versions.join("; "));
     meta.insert("built_in".into(), crate::api::ui::elapsed(stage.elapsed()));
+    // Without the bitcode (gcc, another LLVM) the hooks are ordinary calls.
+    let hot_calls = match profile == Profile::Fpt && out.join(HOT_BITCODE).is_file() {
+        true => Some(hot::report(&out)?),
+        false => None,
+    };
     artefact::create(ctx, "kernel", &hash, &meta, |dir| {
         artefact::copy(&out.join("vmlinux"), &dir.join("vmlinux"))?;
         artefact::copy(&out.join("System.map"), &dir.join("System.map"))?;
+        if let Some(calls) = &hot_calls {
+            std::fs::write(dir.join(hot::FILE), calls)?;
+        }
         artefact::copy(&config::config_path(&out), &dir.join("config"))
     })?;
     stage.done(hash::short(&hash));

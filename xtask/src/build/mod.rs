@@ -4,6 +4,7 @@
 pub mod artefact;
 mod compare;
 mod config;
+pub mod hot;
 mod kernel;
 mod qemu;
 mod selftests;

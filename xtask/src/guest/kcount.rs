@@ -37,12 +37,22 @@ const RADIX_LIMITS: [(&str, f64); 9] = [
 ];
 
 /// Against radix on the same image, policy eager.
-const MODE_LIMITS: [(&str, &str, f64); 5] = [
+const MODE_LIMITS: [(&str, &str, f64); 15] = [
+    ("l4l3", "touch_1gib", 1.002),
+    ("l4l3", "munmap_1gib", 1.002),
+    ("l4l3", "fork_512mib", 1.002),
+    ("l4l3", "mmap_munmap", 1.00),
     ("l3l2", "touch_1gib", 1.000),
     ("l3l2", "munmap_1gib", 1.005),
     ("l3l2", "vfork_exec_exit", 1.00),
     ("l3l2", "fork_exit", 0.98),
     ("l3l2", "mremap_512mib", 1.05),
+    ("l4l3-l2l1", "touch_1gib", 0.997),
+    ("l4l3-l2l1", "munmap_1gib", 0.997),
+    ("l4l3-l2l1", "vfork_exec_exit", 1.00),
+    ("l4l3-l2l1", "fork_exit", 0.98),
+    ("l4l3-l2l1", "fork_512mib", 1.00),
+    ("l4l3-l2l1", "mmap_munmap", 1.00),
 ];
 
 #[derive(clap::Args, Debug)]

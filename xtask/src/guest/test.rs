@@ -172,6 +172,26 @@ struct Tests<'a> {
     parts: Option<Parts>,
 }
 
+/// The objects on the hot paths hold no call to a hook that should have been inlined.
+fn hot_hooks(ctx: &Ctx) -> Case {
+    let name = "no call to a Rust hook on the hot paths";
+    let report = parts::kernel(ctx, Profile::Fpt).and_then(|k| {
+        let file = k.vmlinux.with_file_name(build::hot::FILE);
+        Ok(std::fs::read_to_string(file)?)
+    });
+    match report {
+        Err(_) => Case::skipped(
+            "build",
+            name,
+            "the kernel was built without the hooks' bitcode (gcc, or clang and rustc of different LLVMs)",
+        ),
+        Ok(text) => match build::hot::problems(&text) {
+            none if none.is_empty() => Case::passed("build", name, 0),
+            some => Case::failed("build", name, some.join("; "), 0),
+        },
+    }
+}
+
 impl Tests<'_> {
     fn stage(&mut self, name: &str) -> Result<Vec<Case>> {
         match name {
@@ -282,6 +302,7 @@ impl Tests<'_> {
         step("QEMU", &mut || parts::qemu(ctx, false).map(drop));
         step("kernel", &mut || parts::kernel(ctx, Profile::Fpt).map(drop));
         step("selftests and guest image", &mut || self.parts().map(drop));
+        cases.push(hot_hooks(ctx));
         Ok(cases)
     }
 
@@ -564,19 +585,27 @@ impl Tests<'_> {
         Ok(cases)
     }
 
+    /// Each mode runs the cases that its kinds of nodes can have; radix shows that the rest skips.
     fn kunit(&mut self) -> Result<Vec<Case>> {
-        let (ctx, run, modes) = (self.ctx, self.run, self.modes()?);
+        let modes = self.modes()?;
+        let mut cases = Vec::new();
+        for mode in &modes {
+            cases.extend(self.kunit_in(mode.as_str())?);
+        }
+        Ok(cases)
+    }
+
+    fn kunit_in(&mut self, mode: &str) -> Result<Vec<Case>> {
+        let (ctx, run) = (self.ctx, self.run);
         let parts = self.parts()?;
-        let mode = modes
-            .iter()
-            .find(|m| m.as_str() != "radix")
-            .map_or("radix", Mode::as_str);
+        let group = format!("kunit/{mode}");
         let plan = Plan {
             mem: "1G".into(),
             append: vec!["kunit.enable=1".into()],
             ..Plan::default()
         };
-        let mut guest = Guest::boot(ctx, run, &parts.qemu, &plan.spec(parts, mode), "kunit")?;
+        let spec = plan.spec(parts, mode);
+        let mut guest = Guest::boot(ctx, run, &parts.qemu, &spec, &format!("kunit-{mode}"))?;
         let lines = guest.console();
         guest.quit()?;
         let start = lines
@@ -594,24 +623,31 @@ impl Tests<'_> {
             .cases
             .iter()
             .map(|c| match c.status {
-                Status::Pass | Status::Xfail => Case::passed("kunit", &c.name, 0),
-                Status::Skip => Case::skipped("kunit", &c.name, c.note.clone()),
-                Status::Fail | Status::Absent => Case::failed("kunit", &c.name, c.note.clone(), 0),
+                Status::Pass | Status::Xfail => Case::passed(&group, &c.name, 0),
+                Status::Skip => Case::skipped(&group, &c.name, c.note.clone()),
+                Status::Fail | Status::Absent => Case::failed(&group, &c.name, c.note.clone(), 0),
             })
             .collect();
-        if !tap.cases.iter().any(|c| c.name.starts_with("fpt/")) {
-            cases.push(Case::failed("kunit", "suite fpt", "it is not there", 0));
+        for suite in ["fpt/", "emt/"] {
+            if !tap.cases.iter().any(|c| c.name.starts_with(suite)) {
+                cases.push(Case::failed(
+                    &group,
+                    &format!("suite {suite}"),
+                    "it is not there",
+                    0,
+                ));
+            }
         }
         cases.extend(
             tap.problems
                 .iter()
-                .map(|p| Case::failed("kunit", "KTAP", p.clone(), 0)),
+                .map(|p| Case::failed(&group, "KTAP", p.clone(), 0)),
         );
         cases.extend(
             guest
                 .splats(&[])
                 .iter()
-                .map(|s| Case::failed("kunit", "kernel warning", s.line.clone(), 0)),
+                .map(|s| Case::failed(&group, "kernel warning", s.line.clone(), 0)),
         );
         Ok(cases)
     }
