@@ -141,7 +141,7 @@ fn guest(
     facts.uname = guest.boot.uname.clone();
     facts.fpt_stats_before = stats(&mut guest)?;
     facts.page_tables_before_kb = page_tables(&mut guest)?;
-    let limit = Duration::from_secs(cell.size.timeout_s);
+    let limit = Duration::from_secs(cell.size.timeout_s.saturating_mul(bench.args.patience));
     let exec = Exec {
         id: guest.new_id(),
         argv: cell.size.argv.clone(),
@@ -163,8 +163,11 @@ fn guest(
             code::TIMEOUT => Fail::new(
                 code::TIMEOUT,
                 format!("{} ran into its time limit", cell.name()),
-                format!("not ended after {} s", cell.size.timeout_s),
-                format!("raise timeout_s in {}", catalogue::FILE),
+                format!("not ended after {} s", limit.as_secs()),
+                format!(
+                    "give it more with --patience, or raise timeout_s in {}",
+                    catalogue::FILE
+                ),
             )
             .into(),
             _ => err,

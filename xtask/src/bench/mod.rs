@@ -61,6 +61,9 @@ pub struct Args {
     /// Name of the matrix [default: date and scale; with --resume the newest]
     #[arg(long)]
     pub name: Option<String>,
+    /// Multiply the workloads' time limits: for a host that is slow or busy
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub patience: u64,
     /// Accept modes of the design that configs/modes does not list; the kernel must know them
     #[arg(long)]
     pub unlisted_modes: bool,
@@ -81,6 +84,8 @@ impl Args {
             append: Vec::new(),
             resume: false,
             name: None,
+            // Tests run on hosts that do other things, too.
+            patience: 5,
             unlisted_modes: false,
         }
     }

@@ -27,6 +27,9 @@ pub const SILENCE: Duration = Duration::from_secs(90);
 /// After a panic: time for its last lines and for QEMU's end.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
+/// After being told to restart. As with silence, counted time needs more of it.
+const FAREWELL: Duration = Duration::from_secs(15);
+
 enum Event {
     Console(String),
     ConsoleEnd,
@@ -88,6 +91,8 @@ pub struct Guest {
     early: VecDeque<Ev>,
     last_sign: Instant,
     silence: Duration,
+    /// For its restart.
+    farewell: Duration,
     fatal: Option<Instant>,
     ended: bool,
     booted: bool,
@@ -231,6 +236,7 @@ impl Guest {
                 Spec { icount: true, .. } => silence() * 10,
                 _ => silence(),
             },
+            farewell: FAREWELL * if spec.icount { 10 } else { 1 },
             fatal: None,
             ended: false,
             booted: false,
@@ -684,7 +690,7 @@ impl Guest {
         if !send(&self.ctl, &Op::Poweroff) {
             return Err(self.death());
         }
-        let give_up = Instant::now() + Duration::from_secs(15);
+        let give_up = Instant::now() + self.farewell;
         while !self.ended {
             let wait = give_up.saturating_duration_since(Instant::now());
             match self.events.recv_timeout(wait) {
@@ -697,7 +703,10 @@ impl Guest {
                 Ok(_) => {}
                 Err(_) => {
                     self.show_tail();
-                    let why = "it did not restart within 15 s of being told to";
+                    let why = format!(
+                        "it did not restart within {} s of being told to",
+                        self.farewell.as_secs()
+                    );
                     return Err(Fail::new(
                         code::TIMEOUT,
                         self.said("hung"),
