@@ -43,6 +43,8 @@ struct Open {
     paths: HashMap<Vec<String>, u64>,
     tasks: HashMap<u64, (u64, u64)>,
     since: Option<f64>,
+    /// CPUs that have handed their figures in.
+    cpus: u32,
 }
 
 pub struct Results {
@@ -109,6 +111,7 @@ impl Results {
             paths: HashMap::new(),
             tasks: HashMap::new(),
             since: cpu_seconds(),
+            cpus: 0,
         });
         self.phases.len() - 1
     }
@@ -157,6 +160,7 @@ impl Results {
             return;
         };
         open.phase.add(phase);
+        open.cpus += 1;
         for (path, n) in paths {
             *open.paths.entry(path).or_default() += n;
         }
@@ -177,8 +181,9 @@ impl Results {
         checks.conservation = "ok".to_owned();
         let top = self.config.sim.top_functions as usize;
         let phases: Vec<Phase> = self.phases.iter().map(|p| p.done(machines, top)).collect();
-        for phase in phases.iter().filter(|p| p.ended) {
-            if let Err(law) = conservation(phase) {
+        for (phase, open) in phases.iter().zip(&self.phases).filter(|(p, _)| p.ended) {
+            let laws = conservation(phase).and_then(|()| open.functions_add_up());
+            if let Err(law) = laws {
                 errors.push(format!("a conservation law does not hold: {law}"));
                 checks.conservation = law;
             }
@@ -238,6 +243,20 @@ impl Results {
 }
 
 impl Open {
+    /// Instructions of page faults, counted by function and by category. A pair of loads of CMPS may be
+    /// on both sides of a border.
+    fn functions_add_up(&self) -> Result<(), String> {
+        let by_function = self.paths.values().sum::<u64>() / 2;
+        let by_category = self.phase.instructions.kernel_by_innermost_entry.page_fault;
+        if by_function.abs_diff(by_category) <= u64::from(self.cpus) {
+            return Ok(());
+        }
+        Err(format!(
+            "{}: page faults by function: {by_function} is not {by_category}",
+            self.phase.name
+        ))
+    }
+
     fn done(&self, machines: &[Config], top: usize) -> Phase {
         let mut phase = self.phase.clone();
         finish(&mut phase, machines);

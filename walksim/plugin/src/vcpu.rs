@@ -619,3 +619,299 @@ impl<H: Host> Vcpu<H> {
         self.reset();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fpt_walksim_model::config::resolve;
+    use fpt_walksim_model::report::Report;
+    use fpt_walksim_model::walk::{Entry, MAX_ENTRIES};
+
+    /// Every page at its own address plus `shift`; QEMU's translation is `lie` further on.
+    #[derive(Default)]
+    struct Fake {
+        slot: Slot,
+        shift: u64,
+        lie: u64,
+        absent: bool,
+    }
+
+    impl Host for Fake {
+        fn walk(&mut self, va: u64) -> Option<Walk> {
+            let low = va & 0xff_ffff_f000;
+            let mut entries = [Entry::default(); MAX_ENTRIES];
+            for (i, e) in entries.iter_mut().take(4).enumerate() {
+                let level = 4 - i as u8;
+                let pa = (u64::from(level) << 40) + (low >> (12 + 9 * (level - 1))) * 8;
+                *e = Entry {
+                    pa,
+                    level,
+                    index_bits: 9,
+                };
+            }
+            let page = low + self.shift;
+            let walk = Walk {
+                va,
+                root: 0,
+                entries,
+                n: 4,
+                page,
+                size: Size::Small,
+                global: false,
+            };
+            (!self.absent).then_some(walk)
+        }
+        fn translation(&mut self, _info: u32, va: u64) -> Option<u64> {
+            Some((va & 0xff_ffff_ffff) + self.shift + self.lie)
+        }
+        fn bytes(&self, info: u32) -> u64 {
+            u64::from(info)
+        }
+        fn slot(&mut self) -> &mut Slot {
+            &mut self.slot
+        }
+    }
+
+    fn shared(sets: &[(&str, &str)], vcpus: u32) -> Arc<Shared> {
+        let own = |(k, v): &(&str, &str)| ((*k).to_owned(), (*v).to_owned());
+        let mut sets: Vec<_> = sets.iter().map(own).collect();
+        sets.push(("sim.check_every".into(), "1".into()));
+        let config = resolve("emt", None, &sets).unwrap();
+        Arc::new(Shared::new(Options::default(), config, None, vcpus).unwrap())
+    }
+
+    fn cpu(shared: &Arc<Shared>, host: Fake, index: u32) -> Vcpu<Fake> {
+        Vcpu::new(host, shared.clone(), index).unwrap()
+    }
+
+    fn done(shared: &Shared) -> Report {
+        lock(&shared.results).report(&shared.machines, true)
+    }
+
+    fn access(v: &mut Vcpu<Fake>, va: u64, bytes: u32) {
+        let data = access::pack(is_kernel(va), 0, 0);
+        if !v.data_fast(va, bytes, data) {
+            v.data(va, bytes, data);
+        }
+    }
+
+    fn exec(v: &mut Vcpu<Fake>, va: u64, n: u64) {
+        let line = CodeLine {
+            va,
+            pa: (va & 0xff_ffff_ffff) + v.host.shift,
+        };
+        if v.host.slot.fetch_line != va / LINE && !v.fetch_fast(&line) {
+            v.fetch(&line);
+        }
+        let packed = n | n << 32;
+        *(if is_kernel(va) {
+            &mut v.host.slot.kernel
+        } else {
+            &mut v.host.slot.user
+        }) += packed;
+    }
+
+    /// A load phase of a little of everything.
+    fn busy(v: &mut Vcpu<Fake>) {
+        for i in 0..3000u64 {
+            exec(v, 0x40_0000 + i % 700 * 32, 3);
+            access(v, 0x7000_0000 + i * 200, 8);
+            if i % 100 == 0 {
+                v.event(Event::Enter(Category::Syscall));
+                exec(v, 0xffff_ffff_8100_0000 + i, 10);
+                access(v, 0xffff_8880_0000_003c, 8);
+                v.event(Event::Enter(Category::PageFault));
+                v.function(7, 20);
+                exec(v, 0xffff_ffff_8100_4000 + i, 20);
+                v.returns(Return::Iret);
+                v.returns(Return::Sysret);
+            }
+        }
+    }
+
+    #[test]
+    fn a_phase_obeys_the_laws() {
+        let s = shared(&[("also", "[\"server\"]")], 1);
+        let mut v = cpu(&s, Fake::default(), 0);
+        s.begin(b'L', 0);
+        v.catch_up();
+        busy(&mut v);
+        assert!(s.end(b'L'));
+        v.catch_up();
+        let r = done(&s);
+        assert_eq!((r.complete, &r.errors[..]), (true, &[][..]));
+        let p = &r.phases[0];
+        assert_eq!((p.instructions.user, p.instructions.kernel), (9000, 900));
+        assert_eq!(p.instructions.kernel_by_category.syscall, 900);
+        assert_eq!(p.instructions.kernel_by_innermost_entry.page_fault, 600);
+        assert_eq!(p.page_fault_functions[0].instructions, 600);
+        // 8 bytes at offset 3c: two lines
+        assert_eq!((p.accesses.kernel_data, p.accesses.user_data), (60, 3000));
+        assert_eq!(p.organisations.len(), 8);
+        assert!(r.checks.walks_checked > 100);
+        assert_eq!(r.checks.mismatches, 0);
+    }
+
+    #[test]
+    fn a_wrong_translation_is_an_error() {
+        let s = shared(&[], 1);
+        let mut v = cpu(
+            &s,
+            Fake {
+                lie: 4096,
+                ..Fake::default()
+            },
+            0,
+        );
+        s.begin(b'R', 0);
+        v.catch_up();
+        access(&mut v, 0x1000, 8);
+        s.end(b'R');
+        v.catch_up();
+        let r = done(&s);
+        assert_eq!(r.checks.mismatches, 1);
+        assert!(
+            r.errors[0].contains("QEMU translated it to 0x2000"),
+            "{:?}",
+            r.errors
+        );
+    }
+
+    #[test]
+    fn a_lost_invalidation_is_an_error() {
+        let s = shared(&[], 1);
+        let mut v = cpu(&s, Fake::default(), 0);
+        s.begin(b'R', 0);
+        v.catch_up();
+        // out of the first level, still in the second
+        (0..40u64).for_each(|i| access(&mut v, 0x10_0000 + i * 4096 * 16, 8));
+        v.host.shift = 0x10_0000;
+        access(&mut v, 0x10_0000, 8);
+        s.end(b'R');
+        v.catch_up();
+        assert!(done(&s).errors[0].contains("the TLB holds 0x100000"));
+    }
+
+    #[test]
+    fn invalidation_lets_the_new_page_in() {
+        let s = shared(&[], 1);
+        let mut v = cpu(&s, Fake::default(), 0);
+        s.begin(b'R', 0);
+        v.catch_up();
+        for what in [
+            Flush::All,
+            Flush::AddressSpace { pcid: 0 },
+            Flush::Page {
+                va: 0x1000,
+                pcid: 0,
+            },
+        ] {
+            access(&mut v, 0x1000, 8);
+            v.host.shift += 0x10_0000;
+            v.flush(what);
+        }
+        access(&mut v, 0x1000, 8);
+        s.end(b'R');
+        v.catch_up();
+        let r = done(&s);
+        assert_eq!(
+            (r.checks.mismatches, r.phases[0].organisations[0].walks),
+            (0, 4)
+        );
+    }
+
+    #[test]
+    fn stale_accesses_and_code_at_two_addresses_are_told() {
+        let s = shared(&[], 1);
+        let mut v = cpu(&s, Fake::default(), 0);
+        s.begin(b'R', 0);
+        v.catch_up();
+        let line = CodeLine {
+            va: 0x40_0000,
+            pa: 0x9000,
+        };
+        assert!(!v.fetch_fast(&line));
+        v.fetch(&line);
+        v.host.slot.user += 1;
+        v.host.absent = true;
+        access(&mut v, 0x5000, 8);
+        s.end(b'R');
+        v.catch_up();
+        let r = done(&s);
+        assert_eq!((r.checks.stale, &r.errors[..]), (1, &[][..]));
+        let u = r.phases[0].untranslated;
+        assert_eq!((u.data, u.fetch, u.fetch_without_address), (1, 1, 0));
+    }
+
+    #[test]
+    fn warm_up_is_in_no_figure() {
+        let s = shared(&[("sim.warmup_accesses", "1000")], 1);
+        let mut v = cpu(&s, Fake::default(), 0);
+        s.begin(b'L', 0);
+        v.catch_up();
+        busy(&mut v);
+        s.end(b'L');
+        v.catch_up();
+        let r = done(&s);
+        let p = &r.phases[0];
+        assert_eq!(r.errors.len(), 0, "{:?}", r.errors);
+        assert!(
+            p.warmup_accesses >= 1000 && p.warmup_accesses < 1010,
+            "{}",
+            p.warmup_accesses
+        );
+        assert_eq!(p.accesses.data() + p.warmup_accesses, 3060);
+        assert!(p.instructions.user < 9000);
+    }
+
+    #[test]
+    fn two_cpus_make_one_phase() {
+        let s = shared(&[], 2);
+        let (mut a, mut b) = (cpu(&s, Fake::default(), 0), cpu(&s, Fake::default(), 1));
+        s.begin(b'L', 0);
+        a.catch_up();
+        busy(&mut b);
+        busy(&mut a);
+        s.end(b'L');
+        a.catch_up();
+        b.finish();
+        let r = done(&s);
+        assert_eq!(r.errors.len(), 0, "{:?}", r.errors);
+        let p = &r.phases[0];
+        assert!(p.accesses.user_data > 3000 && p.accesses.user_data <= 6000);
+        assert_eq!(
+            p.instructions.kernel_by_category.sum(),
+            p.instructions.kernel
+        );
+    }
+
+    #[test]
+    fn tasks_keep_their_entries_while_they_sleep() {
+        let s = shared(&[], 1);
+        let mut v = cpu(&s, Fake::default(), 0);
+        s.begin(b'L', 0);
+        v.catch_up();
+        v.leave_task(0x100);
+        exec(&mut v, 0x40_0000, 1);
+        v.event(Event::Enter(Category::PageFault));
+        exec(&mut v, 0xffff_ffff_8100_0000, 5);
+        v.take_task(0x200);
+        v.event(Event::NewTask);
+        v.event(Event::KernelThread);
+        exec(&mut v, 0xffff_ffff_8100_0000, 7);
+        v.leave_task(0x200);
+        v.take_task(0x100);
+        exec(&mut v, 0xffff_ffff_8100_0000, 11);
+        v.function(1, 16);
+        v.returns(Return::Iret);
+        s.end(b'L');
+        v.catch_up();
+        let r = done(&s);
+        let p = &r.phases[0];
+        assert_eq!(p.instructions.kernel_by_category.page_fault, 16);
+        assert_eq!(p.instructions.kernel_by_category.kernel_thread, 7);
+        assert_eq!(r.errors.len(), 0, "{:?}", r.errors);
+        assert_eq!(p.tasks.len(), 2);
+        assert_eq!((p.tasks[0].task.as_str(), p.tasks[0].kernel), ("0x100", 16));
+    }
+}
