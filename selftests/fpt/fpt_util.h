@@ -174,6 +174,27 @@ static inline void fpt_drain(void)
 	write_text(FPT_DEBUGFS "drain", "1");
 }
 
+/*
+ * A CPU that goes idle keeps the address space of the process that ran last, also
+ * after its exit: the root is freed when another process runs there.
+ */
+static inline void fpt_visit_cpus(void)
+{
+	cpu_set_t all, one;
+	int cpu;
+
+	if (sched_getaffinity(0, sizeof(all), &all))
+		return;
+	for (cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+		if (!CPU_ISSET(cpu, &all))
+			continue;
+		CPU_ZERO(&one);
+		CPU_SET(cpu, &one);
+		sched_setaffinity(0, sizeof(one), &one);
+	}
+	sched_setaffinity(0, sizeof(all), &all);
+}
+
 struct fpt_nodes {
 	long root, mid, bottom, conventional;
 	long misses;	/* spans that could have been flat and are not, in all mms */
@@ -422,6 +443,7 @@ static inline long fpt_settle(const char *name, long want)
 	int i;
 
 	for (i = 0; i < 100; i++) {
+		fpt_visit_cpus();
 		v = fpt_stat0(name);
 		if (v == want)
 			break;
