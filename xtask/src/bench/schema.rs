@@ -31,16 +31,6 @@ pub struct Cell {
     pub guest: Guest,
 }
 
-impl Guest {
-    /// Page tables that came with the program: what the guest had before is not its price.
-    pub fn page_table_kb(&self) -> Option<u64> {
-        Some(
-            self.page_tables_kb?
-                .saturating_sub(self.page_tables_before_kb?),
-        )
-    }
-}
-
 impl Cell {
     pub fn name(&self) -> String {
         format!("{}-{}", self.workload, self.mode)
@@ -88,9 +78,10 @@ pub struct Guest {
     /// Of the kernel that answered.
     #[serde(default)]
     pub uname: String,
-    /// All page tables of the guest (`PageTables` of /proc/meminfo) before the program, and at the end of
-    /// its run phase.
+    /// All page tables of the guest (`PageTables` of /proc/meminfo) before the program, those of the shell
+    /// that asks among them.
     pub page_tables_before_kb: Option<u64>,
+    /// The same, at the end of its run phase.
     pub page_tables_kb: Option<u64>,
     /// Counters of the kernel's flattened tables, before and after.
     #[serde(default)]

@@ -520,9 +520,9 @@ fn hit_levels(table: &Table, source: &str) -> Figure {
 /// `None` if no program said how big its tables were.
 fn page_tables(table: &Table, source: &str) -> Option<Figure> {
     const TEXT: &str =
-        "Page tables of all processes of the guest at the end of the run phase, less those before the \
-        program started. Flattened nodes are 2 MiB each, whatever part of them is used: this is the price in memory.";
-    let kb = |w: &str, m: &str| table.matrix.cell(w, m)?.guest.page_table_kb();
+        "Page tables of all processes of the guest, the first one included, at the end of the run phase. \
+        Flattened nodes are 2 MiB each, whatever part of them is used: this is the price in memory.";
+    let kb = |w: &str, m: &str| table.matrix.cell(w, m)?.guest.page_tables_kb;
     let modes = table.matrix.modes();
     let workloads = table.matrix.workloads();
     if !workloads

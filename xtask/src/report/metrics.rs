@@ -213,7 +213,7 @@ pub struct Row {
     pub cycles_data: f64,
     pub cycles_instruction: f64,
     pub cycles_tlb: f64,
-    /// All page tables of the guest at the end of the run phase, without those before the program.
+    /// All page tables of the guest at the end of the run phase.
     pub page_table_kb: Option<u64>,
 }
 
@@ -326,7 +326,7 @@ impl Sum {
             cycles_data,
             cycles_instruction,
             cycles_tlb,
-            page_table_kb: cell.guest.page_table_kb(),
+            page_table_kb: cell.guest.page_tables_kb,
         }
     }
 }
