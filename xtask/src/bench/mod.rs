@@ -49,7 +49,7 @@ pub struct Args {
     /// Transparent huge pages of the guest
     #[arg(long, value_enum, default_value_t = Thp::Never)]
     pub thp: Thp,
-    /// Virtual CPUs: with 1 the guest's clock counts instructions, and figures repeat exactly
+    /// Virtual CPUs: with 1 the clock of the guest counts instructions, and runs nearly repeat
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=2))]
     pub vcpus: u32,
     /// More words for the kernel's command line

@@ -67,7 +67,7 @@ pub struct Provenance {
     pub argv: Vec<String>,
     /// The kernel's command line.
     pub kernel_args: String,
-    /// Virtual time counts instructions: two runs give the same figures.
+    /// Virtual time counts instructions: two runs give nearly the same figures.
     pub icount: bool,
     pub host_cpu: String,
     pub host_cpus: usize,

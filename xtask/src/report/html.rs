@@ -385,7 +385,7 @@ fn provenance(t: &Table, command: &str) -> String {
         (
             "clock",
             if p.icount {
-                "counts instructions: runs repeat exactly".into()
+                "counts instructions: runs nearly repeat".into()
             } else {
                 "the host's: runs differ a little".to_string()
             },
