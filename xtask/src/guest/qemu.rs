@@ -148,7 +148,10 @@ impl Spec {
                 .arg(format!("virtio-blk-pci,drive=disk{n}"));
         }
         if self.icount {
-            cmd = cmd.args(["-icount", "shift=0,sleep=off"]);
+            // RDRAND and the time of day decide where pages and stacks go: the same in each run.
+            cmd = cmd
+                .args(["-icount", "shift=0,sleep=off", "-seed", "1"])
+                .args(["-rtc", "base=2026-01-01T00:00:00,clock=vm"]);
         }
         if let Some(plugin) = &self.plugin {
             cmd = cmd.arg("-plugin").arg(plugin);
