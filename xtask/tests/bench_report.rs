@@ -3,30 +3,14 @@
 //! person can go wrong. The guest is src/bin/fake-qemu.rs, so every figure is made up.
 
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+
+mod guest_common;
+use guest_common::{checkout, finish, qemu_is_gone, xtask, Out};
 
 struct Lab {
     dir: tempfile::TempDir,
-}
-
-struct Out {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
-impl Out {
-    #[track_caller]
-    fn is(&self, code: i32, words: &[&str]) -> &Out {
-        let all = format!("{}\n{}", self.stdout, self.stderr);
-        assert_eq!(self.code, Some(code), "{all}");
-        for word in words {
-            assert!(all.contains(word), "'{word}' is not in:\n{all}");
-        }
-        assert!(!all.contains("panicked at"), "{all}");
-        self
-    }
 }
 
 const WORKLOADS: &str = "
@@ -46,20 +30,12 @@ scale.medium = { argv = ['/workloads/gups'], memory_mib = 256, disk_mib = 999999
 
 impl Lab {
     fn new() -> Lab {
-        let dir = tempfile::tempdir().unwrap();
-        let write = |name: &str, text: &str| {
-            let path = dir.path().join(name);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, text).unwrap();
-        };
-        write("configs/modes", "radix\nl3l2\n");
-        write("workloads/workloads.toml", WORKLOADS);
-        write("xtask/README", "");
-        write("vmlinux", "no kernel");
-        write("initrd", "no files");
-        write("walksim.so", "no plugin");
-        std::fs::create_dir(dir.path().join("tmp")).unwrap();
-        Lab { dir }
+        Lab {
+            dir: checkout(&[
+                ("workloads/workloads.toml", WORKLOADS),
+                ("walksim.so", "no plugin"),
+            ]),
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -67,22 +43,8 @@ impl Lab {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut cmd = Command::new(env!("CARGO_BIN_EXE_xtask"));
-        cmd.args(args)
-            .env("FPT_ROOT", self.dir.path())
-            .env("FPT_CACHE", self.path("cache"))
-            .env("FPT_RUNS", self.path("runs"))
-            .env("FPT_VMLINUX", self.path("vmlinux"))
-            .env("FPT_INITRD", self.path("initrd"))
-            .env("FPT_WALKSIM", self.path("walksim.so"))
-            .env("FPT_QEMU", env!("CARGO_BIN_EXE_fake-qemu"))
-            .env("FPT_SILENCE_S", "2")
-            .env("FPT_PLAIN", "1")
-            .env("TMPDIR", self.path("tmp"))
-            .env("FAKE_QEMU_PID", self.path("pid"))
-            .env_remove("FPT_ANY_MODE")
-            .current_dir(self.dir.path())
-            .stdin(Stdio::null())
+        let mut cmd = xtask(self.dir.path(), args);
+        cmd.env("FPT_WALKSIM", self.path("walksim.so"))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         cmd
@@ -117,20 +79,7 @@ impl Lab {
                 assert!(expected, "{name} is left in {}", dir.display());
             }
         }
-        if let Ok(pid) = std::fs::read_to_string(self.path("pid")) {
-            let cmdline =
-                std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            assert!(!cmdline.contains("fake-qemu"), "{pid} still runs");
-        }
-    }
-}
-
-fn finish(child: Child) -> Out {
-    let out = child.wait_with_output().unwrap();
-    Out {
-        code: out.status.code(),
-        stdout: String::from_utf8_lossy(&out.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&out.stderr).into_owned(),
+        qemu_is_gone(self.dir.path());
     }
 }
 

@@ -3,30 +3,14 @@
 //! guest is src/bin/fake-qemu.rs.
 
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+
+mod guest_common;
+use guest_common::{checkout, finish, qemu_is_gone, xtask, Out};
 
 struct Lab {
     dir: tempfile::TempDir,
-}
-
-struct Out {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
-impl Out {
-    #[track_caller]
-    fn is(&self, code: i32, words: &[&str]) -> &Out {
-        let all = format!("{}\n{}", self.stdout, self.stderr);
-        assert_eq!(self.code, Some(code), "{all}");
-        for word in words {
-            assert!(all.contains(word), "'{word}' is not in:\n{all}");
-        }
-        assert!(!all.contains("panicked at"), "{all}");
-        self
-    }
 }
 
 const LIST: &str = "
@@ -42,27 +26,15 @@ argv = ['./two']
 timeout_s = 5
 ";
 
-fn fake_qemu() -> PathBuf {
-    PathBuf::from(env!("CARGO_BIN_EXE_fake-qemu"))
-}
-
 impl Lab {
     fn new() -> Lab {
-        let dir = tempfile::tempdir().unwrap();
-        let write = |name: &str, text: &str| {
-            let path = dir.path().join(name);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, text).unwrap();
-        };
-        write("configs/modes", "radix\nl3l2\n");
-        write("selftests/list.toml", LIST);
-        write("selftests/console-allow.toml", "");
-        write("linux-patches/series", "");
-        write("xtask/README", "");
-        write("vmlinux", "no kernel");
-        write("initrd", "no files");
-        std::fs::create_dir(dir.path().join("tmp")).unwrap();
-        Lab { dir }
+        Lab {
+            dir: checkout(&[
+                ("selftests/list.toml", LIST),
+                ("selftests/console-allow.toml", ""),
+                ("linux-patches/series", ""),
+            ]),
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -70,22 +42,8 @@ impl Lab {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut cmd = Command::new(env!("CARGO_BIN_EXE_xtask"));
-        cmd.args(args)
-            .env("FPT_ROOT", self.dir.path())
-            .env("FPT_CACHE", self.path("cache"))
-            .env("FPT_RUNS", self.path("runs"))
-            .env("FPT_VMLINUX", self.path("vmlinux"))
-            .env("FPT_INITRD", self.path("initrd"))
-            .env("FPT_QEMU", fake_qemu())
-            .env("FPT_SILENCE_S", "2")
-            .env("FPT_PLAIN", "1")
-            .env("TMPDIR", self.path("tmp"))
-            .env("FAKE_QEMU_PID", self.path("pid"))
-            .env_remove("FPT_ANY_MODE")
-            .env_remove("FPT_KSELFTESTS")
-            .current_dir(self.dir.path())
-            .stdin(Stdio::null());
+        let mut cmd = xtask(self.dir.path(), args);
+        cmd.env_remove("FPT_KSELFTESTS");
         cmd
     }
 
@@ -110,20 +68,7 @@ impl Lab {
             .map(|e| e.unwrap().path())
             .collect();
         assert!(left.is_empty(), "{left:?}");
-        if let Ok(pid) = std::fs::read_to_string(self.path("pid")) {
-            let cmdline =
-                std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            assert!(!cmdline.contains("fake-qemu"), "{pid} still runs");
-        }
-    }
-}
-
-fn finish(child: Child) -> Out {
-    let out = child.wait_with_output().unwrap();
-    Out {
-        code: out.status.code(),
-        stdout: String::from_utf8_lossy(&out.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&out.stderr).into_owned(),
+        qemu_is_gone(self.dir.path());
     }
 }
 
