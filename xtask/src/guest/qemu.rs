@@ -58,8 +58,9 @@ impl Spec {
         if !self.icount {
             // The TSC is the host's, which a guest on a busy host cannot measure: it would take it
             // for many times too slow or too fast, and with it every time limit. The HPET's
-            // rate is known.
-            args.extend(["clocksource=hpet", "tsc=unstable"].map(str::to_string));
+            // rate is known. For the same reason no interrupt of the timer may come while the kernel
+            // spins for a few ticks to see whether the timer works, and it would panic.
+            args.extend(["clocksource=hpet", "tsc=unstable", "no_timer_check"].map(str::to_string));
         }
         args.extend(self.mode.iter().map(|m| format!("fpt={m}")));
         args.extend(self.append.iter().cloned());
