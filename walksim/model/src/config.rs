@@ -121,7 +121,7 @@ pub struct Cycles {
     pub charge_fetch: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ecpt {
     pub ways: u32,

@@ -181,6 +181,8 @@ unsafe impl Sync for Plugin {}
 static PLUGIN: OnceLock<Plugin> = OnceLock::new();
 
 const MAX_VCPUS: usize = 64;
+/// Id of the phase that is the last one.
+const RUN: u8 = b'R';
 static VCPUS: [AtomicPtr<Vcpu<Qemu>>; MAX_VCPUS] =
     [const { AtomicPtr::new(std::ptr::null_mut()) }; MAX_VCPUS];
 static SLOTS: Once = Once::new();
@@ -368,13 +370,16 @@ extern "C" fn marked(index: c_uint, data: *mut c_void) {
             if shared.end(id) {
                 v.catch_up();
                 save(plugin, false);
+                if id == RUN && !shared.always() {
+                    pause(plugin);
+                }
             }
         } else if plugin.everything.load(Ordering::Relaxed) {
             let executed = v.executed();
             shared.begin(id, executed);
             v.catch_up();
         } else {
-            start(plugin, Some(id));
+            start(plugin, id);
         }
     });
 }
@@ -382,11 +387,20 @@ extern "C" fn marked(index: c_uint, data: *mut c_void) {
 static ID: OnceLock<PluginId> = OnceLock::new();
 
 /// Throws all translations out, so that new ones count everything.
-fn start(plugin: &Plugin, first: Option<u8>) {
+fn start(plugin: &Plugin, first: u8) {
     plugin.everything.store(true, Ordering::Relaxed);
-    plugin
-        .first
-        .store(first.map_or(u32::MAX, u32::from), Ordering::Relaxed);
+    plugin.first.store(u32::from(first), Ordering::Relaxed);
+    translate_anew();
+}
+
+/// What follows the run phase, a proof of the result as a rule, is in no figure: as before the first mark.
+fn pause(plugin: &Plugin) {
+    plugin.everything.store(false, Ordering::Relaxed);
+    plugin.first.store(u32::MAX, Ordering::Relaxed);
+    translate_anew();
+}
+
+fn translate_anew() {
     if let Some(id) = ID.get() {
         // SAFETY: called in vCPU context with the plugin's own id; `started` is called when no vCPU runs.
         unsafe { qemu_plugin_reset(*id, started) };
@@ -396,14 +410,14 @@ fn start(plugin: &Plugin, first: Option<u8>) {
 extern "C" fn started(id: PluginId) {
     guarded(|| {
         let Some(plugin) = PLUGIN.get() else { return };
+        let cpus = || (0..plugin.shared.vcpus).filter_map(vcpu);
         if let Ok(first) = u8::try_from(plugin.first.load(Ordering::Relaxed)) {
-            plugin.shared.begin(first, 0);
+            // Invalidations of a pause were not seen.
+            cpus().for_each(|v| v.flush(Flush::All));
+            let executed = cpus().next().map_or(0, Vcpu::executed);
+            plugin.shared.begin(first, executed);
         }
-        for index in 0..plugin.shared.vcpus {
-            if let Some(v) = vcpu(index) {
-                v.catch_up();
-            }
-        }
+        cpus().for_each(Vcpu::catch_up);
         register(plugin, id);
     });
 }

@@ -122,6 +122,12 @@ impl Shared {
         self.epoch.store(turn << 32 | open, Ordering::Release);
     }
 
+    /// Are the models to run also outside of the phases?
+    pub fn always(&self) -> bool {
+        let first = self.machines.first();
+        first.is_some_and(|m| m.sim.simulate_outside)
+    }
+
     pub fn error(&self, what: String) {
         lock(&self.results).error(what);
     }

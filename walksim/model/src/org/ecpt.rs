@@ -5,7 +5,8 @@
 //! A slot is a line of eight neighbouring translations. What the guest maps is learnt from its walks, so
 //! that a table holds what was used, and a mapping that goes stays. Tables lie at synthetic addresses.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use fpt_core::geometry::Level;
 
@@ -46,6 +47,28 @@ impl Frames {
         let at = FROM + self.next;
         self.next += bytes;
         at
+    }
+}
+
+/// Maps of the bookkeeping, asked several times a walk: keys are addresses, which no one chooses to collide.
+type Map<K, V> = std::collections::HashMap<K, V, BuildHasherDefault<Mix>>;
+
+#[derive(Default)]
+struct Mix(u64);
+
+impl Hasher for Mix {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|b| self.write_u64(u64::from(*b)));
+    }
+    fn write_u8(&mut self, n: u8) {
+        self.write_u64(u64::from(n));
+    }
+    fn write_u64(&mut self, n: u64) {
+        let h = (self.0 ^ n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = h ^ h >> 32;
     }
 }
 
@@ -242,19 +265,19 @@ impl Elastic {
 struct Space {
     tables: [Option<Elastic>; 3],
     /// Sizes of pages (bit per size) in each 1 GiB and in each 2 MiB: what the cuckoo walk tables know.
-    in_pud: HashMap<u64, u8>,
-    in_pmd: HashMap<u64, u8>,
+    in_pud: Map<u64, u8>,
+    in_pmd: Map<u64, u8>,
     /// Addresses of lines of the cuckoo walk tables.
-    cwt: HashMap<(bool, u64), u64>,
+    cwt: Map<(bool, u64), u64>,
 }
 
 impl Space {
     fn new() -> Space {
         Space {
             tables: [None, None, None],
-            in_pud: HashMap::new(),
-            in_pmd: HashMap::new(),
-            cwt: HashMap::new(),
+            in_pud: Map::default(),
+            in_pmd: Map::default(),
+            cwt: Map::default(),
         }
     }
 }
@@ -297,7 +320,7 @@ impl Cwc {
 
 pub struct Ecpt {
     config: config::Ecpt,
-    spaces: HashMap<u64, Space>,
+    spaces: Map<u64, Space>,
     /// Address spaces, oldest first.
     order: VecDeque<u64>,
     frames: Frames,
@@ -313,8 +336,8 @@ const KERNEL: u64 = u64::MAX;
 impl Ecpt {
     pub fn new(config: &Config) -> Ecpt {
         Ecpt {
-            config: config.ecpt.clone(),
-            spaces: HashMap::new(),
+            config: config.ecpt,
+            spaces: Map::default(),
             order: VecDeque::new(),
             frames: Frames { next: 0 },
             pmd: Cwc::new(config.ecpt.cwc_pmd),
@@ -365,7 +388,7 @@ impl Organisation for Ecpt {
         let size = walk.size as usize;
         let key = va >> (walk.size.shift() + CLUSTER);
         let (pmd, pud) = (va >> Level::L2.shift(), va >> Level::L3.shift());
-        let config = self.config.clone();
+        let config = self.config;
 
         // The kernel put the translation in when it mapped the page: no cost of the walk.
         self.space(id);
