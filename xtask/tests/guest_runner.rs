@@ -120,7 +120,7 @@ fn qemu_ending_without_a_word_is_71() {
     let lab = Lab::new();
     for what in ["fake=triple", "fake=triple-boot"] {
         lab.run(&["run", "--mode", "radix", "--append", what, "--", "true"])
-            .is(71, &["triple fault"]);
+            .is(71, &["triple fault at rip ffffffff81000123 ("]);
         lab.is_clean();
     }
 }

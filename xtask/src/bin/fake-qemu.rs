@@ -70,6 +70,11 @@ fn main() {
     if let Some(path) = std::env::var_os("FAKE_QEMU_PID") {
         let _ = std::fs::write(path, std::process::id().to_string());
     }
+    if let (true, Some(log)) = (what.starts_with("triple"), after("-D")) {
+        let text = "CPU Reset (CPU 0)\nRIP=000000000000fff0\nTriple fault\nCPU Reset (CPU 1)\n\
+                    RAX=0000000000000000\nRIP=ffffffff81000123 RFL=00000046\n";
+        let _ = std::fs::write(log, text);
+    }
     if what == "no-start" {
         eprintln!("fake-qemu: could not load kernel 'vmlinux'");
         std::process::exit(1);

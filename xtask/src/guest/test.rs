@@ -155,6 +155,10 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
             // What is known so far survives an interrupt.
             run.results(&report)?;
         }
+        if chosen.len() > 1 && !report.green() {
+            ctx.ui.info("--- what failed");
+            print_failures(ctx, &report);
+        }
         ctx.ui.info(&format!("results: {}", run.path.display()));
         say!("\n", "{}", report.summary());
         Ok(if report.green() {

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{channel, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -98,6 +98,8 @@ pub struct Guest {
     booted: bool,
     next_id: u64,
     console_path: String,
+    /// What QEMU logs of CPU resets.
+    resets: PathBuf,
     // Last: sockets go when QEMU has gone.
     _guard: RemoveOnExit,
     _dir: tempfile::TempDir,
@@ -181,7 +183,12 @@ impl Guest {
         } else {
             format!("-{name}")
         };
-        let cmd = spec.command(program, dir.path());
+        // Says where a CPU was when it was reset; a guest that dies without a word died of that.
+        let resets = run.path.join(format!("resets{suffix}.log"));
+        let cmd = spec
+            .command(program, dir.path())
+            .args(["-d", "cpu_reset", "-D"])
+            .arg(&resets);
         run.append("cmdline.txt", &format!("{}\n", cmd.quoted()))?;
         let console_name = format!("console{suffix}.log");
         let console_log = run.log(&console_name)?;
@@ -242,6 +249,7 @@ impl Guest {
             booted: false,
             next_id: 1,
             console_path: run.path.join(console_name).display().to_string(),
+            resets,
             _guard: guard,
             _dir: dir,
         })
@@ -416,10 +424,12 @@ impl Guest {
             (None, Some(s)) if !s.success() => {
                 format!("QEMU ended with {} {stderr}", proc::describe(s))
             }
-            (None, Some(_)) => {
-                "QEMU ended without a panic: the guest was reset (triple fault?) or powered off"
-                    .to_string()
-            }
+            (None, Some(_)) => match triple_fault(&self.resets) {
+                Some(at) => format!("triple fault at {at} ({})", self.resets.display()),
+                None => {
+                    "QEMU ended without a panic: the guest was reset or powered off".to_string()
+                }
+            },
             (None, None) => "init has gone".to_string(),
         };
         Fail::new(
@@ -767,6 +777,17 @@ fn send(writer: &Writer, op: &Op) -> bool {
 }
 
 /// Waits in a thread for QEMU to connect, keeps a writer, then serves the connection.
+/// The instruction pointer of the triple fault in QEMU's log, if there is one.
+fn triple_fault(log: &Path) -> Option<String> {
+    let text = std::fs::read(log).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    let (_, after) = text.split_once("Triple fault")?;
+    let (_, rip) = after.split_once("RIP=")?;
+    rip.split_whitespace()
+        .next()
+        .map(|word| format!("rip {word}"))
+}
+
 fn listen(
     path: &Path,
     writer: &Writer,
