@@ -6,7 +6,7 @@ use super::fpt_core::addr::PhysAddr;
 use super::fpt_core::counters::{Counter, KindCounter};
 use super::fpt_core::entry::Entry;
 use super::fpt_core::geometry::NodeKind;
-use super::fpt_core::node::{drain_pool, NodeAlloc, NodeDemote, NodeMem, RootMem};
+use super::fpt_core::node::{drain_pool, NodeAlloc, NodeDemote, NodeMem};
 use super::fpt_core::policy::{Choice, Policy, SpanFacts};
 use super::fpt_core::pool::PoolView;
 use super::hot::phys_to_virt;
@@ -73,7 +73,7 @@ extern "C" {
     fn fpt_c_slice_dtor(page: *mut Page, kind: u32, slice: u32);
     fn fpt_c_charge(page: *mut Page) -> bool;
     fn fpt_c_uncharge(page: *mut Page);
-    fn fpt_c_is_zero(page: *mut Page) -> bool;
+    fn fpt_c_is_zero(page: *mut Page, kind: u32) -> bool;
     fn fpt_c_page_phys(page: *mut Page) -> u64;
     fn fpt_c_phys_page(pa: u64) -> *mut Page;
     fn fpt_c_virt_phys(va: *const c_void) -> u64;
@@ -298,6 +298,14 @@ impl NodeAlloc for KernelNode {
         unsafe { fpt_c_slice_dtor(block.ptr(), kind as u32, slice) };
     }
 
+    fn store_l4(&mut self, l4: PhysAddr, index: u32, entry: Entry) {
+        // SAFETY: `l4` is the L4 page of a root block that nobody else sees, `index` < 256: the
+        // store stays within its 4 KiB of the direct map.
+        unsafe {
+            phys_to_virt(l4).add(index as usize).write(entry.as_u64());
+        }
+    }
+
     fn charge(&mut self, _kind: NodeKind, block: &Block) -> bool {
         // SAFETY: the block is owned and carries no charge.
         unsafe { fpt_c_charge(block.ptr()) }
@@ -308,9 +316,9 @@ impl NodeAlloc for KernelNode {
         unsafe { fpt_c_uncharge(block.ptr()) };
     }
 
-    fn is_zero(&self, _kind: NodeKind, block: &Block) -> bool {
+    fn is_zero(&self, kind: NodeKind, block: &Block) -> bool {
         // SAFETY: the block is owned: nobody writes to it.
-        !TAINTED.load(Ordering::Relaxed) && unsafe { fpt_c_is_zero(block.ptr()) }
+        !TAINTED.load(Ordering::Relaxed) && unsafe { fpt_c_is_zero(block.ptr(), kind as u32) }
     }
 
     fn claim(&mut self, _kind: NodeKind, pa: PhysAddr) -> Block {
@@ -389,20 +397,6 @@ impl NodeMem for KernelNode {
 
     fn tainted(&self) -> bool {
         TAINTED.load(Ordering::Relaxed)
-    }
-}
-
-impl RootMem for KernelNode {
-    fn store_l4(&mut self, l4: PhysAddr, index: u32, entry: Entry) {
-        // SAFETY: `l4` is the L4 page of a root block that nobody else sees, `index` < 256: the
-        // store stays within its 4 KiB of the direct map.
-        unsafe {
-            phys_to_virt(l4).add(index as usize).write(entry.as_u64());
-        }
-    }
-
-    fn clear_l4(&mut self, l4: PhysAddr, index: u32) {
-        self.store_l4(l4, index, Entry::NONE);
     }
 }
 

@@ -132,8 +132,8 @@ pub unsafe extern "C" fn fpt_demote_node(
     demoted
 }
 
-/// A flattened root for `mm`: the L4 page inside it, with the user half filled; null to use a
-/// conventional one.
+/// A flattened root for `mm`: the L4 page inside it, with the user half filled and anything in the
+/// kernel half; null to use a conventional one.
 ///
 /// # Safety
 ///
@@ -148,7 +148,7 @@ pub unsafe extern "C" fn fpt_root_alloc(mm: *mut Mm) -> *mut u64 {
     if decide(&facts) != Decision::Flatten {
         return null_mut();
     }
-    match install_root(&mut ops, TABLE_FLAGS) {
+    match install_root(&mut ops) {
         Ok(l4) => phys_to_virt(l4),
         Err(_) => null_mut(),
     }
@@ -158,7 +158,7 @@ pub unsafe extern "C" fn fpt_root_alloc(mm: *mut Mm) -> *mut u64 {
 ///
 /// # Safety
 ///
-/// `pgd` is the L4 page of such a root of `mm`, no CPU uses it, and its kernel half is clear.
+/// `pgd` is the L4 page of such a root of `mm`, and no CPU uses it.
 #[no_mangle]
 pub unsafe extern "C" fn fpt_root_free(mm: *mut Mm, pgd: *mut u64) {
     // SAFETY: by the caller; a root has no slot.

@@ -15,7 +15,9 @@
 //! state by move, the states have private fields and no `Clone`, so a transition that is not
 //! drawn above does not compile. While a node is in the tree its entry owns it.
 //!
-//! Blocks in a pool are all zero and keep their prepared slices, but carry no charge.
+//! Blocks in a pool are all zero and keep their prepared slices, but carry no charge. A root's L4
+//! page is the exception: its user half points at the block's own slices for as long as the block is
+//! prepared, and its kernel half is whatever was there last.
 //!
 //! Locks: [`NodeMem::lock`] is the lock that the kernel takes for the same entry today
 //! (`page_table_lock`); nothing is allocated, charged, freed or put into a pool under it.
@@ -24,7 +26,7 @@
 
 use super::addr::{PhysAddr, PAGE_SIZE};
 use super::counters::{Counter, KindCounter};
-use super::entry::{root_l4, Entry};
+use super::entry::{root_l4, Entry, TABLE_FLAGS};
 use super::geometry::{NodeKind, NODE_BYTES, ROOT_USER_SLICES, SLICES};
 
 /// Where blocks come from and go to. No method may panic.
@@ -58,14 +60,18 @@ pub trait NodeAlloc {
     /// Undoes [`NodeAlloc::prepare_slice`].
     fn unprepare_slice(&mut self, kind: NodeKind, block: &Self::Block, slice: u32);
 
+    /// Stores user entry `index` (0..256) of the L4 page at `l4`, inside a root block that is
+    /// being prepared.
+    fn store_l4(&mut self, l4: PhysAddr, index: u32, entry: Entry);
+
     /// Charges the block (memcg, NR_PAGETABLE). False if the charge was refused.
     fn charge(&mut self, kind: NodeKind, block: &Self::Block) -> bool;
 
     /// Undoes [`NodeAlloc::charge`].
     fn uncharge(&mut self, kind: NodeKind, block: &Self::Block);
 
-    /// False if a debug build found a word of the block that is not zero. Builds that do not
-    /// look answer true.
+    /// False if a debug build found a word of the block that is not zero, other than in the L4 page
+    /// of a root. Builds that do not look answer true.
     fn is_zero(&self, kind: NodeKind, block: &Self::Block) -> bool;
 
     /// Takes over the block at `pa`, of which the tree has just let go.
@@ -279,6 +285,15 @@ fn prepare<O: NodeAlloc>(ops: &mut O, kind: NodeKind) -> Result<Prepared<O::Bloc
             return Err(Fallback::NoSlice);
         }
     }
+    if kind == NodeKind::Root {
+        // Once for the life of the block: a fork or exec that gets it from the pool stores nothing.
+        let pa = ops.phys(&block);
+        for index in 0..ROOT_USER_SLICES {
+            if let Some(entry) = Entry::root_slice(pa, index, TABLE_FLAGS) {
+                ops.store_l4(root_l4(pa), index, entry);
+            }
+        }
+    }
     Ok(Prepared { kind, block })
 }
 
@@ -410,56 +425,38 @@ pub fn drain_pool<O: NodeAlloc>(ops: &mut O, kind: NodeKind, max: u32) -> u32 {
     max
 }
 
-/// The L4 page of a flattened root, while nobody else can see it.
-pub trait RootMem {
-    /// Stores user entry `index` (0..256) of the L4 page at `l4`.
-    fn store_l4(&mut self, l4: PhysAddr, index: u32, entry: Entry);
-
-    /// Clears user entry `index` (0..256) of the L4 page at `l4`.
-    fn clear_l4(&mut self, l4: PhysAddr, index: u32);
-}
-
-/// Makes a flattened root: acquires a block and fills the user half of its L4 page with pointers
-/// to the block's own slices, so that software walks four ordinary levels. Returns the L4
-/// page (`mm->pgd`); the caller copies the kernel half there, before anybody else can see it.
-/// On failure use a conventional root.
+/// Makes a flattened root: acquires a block, the user half of whose L4 page points at the block's
+/// own slices, so that software walks four ordinary levels. Returns the L4 page (`mm->pgd`); the
+/// caller copies the whole kernel half there, before anybody else can see it. On failure use a
+/// conventional root.
 ///
 /// [`NodeMem`]'s lock, load, publish and clear are not called for roots.
 #[inline]
-pub fn install_root<O>(ops: &mut O, flags: u64) -> Result<PhysAddr, Fallback>
+pub fn install_root<O>(ops: &mut O) -> Result<PhysAddr, Fallback>
 where
-    O: NodeAlloc + NodeMem + RootMem,
+    O: NodeAlloc + NodeMem,
 {
     let kind = NodeKind::Root;
     let ready = acquire_node(ops, kind)?;
     let block = ops.phys(&ready.block);
-    if Entry::root_slice(block, 0, flags).is_none() {
+    if Entry::root_slice(block, 0, TABLE_FLAGS).is_none() {
         release_node(ops, ready);
         ops.count(Counter::kind(kind, KindCounter::Fallbacks), 1);
         return Err(Fallback::BadBlock);
     }
-    let l4 = root_l4(block);
-    for index in 0..ROOT_USER_SLICES {
-        if let Some(entry) = Entry::root_slice(block, index, flags) {
-            ops.store_l4(l4, index, entry);
-        }
-    }
     ops.account(kind);
     forget_block(ready);
     installed(ops, kind);
-    Ok(l4)
+    Ok(root_l4(block))
 }
 
-/// Takes back the root block whose L4 page is `l4`. The caller has cleared the kernel half of
-/// the L4 page; no CPU has this root in CR3 any more, so [`retire_node`] may follow at once.
+/// Takes back the root block whose L4 page is `l4`. No CPU has this root in CR3 any more, so
+/// [`retire_node`] may follow at once.
 #[inline]
 pub fn detach_root<O>(ops: &mut O, l4: PhysAddr) -> Detached<O::Block>
 where
-    O: NodeAlloc + NodeMem + RootMem,
+    O: NodeAlloc + NodeMem,
 {
-    for index in 0..ROOT_USER_SLICES {
-        ops.clear_l4(l4, index);
-    }
     detached(ops, NodeKind::Root, super::entry::root_block(l4))
 }
 

@@ -7,7 +7,8 @@
 //! frame that is not allocated panics or, through [`PhysMem`], answers `None`.
 
 use fpt_core::addr::{PhysAddr, PAGE_SHIFT};
-use fpt_core::geometry::{Level, NodeKind, NODE_SHIFT, SLICES};
+use fpt_core::entry::{root_l4, Entry, TABLE_FLAGS};
+use fpt_core::geometry::{Level, NodeKind, NODE_SHIFT, ROOT_USER_SLICES, SLICES};
 use fpt_core::walk::PhysMem;
 
 type Frame = Box<[u64; 512]>;
@@ -217,14 +218,25 @@ impl SimMem {
         assert_eq!(state.charged, charged);
     }
 
-    /// Is every word of the block zero?
-    pub fn is_zero(&self, pa: PhysAddr) -> bool {
+    /// Is every word of the block zero, other than in the L4 page of a root?
+    pub fn is_zero(&self, pa: PhysAddr, kind: NodeKind) -> bool {
         let chunk = self.chunk(place(pa).0).expect("no such block");
+        let l4 = place(root_l4(pa)).1;
         chunk
             .data
             .iter()
-            .flatten()
+            .enumerate()
+            .filter(|(n, _)| kind != NodeKind::Root || *n != l4)
+            .filter_map(|(_, f)| f.as_ref())
             .all(|f| f.iter().all(|w| *w == 0))
+    }
+
+    /// Does the user half of the L4 page of the root block at `pa` point at the block's slices?
+    pub fn is_linked(&self, pa: PhysAddr) -> bool {
+        (0..ROOT_USER_SLICES).all(|i| {
+            let at = root_l4(pa).offset(u64::from(i) * 8);
+            Entry::root_slice(pa, i, TABLE_FLAGS).is_some_and(|e| e.as_u64() == self.read(at))
+        })
     }
 
     /// Is every word of the 4 KiB frame zero?

@@ -95,7 +95,7 @@ impl Mm {
         let facts = mm.facts(world, NodeKind::Root, false, choice);
         if let Decision::Flatten = decide(&facts) {
             let mut ops = Ops::new(world, &mut mm, PhysAddr::new(0));
-            if let Ok(l4) = node::install_root(&mut ops, table_flags()) {
+            if let Ok(l4) = node::install_root(&mut ops) {
                 mm.l4 = l4;
                 mm.flat_root = true;
             }
@@ -679,12 +679,13 @@ impl Mm {
     pub fn exit(mut self, w: &mut World) {
         self.unmap(w, 0, USER_END, 0, USER_END);
         assert_eq!(self.pgtables_bytes, 0, "non-zero pgtables_bytes");
-        w.mem.write(self.l4.offset(511 * 8), 0);
+        // What a conventional table holds is gone when it is freed; the kernel half of a root stays.
         if self.flat_root {
             let l4 = self.l4;
             let node = node::detach_root(&mut Ops::new(w, &mut self, l4), l4);
             node::retire_node(w, node);
         } else {
+            w.mem.write(self.l4.offset(511 * 8), 0);
             w.mem.free_table(self.l4, Level::L4);
         }
         assert_eq!(self.flat_nodes, 0, "nodes left");

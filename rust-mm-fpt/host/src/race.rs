@@ -141,6 +141,9 @@ impl NodeAlloc for Racer<'_> {
     fn unprepare_slice(&mut self, kind: NodeKind, block: &SimBlock, slice: u32) {
         self.local(|s| s.world.unprepare_slice(kind, block, slice))
     }
+    fn store_l4(&mut self, l4: PhysAddr, index: u32, entry: Entry) {
+        self.local(|s| s.world.store_l4(l4, index, entry))
+    }
     fn charge(&mut self, kind: NodeKind, block: &SimBlock) -> bool {
         self.local(|s| s.world.charge(kind, block))
     }
@@ -201,7 +204,7 @@ impl NodeMem for Racer<'_> {
             let kind = entry.node_kind().expect("a flat entry");
             // Prepared, charged, zero: whoever sees the entry may use it.
             s.world.mem.assert_block(entry.addr(), kind, true);
-            assert!(s.world.mem.is_zero(entry.addr()));
+            assert!(s.world.mem.is_zero(entry.addr(), kind));
             s.world.mem.write(s.slot, entry.as_u64());
         })
     }

@@ -8,7 +8,7 @@ use fpt_core::addr::PhysAddr;
 use fpt_core::counters::{Counter, KindCounter};
 use fpt_core::entry::Entry;
 use fpt_core::geometry::{Level, NodeKind, NODE_BYTES};
-use fpt_core::node::{self, NodeAlloc, NodeDemote, NodeMem, RootMem};
+use fpt_core::node::{self, NodeAlloc, NodeDemote, NodeMem};
 use fpt_core::policy::Policy;
 use fpt_core::pool::PoolView;
 use std::cell::Cell;
@@ -151,6 +151,15 @@ impl World {
         }
     }
 
+    /// Asserts that a pooled block can be used again as it is.
+    fn assert_clean(&self, pa: PhysAddr, kind: NodeKind) {
+        assert!(self.mem.is_zero(pa, kind), "pooled block is not zero");
+        assert!(
+            kind != NodeKind::Root || self.mem.is_linked(pa),
+            "pooled root without its slices"
+        );
+    }
+
     /// Asserts what must hold between any two operations.
     pub fn check(&mut self) {
         assert_eq!(
@@ -169,7 +178,7 @@ impl World {
             for pa in blocks {
                 let pa = PhysAddr::new(pa);
                 self.mem.assert_block(pa, kind, false);
-                assert!(self.mem.is_zero(pa), "block in the pool is not zero");
+                self.assert_clean(pa, kind);
             }
         }
         let live: i64 = NodeKind::ALL
@@ -205,7 +214,7 @@ impl NodeAlloc for World {
     fn take_pooled(&mut self, kind: NodeKind) -> Option<SimBlock> {
         let pa = PhysAddr::new(self.pool(kind).pop()?);
         self.mem.assert_block(pa, kind, false);
-        assert!(self.mem.is_zero(pa), "block from the pool is not zero");
+        self.assert_clean(pa, kind);
         Some(SimBlock::from_pa(pa))
     }
 
@@ -246,6 +255,11 @@ impl NodeAlloc for World {
         self.mem.set_prepared(block, kind, slice, false);
     }
 
+    fn store_l4(&mut self, l4: PhysAddr, index: u32, entry: Entry) {
+        self.mem
+            .write(l4.offset(u64::from(index) * 8), entry.as_u64());
+    }
+
     fn charge(&mut self, kind: NodeKind, block: &SimBlock) -> bool {
         if !self.allow(Request::Charge) {
             return false;
@@ -258,9 +272,9 @@ impl NodeAlloc for World {
         self.mem.set_charged(block, kind, false);
     }
 
-    fn is_zero(&self, _kind: NodeKind, block: &SimBlock) -> bool {
+    fn is_zero(&self, kind: NodeKind, block: &SimBlock) -> bool {
         // Only asked about blocks that nobody tainted.
-        let zero = !self.check_zero || self.mem.is_zero(block.pa());
+        let zero = !self.check_zero || self.mem.is_zero(block.pa(), kind);
         self.dirty_returns
             .set(self.dirty_returns.get() + u64::from(!zero));
         zero
@@ -337,6 +351,10 @@ impl NodeAlloc for Ops<'_> {
         assert!(!self.locked);
         self.world.unprepare_slice(kind, block, slice)
     }
+    fn store_l4(&mut self, l4: PhysAddr, index: u32, entry: Entry) {
+        assert!(!self.locked);
+        self.world.store_l4(l4, index, entry)
+    }
     fn charge(&mut self, kind: NodeKind, block: &SimBlock) -> bool {
         assert!(!self.locked);
         self.world.charge(kind, block)
@@ -406,17 +424,6 @@ impl NodeMem for Ops<'_> {
     }
     fn tainted(&self) -> bool {
         self.mm.tainted
-    }
-}
-
-impl RootMem for Ops<'_> {
-    fn store_l4(&mut self, l4: PhysAddr, index: u32, entry: Entry) {
-        self.world
-            .mem
-            .write(l4.offset(u64::from(index) * 8), entry.as_u64());
-    }
-    fn clear_l4(&mut self, l4: PhysAddr, index: u32) {
-        self.world.mem.write(l4.offset(u64::from(index) * 8), 0);
     }
 }
 

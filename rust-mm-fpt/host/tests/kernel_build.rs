@@ -33,6 +33,7 @@ impl NodeAlloc for Ops {
     fn phys(&self, b: &Block) -> PhysAddr { PhysAddr::new(call(5, b.0, 0, 0)) }
     fn prepare_slice(&mut self, k: NodeKind, b: &Block, s: u32) -> bool { call(6, k as u64, b.0, s as u64) != 0 }
     fn unprepare_slice(&mut self, k: NodeKind, b: &Block, s: u32) { call(7, k as u64, b.0, s as u64); }
+    fn store_l4(&mut self, l4: PhysAddr, i: u32, e: Entry) { call(22, l4.as_u64(), i as u64, e.as_u64()); }
     fn charge(&mut self, k: NodeKind, b: &Block) -> bool { call(8, k as u64, b.0, 0) != 0 }
     fn uncharge(&mut self, k: NodeKind, b: &Block) { call(9, k as u64, b.0, 0); }
     fn is_zero(&self, _k: NodeKind, b: &Block) -> bool { call(10, b.0, 0, 0) != 0 }
@@ -50,10 +51,6 @@ impl NodeMem for Ops {
     fn account(&mut self, k: NodeKind) { call(19, self.0, k as u64, 0); }
     fn unaccount(&mut self, k: NodeKind) { call(20, self.0, k as u64, 0); }
     fn tainted(&self) -> bool { call(21, self.0, 0, 0) != 0 }
-}
-impl RootMem for Ops {
-    fn store_l4(&mut self, l4: PhysAddr, i: u32, e: Entry) { call(22, l4.as_u64(), i as u64, e.as_u64()); }
-    fn clear_l4(&mut self, l4: PhysAddr, i: u32) { call(23, l4.as_u64(), i as u64, 0); }
 }
 impl NodeDemote for Ops {
     type Table = u64;
@@ -80,7 +77,7 @@ pub extern "C" fn fpt_all(op: u32, a: u64, b: u64, text: &[u8; 9]) -> u64 {
         1 => match detach_node(&mut ops) { Some(d) => { let (block, tag) = d.into_raw(); block.0 | tag as u64 } None => 0 },
         2 => match Detached::from_raw(Block(a), b as u8) { Ok(d) => retire_node(&mut ops, d) as u64, Err(_) => 9 },
         3 => drain_pool(&mut ops, kind, b as u32) as u64,
-        4 => match install_root(&mut ops, b) { Ok(pa) => pa.as_u64(), Err(e) => e as u64 },
+        4 => match install_root(&mut ops) { Ok(pa) => pa.as_u64(), Err(e) => e as u64 },
         5 => detach_root(&mut ops, PhysAddr::new(a)).into_raw().0.0,
         6 => matches!(demote_node(&mut ops, b), DemoteOutcome::Demoted) as u64,
         7 => hw_walk(&ops, a, VirtAddr::new(b), &Cfg { fpte: true, nxe: true, phys_bits: b as u32 }).visited() as u64,
