@@ -10,7 +10,7 @@ pub struct Args {
     /// Build folders (artefacts stay)
     #[arg(long)]
     builds: bool,
-    /// Finished kernels, QEMUs and selftests
+    /// Finished kernels, QEMUs, selftests, simulators, workloads and guest images
     #[arg(long)]
     artefacts: bool,
     /// Fetched sources and unpacked trees
@@ -27,10 +27,11 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
     let chosen = args.builds || args.artefacts || args.sources;
     let mut names: Vec<&str> = Vec::new();
     if args.all || args.builds || !chosen {
-        names.extend(["build", "logs", "tmp"]);
+        names.extend(["build", "init/target", "workloads/target", "logs", "tmp"]);
     }
     if args.all || args.artefacts || !chosen {
-        names.push("artefacts");
+        // What was made of artefacts, or finds them, goes along.
+        names.extend(["artefacts", "images", "init", "workloads"]);
     }
     if args.all || args.sources {
         names.extend(["sources", "trees", "apt"]);
@@ -38,6 +39,12 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
     if args.all {
         names.extend(["tools", "debs"]);
     }
+    // Parts of what goes as a whole.
+    let whole = names.clone();
+    names.retain(|n| {
+        n.split_once('/')
+            .is_none_or(|(parent, _)| !whole.contains(&parent))
+    });
     let mut freed = 0;
     // A build that runs now must not lose its folder.
     let _locks = if ctx.dry_run {

@@ -165,12 +165,17 @@ fn one_failed_cell_does_not_lose_the_others() {
         ("half-figures", 1, "the simulator's result cannot be read"),
         ("no-run", 1, "there is no phase 'run'"),
         ("wrong-mode", 1, "the guest is not in mode l3l2"),
+        (
+            "no-thp",
+            1,
+            "transparent huge pages are not 'always': it says 'never'",
+        ),
         ("warn", 1, "the kernel warned in gups-l3l2: WARNING: CPU: 0"),
         ("no-start", 69, "could not load kernel"),
     ] {
         let lab = Lab::new();
         let fake = format!("fake={what}@gups-l3l2");
-        let out = lab.bench(&["--append", &fake]);
+        let out = lab.bench(&["--append", &fake, "--thp", "always"]);
         out.is(
             1,
             &[
@@ -190,7 +195,7 @@ fn one_failed_cell_does_not_lose_the_others() {
         }
         lab.is_clean();
         // The failed one, and only that, runs again.
-        lab.bench(&["--append", &fake, "--resume"])
+        lab.bench(&["--append", &fake, "--thp", "always", "--resume"])
             .is(1, &["3 of 4 cells are finished"]);
     }
 }

@@ -484,7 +484,16 @@ fn clean_removes_builds_and_keeps_sources() {
     let lab = Lab::new();
     lab.fetched();
     lab.run(&["build-kernel"]).code(0);
+    // Made by other commands.
+    let others = ["images", "init/target", "workloads/target"].map(|d| lab.path("cache").join(d));
+    others
+        .iter()
+        .for_each(|d| std::fs::create_dir_all(d).unwrap());
+    lab.run(&["clean", "--builds"]).code(0);
+    assert_eq!(others.clone().map(|d| d.exists()), [true, false, false]);
+    lab.run(&["build-kernel"]).code(0);
     lab.run(&["clean"]).code(0);
+    assert!(others.iter().all(|d| !d.exists()));
     assert!(!lab.path("cache/build").exists() && !lab.path("cache/artefacts").exists());
     assert!(lab.path("cache/sources").exists() && lab.path("cache/trees").exists());
     lab.run(&["build-kernel"]).code(0);

@@ -371,19 +371,9 @@ fn merge(base: &mut Table, over: Table, path: &str) -> Result<(), ConfigError> {
         };
         let Some(old) = base.get_mut(&key) else {
             let known = base.keys().map(String::as_str);
-            let place = if path.is_empty() { "" } else { " here" };
-            return Err(ConfigError(format!(
-                "{}{place}",
-                unknown(
-                    "key",
-                    &full,
-                    known
-                        .map(|k| join(path, k))
-                        .collect::<Vec<_>>()
-                        .iter()
-                        .map(String::as_str)
-                )
-            )));
+            let known: Vec<String> = known.map(|k| join(path, k)).collect();
+            let known = known.iter().map(String::as_str);
+            return Err(ConfigError(unknown("key", &full, known)));
         };
         match (old, new) {
             (Value::Table(old), Value::Table(new)) => merge(old, new, &full)?,
@@ -511,6 +501,11 @@ mod tests {
         refused(resolve("", None, &[]), "expected one of emt, server");
         refused(set("cylces.memory", "1"), "did you mean 'cycles'?");
         refused(set("cycles.memroy", "1"), "did you mean 'cycles.memory'?");
+        let text = set("tlb.stlb.small.way", "1").unwrap_err().to_string();
+        assert!(
+            text.ends_with("did you mean 'tlb.stlb.small.ways'?"),
+            "{text}"
+        );
         refused(set("cycles.memory", "fast"), "expected a float");
         refused(set("cycles.memory", "-1.0"), "0 or more");
         refused(set("cycles.memory", "nan"), "0 or more");

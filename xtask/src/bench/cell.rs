@@ -10,7 +10,7 @@ use fpt_init::proto::Exec;
 use fpt_walksim_model::report::Report;
 
 use super::schema::{Cell, Guest as Facts, Provenance, SCHEMA};
-use super::{catalogue, Bench, Planned};
+use super::{catalogue, Bench, Planned, Thp};
 use crate::api::{code, fail, proc, store, Fail, Result, Stage};
 use crate::guest::qemu::{self, Spec};
 use crate::guest::rundir::{self, RunDir};
@@ -138,6 +138,7 @@ fn guest(
     let mut guest = Guest::start(bench.ctx, run, &bench.parts.guest.qemu, &spec, &cell.name())?;
     guest.wait_ready(Some(stage))?;
     check_mode(&mut guest, &cell.mode)?;
+    check_thp(&mut guest, bench.args.thp)?;
     facts.uname = guest.boot.uname.clone();
     facts.fpt_stats_before = stats(&mut guest)?;
     facts.page_tables_before_kb = page_tables(&mut guest)?;
@@ -224,6 +225,28 @@ fn said_status(status: i32) -> String {
     match status {
         0 => "it says so, with exit code 0".into(),
         n => format!("exit code {n}"),
+    }
+}
+
+/// The kernel may think otherwise, for example that the guest is too small for huge pages.
+fn check_thp(guest: &mut Guest, wanted: Thp) -> Result<()> {
+    let text =
+        guest.shell("cat /sys/kernel/mm/transparent_hugepage/enabled 2>/dev/null || true")?;
+    let set = text.split_once('[').and_then(|(_, t)| t.split_once(']'));
+    match set.map(|(set, _)| set) {
+        Some(set) if set == wanted.name() => Ok(()),
+        None if wanted == Thp::Never => Ok(()),
+        other => Err(Fail::test(
+            format!(
+                "the guest's transparent huge pages are not '{}'",
+                wanted.name()
+            ),
+            match other {
+                Some(set) => format!("it says '{set}'"),
+                None => "its kernel has none".into(),
+            },
+            "see its console log",
+        )),
     }
 }
 

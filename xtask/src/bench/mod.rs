@@ -106,6 +106,9 @@ impl Thp {
     }
 }
 
+/// A kernel with less than 512 MiB, its own part not counted, has no transparent huge pages.
+const THP_MIB: u64 = 768;
+
 /// Guests at a time, unless `--jobs` says otherwise.
 const JOBS: usize = 2;
 
@@ -144,7 +147,7 @@ pub fn base(ctx: &Ctx) -> PathBuf {
 pub fn main(ctx: &Ctx, args: Args, jobs: Option<u16>) -> Result<i32> {
     let jobs = jobs.map_or(JOBS, usize::from);
     let modes = modes(ctx, &args)?;
-    let workloads = catalogue::select(catalogue::load(&ctx.root)?, &args.workloads, args.scale)?;
+    let workloads = chosen(ctx, &args)?;
     let config = parts::config(&args)?;
     let folder = if ctx.dry_run {
         base(ctx).join("dry-run")
@@ -212,7 +215,7 @@ pub fn within(
     folder: &Path,
 ) -> Result<(Vec<String>, Failed)> {
     let modes = modes(ctx, args)?;
-    let workloads = catalogue::select(catalogue::load(&ctx.root)?, &args.workloads, args.scale)?;
+    let workloads = chosen(ctx, args)?;
     let parts = parts::build(ctx, &workloads, &parts::config(args)?)?;
     let bench = Bench {
         ctx,
@@ -224,6 +227,17 @@ pub fn within(
     let planned = bench.cells(&workloads, &modes)?;
     let names = planned.iter().map(Planned::name).collect();
     Ok((names, bench.matrix(run, planned)?))
+}
+
+fn chosen(ctx: &Ctx, args: &Args) -> Result<Vec<Workload>> {
+    let all = catalogue::load(&ctx.root)?;
+    let mut workloads = catalogue::select(all, &args.workloads, args.scale)?;
+    if args.thp == Thp::Always {
+        for size in workloads.iter_mut().flat_map(|w| w.scale.values_mut()) {
+            size.memory_mib = size.memory_mib.max(THP_MIB);
+        }
+    }
+    Ok(workloads)
 }
 
 fn modes(ctx: &Ctx, args: &Args) -> Result<Vec<String>> {

@@ -14,6 +14,7 @@ struct Fake {
     mode: String,
     /// Where a simulator would leave its result.
     figures: Option<String>,
+    thp: String,
     label: String,
 }
 
@@ -101,6 +102,7 @@ fn main() {
         what,
         mode: word("fpt="),
         figures: option("config=").and_then(|_| option("out=")),
+        thp: word("transparent_hugepage="),
         label,
     };
     fake.send(&Ev::Ready {
@@ -238,6 +240,14 @@ impl Fake {
             ["sleep"] => {}
             [_, "-c", line] if line.contains("fpt/stats") => {
                 self.out(id, Stream::Stdout, "mid_live 3\nflat_bytes 6291456\n");
+                self.exit(id, 0, false);
+            }
+            [_, "-c", line] if line.contains("transparent_hugepage") => {
+                let set = match what.as_str() {
+                    "no-thp" => "never",
+                    _ => self.thp.as_str(),
+                };
+                self.out(id, Stream::Stdout, &format!("always madvise [{set}]\n"));
                 self.exit(id, 0, false);
             }
             [_, "-c", "cat /proc/meminfo"] => {

@@ -24,6 +24,7 @@ pub enum For {
     KernelGcc,
     Selftests,
     Guest,
+    Image,
     StockQemu,
     Gdb,
 }
@@ -45,6 +46,7 @@ impl For {
             For::KernelGcc => "build-kernel --gcc",
             For::Selftests => "selftest",
             For::Guest => "run",
+            For::Image => "build-image",
             For::StockQemu => "test",
             For::Gdb => "gdb",
         }

@@ -89,10 +89,10 @@ macro_rules! header {
     };
 }
 
-use For::{Fetch, Gdb, Guest, Kernel, KernelGcc, Patch, Qemu, Selftests, StockQemu};
+use For::{Fetch, Gdb, Guest, Image, Kernel, KernelGcc, Patch, Qemu, Selftests, StockQemu};
 
 pub const TABLE: &[Item] = &[
-    program!("apt-get", "apt", &[Fetch]),
+    program!("apt-get", "apt", &[Fetch, Image]),
     program!("dpkg-source", "dpkg-dev", &[Fetch]),
     program!("tar", "tar", &[Fetch]),
     program!("xz", "xz-utils", &[Fetch]),
@@ -198,6 +198,8 @@ pub const TABLE: &[Item] = &[
     header!("liburing-dev", &[Selftests]),
     program!("rsync", "rsync", &[Selftests]),
     program!("busybox", "busybox-static", &[Guest]),
+    program!("dpkg-deb", "dpkg", &[Image]),
+    program!("mke2fs", "e2fsprogs", &[Image]),
     program!("qemu-system-x86_64", "qemu-system-x86", &[StockQemu]),
     program!("gdb", "gdb", &[Gdb]),
 ];

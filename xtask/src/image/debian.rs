@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::{hash, store, Cmd, Ctx, Fail, Result, Stage};
 use crate::build::artefact;
 use crate::build::toolchain::find_program;
+use crate::doctor;
 use crate::sources::debian::{own_entries, stanzas, Apt};
 use crate::sources::PackageKind;
 
@@ -84,13 +85,8 @@ pub fn image<S: AsRef<str>>(ctx: &Ctx, packages: &[S]) -> Result<PathBuf> {
     if let Some(image) = known(ctx, &index, Some(FRESH)) {
         return Ok(image);
     }
-    let mke2fs = find_program("mke2fs").ok_or_else(|| {
-        Fail::infra(
-            "mke2fs is missing",
-            "it writes the root file system of guests with packages",
-            "apt-get install e2fsprogs",
-        )
-    })?;
+    doctor::require(ctx, doctor::For::Image)?;
+    let mke2fs = find_program("mke2fs").unwrap_or_else(|| "mke2fs".into());
     let _lock = (!ctx.dry_run).then(|| store::lock(ctx, KIND)).transpose()?;
     if let Some(image) = known(ctx, &index, Some(FRESH)) {
         return Ok(image);
