@@ -13,9 +13,15 @@ use crate::doctor;
 use crate::patch::{self, Queue};
 use crate::sources::{self, Project};
 
-const RECIPE: &str = "1";
+const RECIPE: &str = "2";
 
-const UPSTREAM: [&str; 3] = ["mm", "mincore", "proc"];
+/// Folders, and what make is told about them besides.
+const UPSTREAM: [(&[&str], &[&str]); 2] = [
+    (&["mm", "mincore", "proc", "exec", "x86", "cgroup"], &[]),
+    // The other programs of this folder are for FUSE and need its library.
+    (&["memfd"], &["TEST_GEN_FILES="]),
+];
+const OURS: &str = "fpt";
 
 /// Build them from the tree that `kernel` was built from; a folder with one sub-folder per
 /// target.
@@ -48,10 +54,12 @@ pub fn tree_selftests(ctx: &Ctx) -> Result<PathBuf> {
         return Ok(target);
     }
     let src = kernel::prepare_tree(ctx, Profile::Fpt, &source)?;
-    let mut targets = UPSTREAM.to_vec();
+    let mut groups: Vec<(Vec<&str>, &[&str])> =
+        UPSTREAM.map(|(dirs, vars)| (dirs.to_vec(), vars)).to_vec();
     if ctx.root.join("selftests/fpt/Makefile").is_file() {
-        targets.push("fpt");
+        groups[0].0.push(OURS);
     }
+    let targets: Vec<&str> = groups.iter().flat_map(|(dirs, _)| dirs.clone()).collect();
     let out = kernel::build_dir(ctx, "kselftests", Compiler::Llvm, &source);
     let stage = ctx
         .ui
@@ -74,19 +82,22 @@ pub fn tree_selftests(ctx: &Ctx) -> Result<PathBuf> {
     if !ctx.dry_run && install.exists() {
         std::fs::remove_dir_all(&install)?;
     }
-    let make = Cmd::new("make")
-        .arg("-C")
-        .arg(src.join("tools/testing/selftests"))
-        .arg(format!("O={}", out.display()))
-        .arg(format!("-j{}", ctx.jobs))
-        .args(["ARCH=x86_64", "CC=gcc"])
-        .arg(format!("TARGETS={}", targets.join(" ")))
-        // mm/khugepaged.c of 6.12 uses KSFT_SKIP without including its definition, and one
-        // program that does not compile takes its whole folder with it.
-        .arg("EXTRA_CFLAGS=-DKSFT_SKIP=4")
-        .arg(format!("INSTALL_PATH={}", install.display()))
-        .arg("install");
-    ctx.step(&stage, &log, &clean_env(make))?;
+    for (dirs, vars) in &groups {
+        let make = Cmd::new("make")
+            .arg("-C")
+            .arg(src.join("tools/testing/selftests"))
+            .arg(format!("O={}", out.display()))
+            .arg(format!("-j{}", ctx.jobs))
+            .args(["ARCH=x86_64", "CC=gcc"])
+            .arg(format!("TARGETS={}", dirs.join(" ")))
+            // mm/khugepaged.c of 6.12 uses KSFT_SKIP without including its definition, and one
+            // program that does not compile takes its whole folder with it.
+            .arg("EXTRA_CFLAGS=-DKSFT_SKIP=4")
+            .args(*vars)
+            .arg(format!("INSTALL_PATH={}", install.display()))
+            .arg("install");
+        ctx.step(&stage, &log, &clean_env(make))?;
+    }
     if ctx.dry_run {
         stage.done("dry run");
         return Ok(target);
@@ -147,14 +158,43 @@ fn listed_programs(root: &Path) -> Result<Vec<(String, String)>> {
     Ok(list
         .program
         .into_iter()
-        .filter_map(|p| {
-            let file = p.argv.first()?.strip_prefix("./")?.to_string();
-            Some((p.dir, file))
-        })
+        .flat_map(|p| programs_in(&p.dir, &p.argv))
         .collect())
+}
+
+/// What an argv starts: ./NAME in its folder, or /selftests/FOLDER/NAME in a line for a shell.
+fn programs_in(dir: &str, argv: &[String]) -> Vec<(String, String)> {
+    let own = argv.first().and_then(|a| a.strip_prefix("./"));
+    let named = argv
+        .iter()
+        .flat_map(|a| a.split_whitespace())
+        .filter_map(|w| w.strip_prefix("/selftests/")?.split_once('/'));
+    own.map(|file| (dir, file))
+        .into_iter()
+        .chain(named)
+        .map(|(dir, file)| (dir.to_string(), file.to_string()))
+        .collect()
 }
 
 fn copy_tree(from: &Path, to: &Path) -> Result<()> {
     let cmd = Cmd::new("cp").arg("-a").arg(from.join(".")).arg(to);
     cmd.read().map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_found_in_shell_lines_too() {
+        let of = |argv: &[&str]| {
+            let argv: Vec<String> = argv.iter().map(|a| a.to_string()).collect();
+            programs_in("mm", &argv)
+        };
+        let one = |dir: &str, file: &str| vec![(dir.to_string(), file.to_string())];
+        assert_eq!(of(&["./cow", "-x"]), one("mm", "cow"));
+        let line = "cd /tmp && exec /selftests/cgroup/test_memcontrol";
+        assert_eq!(of(&["sh", "-c", line]), one("cgroup", "test_memcontrol"));
+        assert_eq!(of(&["bash", "./x.sh"]), vec![]);
+    }
 }

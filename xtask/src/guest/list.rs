@@ -28,6 +28,9 @@ pub struct Program {
     /// Without TAP: lines of standard output with one of these beginnings are cases.
     #[serde(default)]
     pub cases: Vec<String>,
+    /// A line that comes again is no other case.
+    #[serde(default)]
+    pub unique: bool,
     #[serde(default)]
     pub hugepages: u32,
     #[serde(default)]
@@ -105,6 +108,8 @@ pub fn programs(path: &Path) -> Result<Vec<Program>> {
             "timeout_s is 0"
         } else if p.tap && !p.cases.is_empty() {
             "cases are for programs without TAP"
+        } else if p.unique && p.cases.is_empty() {
+            "unique is for programs with cases"
         } else if !p.ignore_lines.is_empty() && p.reason.is_empty() {
             "ignore_lines needs a reason"
         } else if let Some(word) = p
@@ -189,6 +194,7 @@ mod tests {
             (format!("{GOOD}timeot=3\n"), "timeot"),
             (format!("{GOOD}ignore_lines=['x']\n"), "reason"),
             (format!("{GOOD}needs=['swp']\n"), "swp"),
+            (format!("{GOOD}unique=true\n"), "unique"),
             (GOOD.replace("60", "0"), "timeout_s"),
             (GOOD.replace("['./cow']", "[]"), "argv"),
         ] {

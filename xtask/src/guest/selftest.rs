@@ -292,6 +292,9 @@ pub fn judge(program: &Program, exit: &vm::Exit, stdout: &str, stderr: &str) -> 
             };
             let n = seen.entry(name.trim().to_string()).or_default();
             *n += 1;
+            if *n > 1 && program.unique {
+                continue;
+            }
             let name = if *n > 1 {
                 format!("{} [{n}]", name.trim())
             } else {
@@ -883,6 +886,16 @@ mod tests {
                 ("exit", "exit code 0", Status::Pass)
             ]
         );
+    }
+
+    #[test]
+    fn a_repeated_line_counts_once_where_the_list_says_so() {
+        let mut program = program(false);
+        let said = "Testing a... done\nTesting a... done\n";
+        let count = |p: &Program| judge(p, &exit(0, 0, false), said, "").cases.len();
+        assert_eq!(count(&program), 3);
+        program.unique = true;
+        assert_eq!(count(&program), 2);
     }
 
     #[test]
