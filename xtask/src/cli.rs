@@ -73,6 +73,8 @@ enum Command {
     Walk(guest::walk::Args),
     /// Run the kernel selftests and compare them with radix
     Selftest(guest::selftest::Args),
+    /// Everything at once for minutes in each mode; page tables must all be given back
+    Stress(guest::stress::Args),
     /// Everything that CI runs
     Test(guest::test::Args),
     /// Boot a kernel and attach gdb
@@ -132,6 +134,7 @@ fn run(cli: Cli) -> Result<i32> {
         Command::Run(args) => guest::run::main(&ctx, args),
         Command::Walk(args) => guest::walk::main(&ctx, args),
         Command::Selftest(args) => guest::selftest::main(&ctx, args),
+        Command::Stress(args) => guest::stress::main(&ctx, args),
         Command::Test(args) => guest::test::main(&ctx, args),
         Command::Gdb(args) => guest::gdb::main(&ctx, args),
         Command::Kcount(args) => guest::kcount::main(&ctx, args),

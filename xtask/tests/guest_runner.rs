@@ -181,7 +181,7 @@ fn a_qemu_that_is_missing_or_does_not_start_is_69() {
 #[test]
 fn wrong_usage_is_2() {
     let lab = Lab::new();
-    for command in ["run", "walk", "selftest", "gdb"] {
+    for command in ["run", "walk", "selftest", "gdb", "stress"] {
         lab.run(&[command, "--mode", "l3l3"])
             .is(2, &["unknown mode 'l3l3'", "did you mean 'l3l2'?"]);
         lab.run(&[command, "--mode", "l4l3"])
@@ -209,6 +209,10 @@ fn wrong_usage_is_2() {
     lab.run(&["walk", "--mode", "radix", "--addr", "zz"])
         .is(2, &["not a hexadecimal number"]);
     lab.run(&["selftest"]).is(2, &["--mode"]);
+    for percent in ["0", "101", "x"] {
+        lab.run(&["selftest", "--mode", "l3l2", "--mixed", percent])
+            .is(2, &["--mixed"]);
+    }
     lab.run(&["selftest", "--mode", "l3l2", "--filter", "mm/onne"])
         .is(2, &["did you mean 'mm/one'?"]);
     lab.run(&["test", "--only", "selftst"])

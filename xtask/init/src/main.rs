@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `fpt-init`: process 1 of the test guest. It mounts what tests expect, says `ready` on the
 //! control channel, runs the commands that the host sends, and restarts the machine when told to.
-//! `fpt-init walk-target` (not as process 1) is the small program behind `cargo xtask walk`.
+//! `fpt-init walk-target` (not as process 1) is the small program behind `cargo xtask walk`, `fpt-init state` the
+//! one that tells `cargo xtask stress` which page tables are left.
 
 #![deny(unsafe_code)]
 
+mod state;
 mod supervise;
 #[allow(unsafe_code)]
 mod sys;
@@ -29,9 +31,10 @@ fn main() {
     }
     let code = match args.split_first() {
         Some((name, rest)) if name == "walk-target" => walk_target::main(rest),
+        Some((name, [])) if name == "state" => state::main(),
         _ => {
             eprintln!(
-                "usage: fpt-init walk-target [--huge] [--addr HEX]; as process 1: no arguments"
+                "usage: fpt-init walk-target [--huge] [--addr HEX] | state; as process 1: no arguments"
             );
             2
         }

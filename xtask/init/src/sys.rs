@@ -217,6 +217,42 @@ pub fn loopback_up() -> io::Result<()> {
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &request) }).map(drop)
 }
 
+/// Runs on each CPU that this process may use, one after the other.
+pub fn visit_cpus() -> io::Result<()> {
+    const SIZE: usize = std::mem::size_of::<libc::cpu_set_t>();
+    // SAFETY: a cpu_set_t is plain bits, for which all zeroes is a value.
+    let mut all: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: writes at most SIZE bytes into `all`.
+    check(unsafe { libc::sched_getaffinity(0, SIZE, &mut all) })?;
+    let run_on = |set: &libc::cpu_set_t| {
+        // SAFETY: reads SIZE bytes of `set`.
+        check(unsafe { libc::sched_setaffinity(0, SIZE, set) })
+    };
+    for cpu in 0..libc::CPU_SETSIZE as usize {
+        // SAFETY: `cpu` is below CPU_SETSIZE.
+        if !unsafe { libc::CPU_ISSET(cpu, &all) } {
+            continue;
+        }
+        // SAFETY: as above.
+        let mut one: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+        // SAFETY: `cpu` is below CPU_SETSIZE.
+        unsafe { libc::CPU_SET(cpu, &mut one) };
+        run_on(&one)?;
+    }
+    run_on(&all).map(drop)
+}
+
+/// Writes a question into a file and reads the answer through the same descriptor.
+pub fn ask(path: &str, question: &str) -> io::Result<String> {
+    use std::io::{Read, Seek, Write};
+    let mut file = File::options().read(true).write(true).open(path)?;
+    file.write_all(question.as_bytes())?;
+    file.rewind()?;
+    let mut answer = String::new();
+    file.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
 pub fn uname() -> String {
     let mut name = MaybeUninit::<libc::utsname>::uninit();
     // SAFETY: uname fills the structure; its fields are NUL-terminated strings.

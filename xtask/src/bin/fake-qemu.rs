@@ -16,6 +16,8 @@ struct Fake {
     figures: Option<String>,
     thp: String,
     label: String,
+    /// How often the state was asked for.
+    states: i64,
 }
 
 fn say(text: &str) {
@@ -104,6 +106,7 @@ fn main() {
         figures: option("config=").and_then(|_| option("out=")),
         thp: word("transparent_hugepage="),
         label,
+        states: 0,
     };
     fake.send(&Ev::Ready {
         version: VERSION,
@@ -193,8 +196,49 @@ impl Fake {
                 self.out(id, Stream::Stdout, "ok\n");
                 self.exit(id, 0, false);
             }
+            ["fpt-stress", rest @ ..] if !rest.contains(&"--timeout") => {
+                let said = match rest {
+                    ["ready", "hotplug"] => "kernel without MEMORY_HOTPLUG\n",
+                    ["ready", _] => "ok\n",
+                    [.., "vm?"] => "class 'vm' stressors: a b c d e f g h i j madvise\n",
+                    ["compact", _] => "compactions 3\n",
+                    ["ksm", _] => "ksm_pages 5\n",
+                    _ => "",
+                };
+                self.out(id, Stream::Stdout, said);
+                self.exit(id, 0, false);
+            }
+            ["fpt-init", "state"] => {
+                let text = self.state();
+                self.out(id, Stream::Stdout, &text);
+                self.exit(id, 0, false);
+            }
             _ => self.command(exec, &argv),
         }
+    }
+
+    /// What a guest would tell of its page tables: counters grow, and what is left in the end does not.
+    fn state(&mut self) -> String {
+        self.states += 1;
+        let n = self.states;
+        let leak = i64::from(n > 1 && self.what == "leak");
+        let grown = if n > 1 && self.what == "leak-kb" {
+            500
+        } else {
+            0
+        };
+        let left = if self.what == "no-injection" {
+            1000
+        } else {
+            1000 - n
+        };
+        format!(
+            "others_kb {}\nothers_root 0\nothers_mid {leak}\nothers_bottom 0\nothers_bytes 0\n\
+             root_installs 0\nmid_installs {n}\nmid_fallbacks {n}\ndemotions {n}\ntainted {}\n\
+             pswpout {n}\noom_kill 0\ninjections_left {left}\n",
+            100 + grown,
+            i64::from(self.what == "tainted"),
+        )
     }
 
     fn command(&mut self, exec: &Exec, argv: &[&str]) {
@@ -252,6 +296,31 @@ impl Fake {
             }
             [_, "-c", "cat /proc/meminfo"] => {
                 self.out(id, Stream::Stdout, "PageTables:         100 kB\n");
+                self.exit(id, 0, false);
+            }
+            ["fpt-stress", "image", ..] => {
+                std::thread::sleep(Duration::from_millis(50));
+                let name = argv.iter().find_map(|a| a.strip_prefix("--")).unwrap_or("");
+                match (what.as_str(), name) {
+                    ("stressor-fails", "b") => {
+                        self.out(
+                            id,
+                            Stream::Stderr,
+                            "stress-ng: fail: [9] b: wrong contents\n",
+                        );
+                        return self.exit(id, 2, false);
+                    }
+                    ("not-here", "b") => return self.exit(id, 3, false),
+                    ("killed", "b") => return self.exit(id, 5, false),
+                    _ => {}
+                }
+                let line = format!("stress-ng: metrc: [9] {name}    12   1.0   0.5\n");
+                self.out(id, Stream::Stdout, &line);
+                self.exit(id, 0, false);
+            }
+            ["./fpt_stress", ..] => {
+                std::thread::sleep(Duration::from_millis(50));
+                self.out(id, Stream::Stdout, "# 7 map\n# 8 touch\nok 1 contents\n");
                 self.exit(id, 0, false);
             }
             [program, ..] if program.starts_with("/workloads/") => {

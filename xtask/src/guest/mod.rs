@@ -22,6 +22,7 @@ pub mod results;
 pub mod run;
 pub mod rundir;
 pub mod selftest;
+pub mod stress;
 pub mod tap;
 pub mod test;
 pub mod tty;

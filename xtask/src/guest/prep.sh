@@ -13,6 +13,9 @@ knobs() {
 		/proc/sys/vm/overcommit_memory /proc/sys/vm/overcommit_ratio /proc/sys/vm/nr_overcommit_hugepages \
 		/proc/sys/vm/max_map_count /proc/sys/vm/swappiness /proc/sys/vm/unprivileged_userfaultfd \
 		/proc/sys/kernel/shmmax /proc/sys/kernel/shmall /sys/module/fpt/parameters/* \
+		/sys/kernel/debug/fail_page_alloc/task-filter /sys/kernel/debug/fail_page_alloc/min-order \
+		/sys/kernel/debug/fail_page_alloc/ignore-gfp-wait /sys/kernel/debug/fail_page_alloc/interval \
+		/sys/kernel/debug/fail_page_alloc/verbose \
 		/sys/kernel/debug/fail_page_alloc/probability /sys/kernel/debug/fail_page_alloc/times \
 		/sys/kernel/debug/failslab/probability; do
 		# Root may "write" everything; what has no write bit is a counter.

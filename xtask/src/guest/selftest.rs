@@ -60,6 +60,10 @@ pub struct Args {
     /// More words for the kernel's command line
     #[arg(long, allow_hyphen_values = true)]
     append: Vec<String>,
+    /// Let this share of order-9 allocations fail at random all the time, so that tables of every shape
+    /// mix; PERCENT is 50 if it is left out
+    #[arg(long, value_name = "PERCENT", num_args = 0..=1, default_missing_value = "50", value_parser = clap::value_parser!(u32).range(1..=100))]
+    mixed: Option<u32>,
 }
 
 pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
@@ -85,6 +89,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
         mem: args.mem.clone(),
         append: args.append.clone(),
         repeat: args.repeat as usize,
+        mixed: args.mixed,
     };
     let kernel = parts::kernel(ctx, args.profile)?;
     let parts = build_parts(ctx, kernel)?;
@@ -100,6 +105,9 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
     let run = RunDir::new(ctx, "selftest")?;
     parts.record(&run);
     run.set("mode", mode.as_str());
+    if let Some(percent) = args.mixed {
+        run.set("mixed_percent", percent);
+    }
     rundir::recorded(&run, || {
         let suite = Suite {
             ctx,
@@ -141,6 +149,7 @@ pub fn build_parts(ctx: &Ctx, kernel: build::Kernel) -> Result<Parts> {
     let image = parts::image(ctx, |tree| {
         tree.folder("selftests", &tests)?;
         tree.text("bin/fpt-prep", 0o755, include_str!("prep.sh"));
+        tree.text("bin/fpt-stress", 0o755, include_str!("stress.sh"));
         // Upstream's scripts are written for it; without, the list skips them.
         let bash = std::path::Path::new("/bin/bash");
         if bash.exists() {
@@ -167,6 +176,8 @@ pub struct Plan {
     pub mem: String,
     pub append: Vec<String>,
     pub repeat: usize,
+    /// Percentage of order-9 allocations that fail.
+    pub mixed: Option<u32>,
 }
 
 impl Default for Plan {
@@ -176,6 +187,7 @@ impl Default for Plan {
             mem: "4G".into(),
             append: Vec::new(),
             repeat: 1,
+            mixed: None,
         }
     }
 }
@@ -648,6 +660,10 @@ impl Suite<'_> {
         let mut guest = Guest::start(self.ctx, self.run, &self.parts.qemu, &spec, name)?;
         guest.wait_ready(None)?;
         check_mode(&mut guest, mode)?;
+        if let Some(percent) = self.plan.mixed {
+            // What is saved after this is what each program starts with.
+            guest.shell(&format!("fpt-stress inject {percent}"))?;
+        }
         guest.shell("fpt-prep save")?;
         Ok(guest)
     }

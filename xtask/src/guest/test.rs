@@ -13,6 +13,7 @@ use super::parts::{self, Parts};
 use super::results::{Case, Outcome, Report};
 use super::rundir::{self, RunDir};
 use super::selftest::{self, check_mode, print_failures, Plan, Suite};
+use super::stress::{self, Stress};
 use super::tap::{self, Status};
 use super::vm::Guest;
 use super::walk;
@@ -40,7 +41,7 @@ const BENCH: [&str; 2] = ["bfs", "gups"];
 
 /// A stage's name, whether `--quick` has it, what it does.
 type StageRow = (&'static str, bool, &'static str);
-const STAGES: [StageRow; 12] = [
+const STAGES: [StageRow; 13] = [
     ("host", true, "cargo test of the workspace"),
     ("patches", true, "the patch queues"),
     ("build", true, "QEMU, kernel, selftests"),
@@ -54,6 +55,11 @@ const STAGES: [StageRow; 12] = [
     ("walk", true, "what hardware visits, against pagemap"),
     ("kunit", true, "the kernel's unit tests"),
     ("selftest", true, "selftests, compared with radix"),
+    (
+        "stress",
+        false,
+        "everything at once for two minutes a mode; page tables are given back",
+    ),
     (
         "option-off",
         false,
@@ -208,6 +214,7 @@ impl Tests<'_> {
             "walk" => self.walk(),
             "kunit" => self.kunit(),
             "selftest" => self.selftest(),
+            "stress" => self.stress(),
             "option-off" => self.option_off(),
             "kcount" => self.kcount(),
             "bench" => self.bench(),
@@ -678,6 +685,15 @@ impl Tests<'_> {
             allow: &allow,
         };
         Ok(suite.compare(&modes)?.cases)
+    }
+
+    fn stress(&mut self) -> Result<Vec<Case>> {
+        let (ctx, run, modes) = (self.ctx, self.run, self.modes()?);
+        let disk = stress::disk(ctx)?;
+        let allow = list::allowed(&ctx.root.join("selftests/console-allow.toml"))?;
+        let parts = self.parts()?;
+        let stress = Stress::short();
+        Ok(stress.all(ctx, run, parts, &disk, &allow, &modes)?.cases)
     }
 
     fn option_off(&self) -> Result<Vec<Case>> {

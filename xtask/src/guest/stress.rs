@@ -1,0 +1,1295 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask stress`: a guest under everything at once for minutes: stress-ng's vm class, fork and exec
+//! storms, memory pressure with swap, merging, compaction, memory taken out and put back, nodes turned into
+//! conventional tables, threads that check what they wrote. The second half of the time allocations of nodes
+//! fail at random. In the end everything is killed, and page tables must be what they were at the start.
+//!
+//! What runs is decided here, from a seed; `stress.sh` is the guest's side.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Mutex;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use fpt_init::proto::{Ev, Exec, Op};
+use serde::Serialize;
+
+use super::console::Allow;
+use super::list;
+use super::parts::{self, Parts};
+use super::qemu::{self, Spec};
+use super::results::{Case, Outcome, Report};
+use super::rundir::{self, RunDir};
+use super::selftest::{self, check_mode, Plan};
+use super::vm::{self, Exit, Guest};
+use crate::api::fail::did_you_mean;
+use crate::api::{code, fail, store, Ctx, Fail, Mode, Result};
+use crate::build::Profile;
+use crate::image;
+
+/// The package with the stressors.
+const PACKAGE: &str = "stress-ng";
+
+/// A scenario, and what it is.
+const SCENARIOS: [(&str, &str); 8] = [
+    ("vm", "stress-ng's class vm"),
+    ("storm", "processes that are made and replaced"),
+    ("swap", "more memory than a group may have, with swap"),
+    ("ksm", "pages that are merged and unmerged"),
+    ("threads", "fpt_stress: threads that check what they wrote"),
+    ("compact", "compaction of all memory, again and again"),
+    ("hotplug", "blocks of memory taken out and put back"),
+    ("demote", "nodes turned into conventional tables"),
+];
+
+/// Members of class vm that do not run, and why.
+const EXCLUDED: [(&str, &str); 3] = [
+    (
+        "madvise",
+        "poisons its own pages by MADV_HWPOISON and calls the SIGBUS a failure, in radix too",
+    ),
+    (
+        "mlockmany",
+        "stress-ng itself holds it back: it may hang a machine",
+    ),
+    (
+        "watchdog",
+        "stress-ng itself holds it back: it is about a device that resets the machine",
+    ),
+];
+
+/// stress-ng's makers of processes.
+const STORM: [&str; 5] = ["fork", "vfork", "clone", "exec", "spawn"];
+
+/// stress-ng in a memory cgroup that is smaller than what it uses.
+const SWAP: [(&str, &[&str]); 2] = [
+    ("vm", &["--vm-bytes", "160M", "--vm-keep"]),
+    ("mmap", &["--mmap-bytes", "160M"]),
+];
+
+/// Pages with equal contents, for merging.
+const KSM: (&str, &[&str]) = (
+    "vm",
+    &[
+        "--vm-bytes",
+        "32M",
+        "--vm-madvise",
+        "mergeable",
+        "--vm-method",
+        "zero-one",
+        // Once written, nothing changes it but merging.
+        "--vm-hang",
+        "0",
+    ],
+);
+
+/// Page tables that may be more or fewer in the end, in KiB: CPUs count in batches.
+const SLACK_KB: i64 = 64;
+/// So long the last state may take to become what it was at the start, but no longer than the run was.
+const SETTLE: Duration = Duration::from_secs(20);
+/// After its own time a stressor may clean up so long.
+const GRACE_S: u64 = 100;
+
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Modes, separated by commas; two run at a time
+    #[arg(long, value_name = "M[,M...]", value_delimiter = ',', required = true)]
+    mode: Vec<String>,
+    /// Minutes of each mode; half of them with failing allocations
+    #[arg(long, value_name = "N", default_value = "2", value_parser = minutes, allow_negative_numbers = true)]
+    minutes: f64,
+    /// Share of order-9 allocations that fail in the second half; 0: none, and no second half
+    #[arg(long, value_name = "PERCENT", default_value_t = 50, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(0..=100))]
+    fail_order9: u32,
+    /// Only this scenario, or this stressor of stress-ng (may be given several times)
+    #[arg(long, value_name = "SCENARIO")]
+    only: Vec<String>,
+    /// Order of the stressors and their random numbers [default: from the clock]
+    #[arg(long)]
+    seed: Option<u32>,
+    /// Print scenarios and excluded stressors, and stop
+    #[arg(long)]
+    list: bool,
+    /// Which kernel
+    #[arg(long, value_enum, default_value_t = Profile::Fpt)]
+    profile: Profile,
+    /// Virtual CPUs of each guest
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    smp: u32,
+    /// Memory of each guest
+    #[arg(long, value_name = "SIZE", default_value = "2G")]
+    mem: String,
+    /// More words for the kernel's command line
+    #[arg(long, allow_hyphen_values = true)]
+    append: Vec<String>,
+}
+
+/// Time enough to do something, and a day at most.
+fn minutes(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(n) if (0.05..=1440.0).contains(&n) => Ok(n),
+        _ => Err("it takes a number of minutes from 0.05 to 1440".into()),
+    }
+}
+
+pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
+    if args.list {
+        for (name, what) in SCENARIOS {
+            say!("\n", "{name:<10}{what}");
+        }
+        for (name, why) in EXCLUDED {
+            say!("\n", "not run: {name}: {why}");
+        }
+        return Ok(code::OK);
+    }
+    let mut modes: Vec<Mode> = Vec::new();
+    for word in &args.mode {
+        let mode = parts::mode(ctx, word, args.profile)?;
+        if !modes.contains(&mode) {
+            modes.push(mode);
+        }
+    }
+    qemu::check_size(&args.mem)?;
+    let stress = Stress {
+        seconds: (args.minutes * 60.0).round() as u64,
+        fail_percent: args.fail_order9,
+        only: only(&args.only)?,
+        seed: args.seed.unwrap_or_else(clock_seed),
+        plan: Plan {
+            smp: args.smp,
+            mem: args.mem.clone(),
+            append: args.append.clone(),
+            ..Plan::default()
+        },
+    };
+    let parts = selftest::build_parts(ctx, parts::kernel(ctx, args.profile)?)?;
+    let disk = disk(ctx)?;
+    if ctx.dry_run {
+        for mode in &modes {
+            ctx.ui.command(
+                &stress
+                    .spec(&parts, &disk, mode.as_str())
+                    .command(&parts.qemu, &std::env::temp_dir().join("fpt")),
+            );
+        }
+        return Ok(code::OK);
+    }
+    let allow = list::allowed(&ctx.root.join("selftests/console-allow.toml"))?;
+    let run = RunDir::new(ctx, "stress")?;
+    parts.record(&run);
+    rundir::recorded(&run, || {
+        let report = stress.all(ctx, &run, &parts, &disk, &allow, &modes)?;
+        run.results(&report)?;
+        selftest::print_failures(ctx, &report);
+        ctx.ui
+            .info(&format!("log: {}", run.path.join("stress.txt").display()));
+        say!("\n", "{}", report.summary());
+        Ok(if report.green() {
+            code::OK
+        } else {
+            code::TEST_FAILED
+        })
+    })
+}
+
+/// The disk image with stress-ng. `FPT_STRESS_IMAGE` names one to use as it is.
+pub fn disk(ctx: &Ctx) -> Result<std::path::PathBuf> {
+    match parts::named("FPT_STRESS_IMAGE", "disk image")? {
+        Some(path) => Ok(path),
+        None => image::image(ctx, &[PACKAGE]),
+    }
+}
+
+/// Scenarios are checked; any other word may be a stressor, which only the guest's stress-ng can tell.
+fn only(words: &[String]) -> Result<Vec<String>> {
+    for word in words {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if let Some((_, why)) = EXCLUDED.iter().find(|e| e.0 == word) {
+            return Err(Fail::usage(
+                format!("stressor '{word}' is excluded"),
+                *why,
+                "`cargo xtask stress --list` shows what is",
+            ));
+        }
+        if word.is_empty() || !word.chars().all(plain) {
+            return Err(Fail::usage(
+                format!("'{word}' is no scenario and no stressor"),
+                "",
+                match did_you_mean(word, SCENARIOS.iter().map(|s| s.0)) {
+                    Some(near) => format!("did you mean '{near}'?"),
+                    None => "`cargo xtask stress --list` shows the scenarios".to_string(),
+                },
+            ));
+        }
+    }
+    Ok(words.to_vec())
+}
+
+fn clock_seed() -> u32 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(1, |d| d.as_secs() as u32)
+}
+
+/// Numbers for the order; the same for the same seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        // splitmix64
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut x = self.0;
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((x ^ (x >> 31)) % n as u64) as usize
+    }
+
+    fn shuffle<T>(&mut self, list: &mut [T]) {
+        for n in (1..list.len()).rev() {
+            list.swap(n, self.below(n + 1));
+        }
+    }
+}
+
+/// What is to be done in each mode.
+#[derive(Debug, Clone)]
+pub struct Stress {
+    pub seconds: u64,
+    pub fail_percent: u32,
+    pub only: Vec<String>,
+    pub seed: u32,
+    pub plan: Plan,
+}
+
+/// One command for a slice of time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Turn {
+    scenario: &'static str,
+    name: String,
+    /// In the small cgroup.
+    swap: bool,
+    args: &'static [&'static str],
+}
+
+impl Turn {
+    fn new(scenario: &'static str, name: &str) -> Turn {
+        Turn {
+            scenario,
+            name: name.into(),
+            swap: false,
+            args: &[],
+        }
+    }
+
+    fn exec(&self, id: u64, seconds: u64, seed: u32) -> Exec {
+        let (s, seed) = (seconds.to_string(), seed.to_string());
+        let mut argv: Vec<&str> = Vec::new();
+        let option = format!("--{}", self.name);
+        let mut cwd = None;
+        if self.scenario == "threads" {
+            argv.extend(["./fpt_stress", "-t", &s, "-s", &seed, "-j", "3"]);
+            cwd = Some("/selftests/fpt".to_string());
+        } else {
+            argv.extend(["fpt-stress", "image"]);
+            if self.swap {
+                argv.push("swap");
+            }
+            // Swap files need a file system on a block device.
+            let temp = if self.name == "swap" {
+                "/var/tmp"
+            } else {
+                "/tmp"
+            };
+            argv.extend(["stress-ng", &option, "1"]);
+            argv.extend(self.args);
+            argv.extend(["--timeout", &s, "--metrics-brief", "--verify", "--oomable"]);
+            argv.extend(["--seed", &seed, "--temp-path", temp]);
+        }
+        Exec {
+            id,
+            argv: argv.into_iter().map(str::to_string).collect(),
+            cwd,
+            timeout_s: seconds + GRACE_S,
+            mark: Some(format!("stress/{}", self.name)),
+            ..Exec::default()
+        }
+    }
+}
+
+/// How one turn ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Verdict {
+    Ok,
+    /// The guest has not what it needs.
+    NotHere,
+    /// The kernel killed it for want of memory, or so it says.
+    Killed,
+    Failed,
+}
+
+/// stress-ng's exit codes: 0 ok, 1 wrong use or nothing started, 2 a stressor failed, 3 no resources, 4 not
+/// implemented, 5 killed by a signal, 7 ended without telling its counts.
+fn verdict(scenario: &str, exit: &Exit) -> Verdict {
+    match (exit.timeout, exit.signal, exit.code) {
+        (false, 0, 0) => Verdict::Ok,
+        (false, 0, 3 | 4) if scenario != "threads" => Verdict::NotHere,
+        (false, 0, 5 | 7) if scenario != "threads" => Verdict::Killed,
+        _ => Verdict::Failed,
+    }
+}
+
+/// The stressor's count of what it did: `stress-ng: metrc: [PID] NAME COUNT ...`.
+fn bogo_ops(text: &str, name: &str) -> u64 {
+    text.lines()
+        .filter(|l| l.starts_with("stress-ng: metrc:"))
+        .filter_map(|l| l.split_once("] ").map(|(_, rest)| rest))
+        .find_map(|rest| {
+            let mut words = rest.split_whitespace();
+            (words.next() == Some(name))
+                .then(|| words.next().and_then(|n| n.parse().ok()))
+                .flatten()
+        })
+        .unwrap_or(0)
+}
+
+/// What fpt_stress counts: `# N map`.
+fn thread_ops(text: &str) -> u64 {
+    text.lines()
+        .filter_map(|l| l.strip_prefix("# "))
+        .filter_map(|l| {
+            let mut words = l.split_whitespace();
+            let n: u64 = words.next()?.parse().ok()?;
+            (words.count() == 1).then_some(n)
+        })
+        .sum()
+}
+
+/// All turns of one stressor in one phase.
+#[derive(Debug, Clone, Default, Serialize)]
+struct Tally {
+    runs: u64,
+    bogo_ops: u64,
+    ms: u64,
+    not_here: u64,
+    killed: u64,
+    failed: u64,
+    /// How each failed turn ended, with its last lines.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    failures: Vec<String>,
+}
+
+impl Tally {
+    fn add(&mut self, other: &Tally) {
+        self.runs += other.runs;
+        self.bogo_ops += other.bogo_ops;
+        self.ms += other.ms;
+        self.not_here += other.not_here;
+        self.killed += other.killed;
+        self.failed += other.failed;
+        self.failures.extend(other.failures.iter().cloned());
+    }
+}
+
+type Counts = BTreeMap<String, i64>;
+
+/// `name number` lines.
+fn counts(text: &str) -> Counts {
+    text.lines()
+        .filter_map(|l| {
+            let (name, n) = l.split_once(' ')?;
+            Some((name.to_string(), n.trim().parse().ok()?))
+        })
+        .collect()
+}
+
+fn count(counts: &Counts, name: &str) -> i64 {
+    counts.get(name).copied().unwrap_or(0)
+}
+
+#[derive(Debug, Clone, Default, Serialize)]
+struct Phase {
+    fail_percent: u32,
+    seconds: u64,
+    injected: i64,
+    /// By scenario and stressor.
+    stressors: BTreeMap<String, BTreeMap<String, Tally>>,
+    /// What the guest's own loops counted.
+    loops: Counts,
+    /// Change of the kernel's counters.
+    kernel: Counts,
+}
+
+/// One guest's story.
+#[derive(Debug, Clone, Default, Serialize)]
+struct Story {
+    mode: String,
+    began_utc: String,
+    ended_utc: String,
+    uname: String,
+    seed: u32,
+    skipped: BTreeMap<String, String>,
+    phases: Vec<Phase>,
+    start: Counts,
+    end: Counts,
+    outcome: String,
+}
+
+/// Turns of one kind, one at a time, over and over.
+struct Lane {
+    turns: VecDeque<Turn>,
+    slice: u64,
+    running: Option<Running>,
+}
+
+struct Running {
+    id: u64,
+    turn: Turn,
+    text: String,
+}
+
+impl Lane {
+    fn new(turns: Vec<Turn>, slice: u64) -> Lane {
+        Lane {
+            turns: turns.into(),
+            slice,
+            running: None,
+        }
+    }
+
+    /// The next turn, which will come again after all others.
+    fn next(&mut self) -> Option<Turn> {
+        let turn = self.turns.pop_front()?;
+        self.turns.push_back(turn.clone());
+        Some(turn)
+    }
+}
+
+impl Stress {
+    /// What `cargo xtask test` does in each mode.
+    pub fn short() -> Stress {
+        Stress {
+            seconds: 120,
+            fail_percent: 50,
+            only: Vec::new(),
+            seed: clock_seed(),
+            plan: Plan {
+                mem: "2G".into(),
+                ..Plan::default()
+            },
+        }
+    }
+
+    fn spec(&self, parts: &Parts, disk: &std::path::Path, mode: &str) -> Spec {
+        let mut spec = self.plan.spec(parts, mode);
+        spec.drives.push(disk.to_path_buf());
+        if self.wants("hotplug") {
+            // Only what cannot hold page tables can be taken out for sure.
+            spec.append.insert(0, "movablecore=25%".into());
+        }
+        spec
+    }
+
+    fn wants(&self, scenario: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|o| o == scenario)
+    }
+
+    /// Is this stressor of a scenario chosen?
+    fn wants_turn(&self, turn: &Turn) -> bool {
+        self.wants(turn.scenario) || self.only.contains(&turn.name)
+    }
+
+    /// Every mode in a guest of its own, two at a time; the log is written in any case.
+    pub fn all(
+        &self,
+        ctx: &Ctx,
+        run: &RunDir,
+        parts: &Parts,
+        disk: &std::path::Path,
+        allow: &[Allow],
+        modes: &[Mode],
+    ) -> Result<Report> {
+        run.set("seed", self.seed);
+        let next = Mutex::new(modes.iter());
+        let done = Mutex::new(BTreeMap::new());
+        std::thread::scope(|scope| {
+            for _ in 0..2.min(modes.len()) {
+                scope.spawn(|| loop {
+                    let Some(mode) = lock(&next).next() else {
+                        return;
+                    };
+                    let mode = mode.as_str();
+                    let guest = One {
+                        stress: self,
+                        ctx,
+                        run,
+                        parts,
+                        allow,
+                        mode,
+                    };
+                    lock(&done)
+                        .insert(mode.to_string(), guest.whole(&self.spec(parts, disk, mode)));
+                });
+            }
+        });
+        let mut done = done.into_inner().unwrap_or_else(|e| e.into_inner());
+        let mut report = Report::default();
+        let mut stories = Vec::new();
+        for mode in modes {
+            if let Some((story, cases)) = done.remove(mode.as_str()) {
+                stories.push(story);
+                report.cases.extend(cases);
+            }
+        }
+        let log = serde_json::json!({
+            "schema": 1,
+            "seconds": self.seconds,
+            "fail_order9_percent": self.fail_percent,
+            "only": self.only,
+            "kernel": { "version": parts.kernel.version, "hash": parts.kernel.hash },
+            "qemu": { "version": parts.qemu.version, "hash": parts.qemu.hash },
+            "smp": self.plan.smp,
+            "mem": self.plan.mem,
+            "reproduce": rundir::reproducer(),
+            "modes": stories,
+        });
+        let text = serde_json::to_string_pretty(&log)?;
+        store::write_atomic(
+            &run.path.join("stress.json"),
+            format!("{text}\n").as_bytes(),
+        )?;
+        store::write_atomic(
+            &run.path.join("stress.txt"),
+            self.text(parts, &stories).as_bytes(),
+        )?;
+        Ok(report)
+    }
+
+    /// The log for people.
+    fn text(&self, parts: &Parts, stories: &[Story]) -> String {
+        use std::fmt::Write as _;
+        let mut out = String::new();
+        let _ = writeln!(
+            out,
+            "kernel {} {}\nqemu {} {}\n{} s a mode, {} CPUs, {}, seed {}, {} % of order-9 allocations fail in the second half\n{}",
+            parts.kernel.version,
+            parts.kernel.hash,
+            parts.qemu.version,
+            parts.qemu.hash,
+            self.seconds,
+            self.plan.smp,
+            self.plan.mem,
+            self.seed,
+            self.fail_percent,
+            rundir::reproducer(),
+        );
+        for story in stories {
+            let _ = writeln!(
+                out,
+                "\n== {}: {} to {}: {}",
+                story.mode, story.began_utc, story.ended_utc, story.outcome
+            );
+            for (name, why) in &story.skipped {
+                let _ = writeln!(out, "skipped {name}: {why}");
+            }
+            for (n, phase) in story.phases.iter().enumerate() {
+                let _ = writeln!(
+                    out,
+                    "-- phase {}: {} s, {} % fail, {} failures injected",
+                    n + 1,
+                    phase.seconds,
+                    phase.fail_percent,
+                    phase.injected
+                );
+                for (scenario, list) in &phase.stressors {
+                    for (name, t) in list {
+                        let _ = writeln!(
+                            out,
+                            "{scenario:<9}{name:<14}{:>4} runs {:>12} bogo ops {:>7.1} s{}{}{}",
+                            t.runs,
+                            t.bogo_ops,
+                            t.ms as f64 / 1000.0,
+                            tail_word(t.not_here, "not here"),
+                            tail_word(t.killed, "out of memory"),
+                            tail_word(t.failed, "FAILED"),
+                        );
+                    }
+                }
+                let happened = phase.kernel.iter().filter(|(_, n)| **n != 0);
+                for (name, n) in phase.loops.iter().chain(happened) {
+                    let _ = writeln!(out, "{name:<28}{n:>14}");
+                }
+            }
+            let _ = writeln!(out, "-- start and end, without process 1's own");
+            for name in LEFT.iter().chain(&["free_kb", "page_tables_kb"]) {
+                if let (Some(a), Some(b)) = (story.start.get(*name), story.end.get(*name)) {
+                    let _ = writeln!(out, "{name:<28}{a:>14}{b:>14}");
+                }
+            }
+        }
+        out
+    }
+}
+
+fn tail_word(n: u64, word: &str) -> String {
+    match n {
+        0 => String::new(),
+        n => format!(", {n} {word}"),
+    }
+}
+
+/// What must be in the end as it was at the start.
+const LEFT: [&str; 5] = [
+    "others_root",
+    "others_mid",
+    "others_bottom",
+    "others_bytes",
+    "others_kb",
+];
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// Kinds of nodes that a mode has.
+fn kinds(mode: &str) -> &'static [&'static str] {
+    match mode {
+        "l4l3" => &["root"],
+        "l3l2" => &["mid"],
+        "l4l3-l2l1" => &["root", "bottom"],
+        _ => &[],
+    }
+}
+
+/// One mode.
+struct One<'a> {
+    stress: &'a Stress,
+    ctx: &'a Ctx,
+    run: &'a RunDir,
+    parts: &'a Parts,
+    allow: &'a [Allow],
+    mode: &'a str,
+}
+
+impl One<'_> {
+    /// The story and the cases, also of a guest that died.
+    fn whole(&self, spec: &Spec) -> (Story, Vec<Case>) {
+        let start = Instant::now();
+        let suite = format!("stress/{}", self.mode);
+        let mut story = Story {
+            mode: self.mode.into(),
+            began_utc: rundir::utc(SystemTime::now()),
+            seed: self.stress.seed,
+            ..Story::default()
+        };
+        let mut cases = Vec::new();
+        let mut guest = None;
+        let result = self.story(spec, &mut guest, &mut story);
+        // Stressors that ended say what they have to say, also if the guest did not live to its end.
+        cases.extend(self.stressor_cases(&suite, &story));
+        match result {
+            Ok(()) => {
+                story.outcome = "ended in order".into();
+                cases.extend(self.end_cases(&suite, &story));
+            }
+            Err(err) => {
+                let (line, _) = fail::report(&err);
+                let name = if vm::is_guest_end(&err) {
+                    "the guest lives to the end"
+                } else {
+                    "guest"
+                };
+                story.outcome = line.clone();
+                cases.push(Case::failed(&suite, name, line, 0));
+            }
+        }
+        if let Some(guest) = guest {
+            let splats = guest.splats(self.allow);
+            if splats.is_empty() {
+                cases.push(Case::passed(&suite, "no kernel warnings", 0));
+            }
+            for splat in splats {
+                let during = match splat.program.as_str() {
+                    "" => String::new(),
+                    program => format!(" (during {program})"),
+                };
+                cases.push(Case::failed(
+                    &suite,
+                    &format!("kernel warning{during}"),
+                    splat.line,
+                    0,
+                ));
+            }
+        }
+        if let Some(first) = cases.first_mut() {
+            first.ms = start.elapsed().as_millis() as u64;
+        }
+        story.ended_utc = rundir::utc(SystemTime::now());
+        if story.outcome == "ended in order" {
+            let failed = cases
+                .iter()
+                .filter(|c| c.outcome == Outcome::Failed)
+                .count();
+            if failed > 0 {
+                story.outcome = format!("{failed} cases failed");
+            }
+        }
+        (story, cases)
+    }
+
+    fn story(&self, spec: &Spec, slot: &mut Option<Guest>, story: &mut Story) -> Result<()> {
+        let name = format!("stress-{}", self.mode);
+        let stage = self.ctx.ui.stage(&format!(
+            "stress {} for {} s",
+            self.mode, self.stress.seconds
+        ));
+        let guest = slot.insert(Guest::start(
+            self.ctx,
+            self.run,
+            &self.parts.qemu,
+            spec,
+            &name,
+        )?);
+        guest.wait_ready(None)?;
+        check_mode(guest, self.mode)?;
+        story.uname = guest.boot.uname.clone();
+        ask(guest, &["fpt-stress", "setup"])?;
+        // Once each, so that what is allocated at a first use is there before it is measured.
+        let class = ask(guest, &["fpt-stress", "image", PACKAGE, "--class", "vm?"])?;
+        let vm_class = vm_class(&class).map_err(|why| {
+            Fail::infra(
+                "cannot tell what stress-ng's class vm is",
+                why,
+                "look at `stress-ng --class vm?` in the image",
+            )
+        })?;
+        let mut loops = Vec::new();
+        for name in ["compact", "hotplug", "demote", "ksm"] {
+            if !self.stress.wants(name) {
+                continue;
+            }
+            let said = ask(guest, &["fpt-stress", "ready", name])?;
+            match said.trim() {
+                "ok" if name == "demote" && !self.has_nodes() => {
+                    let why = "this mode has no nodes below the root";
+                    story.skipped.insert(name.into(), why.into());
+                }
+                "ok" => loops.push(name),
+                why => drop(story.skipped.insert(name.into(), why.to_string())),
+            }
+        }
+        let mut lanes = self.lanes(&vm_class, &loops)?;
+        let cores = kinds(self.mode);
+        let mut last = state(guest)?;
+        story.start = last.clone();
+        guest.shell("echo 2 >/proc/sys/kernel/randomize_va_space")?;
+        let phases = match self.stress.fail_percent {
+            0 => vec![(0, self.stress.seconds)],
+            percent => {
+                let half = self.stress.seconds / 2;
+                vec![(0, self.stress.seconds - half), (percent, half)]
+            }
+        };
+        for (n, (percent, seconds)) in phases.into_iter().enumerate() {
+            ask(guest, &["fpt-stress", "inject", &percent.to_string()])?;
+            let left = count(
+                &counts(&ask(guest, &["fpt-init", "state"])?),
+                "injections_left",
+            );
+            let mut phase = Phase {
+                fail_percent: percent,
+                seconds,
+                ..Phase::default()
+            };
+            let result = self.phase(guest, &mut lanes, &loops, &mut phase, &|line| {
+                stage.line(&format!("{} phase {}: {line}", self.mode, n + 1));
+            });
+            story.phases.push(phase);
+            result?;
+            let now = counts(&ask(guest, &["fpt-init", "state"])?);
+            if let Some(phase) = story.phases.last_mut() {
+                phase.injected = left - count(&now, "injections_left");
+                phase.kernel = change(&last, &now);
+                stage.note(&format!(
+                    "{} phase {}: {} turns, {} nodes made, {} fallbacks, {} demotions, {} failures injected",
+                    self.mode,
+                    n + 1,
+                    phase
+                        .stressors
+                        .values()
+                        .flat_map(|l| l.values())
+                        .map(|t| t.runs)
+                        .sum::<u64>(),
+                    sum(&phase.kernel, cores, "installs"),
+                    sum(&phase.kernel, cores, "fallbacks"),
+                    count(&phase.kernel, "demotions"),
+                    phase.injected
+                ));
+            }
+            last = now;
+        }
+        // Everything but process 1 ends here.
+        guest.run(Exec {
+            argv: vec!["true".into()],
+            solo: true,
+            timeout_s: 60,
+            ..Exec::default()
+        })?;
+        ask(guest, &["fpt-stress", "finish"])?;
+        let give_up = Instant::now() + SETTLE.min(Duration::from_secs(self.stress.seconds));
+        loop {
+            story.end = state(guest)?;
+            if left_over(&story.start, &story.end).is_empty() || Instant::now() >= give_up {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        guest.quit()?;
+        stage.done("");
+        Ok(())
+    }
+
+    fn has_nodes(&self) -> bool {
+        kinds(self.mode).iter().any(|k| *k != "root")
+    }
+
+    /// Two lanes share the vm class, a third has the rest.
+    fn lanes(&self, vm_class: &[String], loops: &[&str]) -> Result<Vec<Lane>> {
+        let mut random = Random(u64::from(self.stress.seed));
+        let mut vm: Vec<Turn> = vm_class
+            .iter()
+            .filter(|n| !EXCLUDED.iter().any(|e| e.0 == n.as_str()))
+            .map(|n| Turn::new("vm", n))
+            .collect();
+        let mut rest: Vec<Turn> = STORM.iter().map(|n| Turn::new("storm", n)).collect();
+        rest.extend(SWAP.iter().map(|(name, args)| Turn {
+            swap: true,
+            args,
+            ..Turn::new("swap", name)
+        }));
+        if loops.contains(&"ksm") {
+            rest.push(Turn {
+                args: KSM.1,
+                ..Turn::new("ksm", KSM.0)
+            });
+        }
+        rest.push(Turn::new("threads", "fpt_stress"));
+        vm.retain(|t| self.stress.wants_turn(t));
+        rest.retain(|t| self.stress.wants_turn(t));
+        if vm.is_empty() && rest.is_empty() && loops.is_empty() {
+            return Err(Fail::usage(
+                format!("nothing to do in {}", self.mode),
+                format!(
+                    "'{}' fits no scenario and no stressor of it",
+                    self.stress.only.join(", ")
+                ),
+                "`cargo xtask stress --list` shows the scenarios",
+            ));
+        }
+        random.shuffle(&mut vm);
+        random.shuffle(&mut rest);
+        // One of each scenario comes before the second of any.
+        let mut seen = BTreeMap::new();
+        rest.sort_by_cached_key(|t| {
+            let n = seen.entry(t.scenario).or_insert(0);
+            *n += 1;
+            *n
+        });
+        // Each comes at least once if there is time; starting and ending takes some, too.
+        let slice = |turns: usize, lanes: u64| {
+            let each = lanes * self.stress.seconds / turns.max(1) as u64;
+            each.saturating_sub(4).clamp(2, 30)
+        };
+        let (vm_slice, rest_slice) = (slice(vm.len(), 2), slice(rest.len(), 1));
+        let second = vm.split_off(vm.len() / 2);
+        Ok(vec![
+            Lane::new(vm, vm_slice),
+            Lane::new(second, vm_slice),
+            Lane::new(rest, rest_slice),
+        ])
+    }
+
+    /// All lanes and loops until the time is over and the last has ended.
+    fn phase(
+        &self,
+        guest: &mut Guest,
+        lanes: &mut [Lane],
+        loops: &[&str],
+        phase: &mut Phase,
+        progress: &dyn Fn(&str),
+    ) -> Result<()> {
+        let start = Instant::now();
+        let end = start + Duration::from_secs(phase.seconds);
+        let mut looping: BTreeMap<u64, (String, String)> = BTreeMap::new();
+        for name in loops {
+            let id = guest.new_id();
+            guest.start_exec(Exec {
+                id,
+                argv: vec![
+                    "fpt-stress".into(),
+                    name.to_string(),
+                    phase.seconds.to_string(),
+                ],
+                timeout_s: phase.seconds + GRACE_S,
+                ..Exec::default()
+            })?;
+            looping.insert(id, (name.to_string(), String::new()));
+        }
+        // Init ends what takes too long; should it not even do that, the guest hangs.
+        let give_up = end + Duration::from_secs(2 * GRACE_S);
+        loop {
+            for lane in lanes.iter_mut().filter(|l| l.running.is_none()) {
+                let left = end.saturating_duration_since(Instant::now()).as_secs();
+                // The first turn always: a run that is too short for one is none.
+                if left < lane.slice.min(phase.seconds) && start.elapsed().as_secs() > 0 {
+                    continue;
+                }
+                let Some(turn) = lane.next() else { continue };
+                let id = guest.new_id();
+                progress(&format!("{} {}", turn.scenario, turn.name));
+                guest.start_exec(turn.exec(id, lane.slice.min(phase.seconds), self.stress.seed))?;
+                lane.running = Some(Running {
+                    id,
+                    turn,
+                    text: String::new(),
+                });
+            }
+            let idle = lanes.iter().all(|l| l.running.is_none()) && looping.is_empty();
+            if idle && Instant::now() >= end {
+                return Ok(());
+            }
+            if Instant::now() >= give_up {
+                return Err(self.stuck(guest, lanes, &looping));
+            }
+            match guest.poll(Duration::from_secs(1))? {
+                Some(Ev::Out { id, data, .. }) => {
+                    let text = data.to_vec().unwrap_or_default();
+                    let text = String::from_utf8_lossy(&text);
+                    if let Some((_, said)) = looping.get_mut(&id) {
+                        said.push_str(&text);
+                    } else if let Some(r) = lanes
+                        .iter_mut()
+                        .filter_map(|l| l.running.as_mut())
+                        .find(|r| r.id == id)
+                    {
+                        r.text.push_str(&text);
+                    }
+                }
+                Some(Ev::Exit {
+                    id,
+                    code,
+                    signal,
+                    timeout,
+                    ms,
+                }) => {
+                    let exit = Exit {
+                        code,
+                        signal,
+                        timeout,
+                        ms,
+                    };
+                    if let Some((name, said)) = looping.remove(&id) {
+                        phase.loops.extend(counts(&said));
+                        if exit.status() != 0 {
+                            let tally = phase
+                                .stressors
+                                .entry(name.clone())
+                                .or_default()
+                                .entry("loop".into())
+                                .or_default();
+                            tally.runs += 1;
+                            tally.failed += 1;
+                            tally.failures.push(format!(
+                                "exit code {}\n{}",
+                                exit.status(),
+                                last_lines(&said)
+                            ));
+                        }
+                    } else if let Some(r) = lanes
+                        .iter_mut()
+                        .find(|l| l.running.as_ref().is_some_and(|r| r.id == id))
+                        .and_then(|l| l.running.take())
+                    {
+                        record(phase, &r, &exit);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn stuck(
+        &self,
+        guest: &mut Guest,
+        lanes: &[Lane],
+        looping: &BTreeMap<u64, (String, String)>,
+    ) -> anyhow::Error {
+        let names: Vec<String> = lanes
+            .iter()
+            .filter_map(|l| l.running.as_ref())
+            .map(|r| format!("{} {}", r.turn.scenario, r.turn.name))
+            .chain(looping.values().map(|(name, _)| name.clone()))
+            .collect();
+        // Who waits for what, into the console log.
+        let ids = lanes
+            .iter()
+            .filter_map(|l| l.running.as_ref())
+            .map(|r| r.id)
+            .chain(looping.keys().copied());
+        for id in ids {
+            guest.requests().send(&Op::Signal { id, signal: 9 });
+        }
+        let _ = guest.shell("echo w >/proc/sysrq-trigger; echo l >/proc/sysrq-trigger; sleep 2");
+        Fail::new(
+            code::TIMEOUT,
+            format!("{} cannot be ended in mode {}", names.join(", "), self.mode),
+            "it was killed and is still there",
+            "the console log has the stacks of waiting tasks",
+        )
+        .into()
+    }
+
+    fn stressor_cases(&self, suite: &str, story: &Story) -> Vec<Case> {
+        let mut all: BTreeMap<(String, String), Tally> = BTreeMap::new();
+        for phase in &story.phases {
+            for (scenario, list) in &phase.stressors {
+                for (name, tally) in list {
+                    let mut tally = tally.clone();
+                    // Without a killer at work nothing of theirs may be killed.
+                    if tally.killed > 0 && count(&phase.kernel, "oom_kill") == 0 {
+                        tally.failed += tally.killed;
+                        tally
+                            .failures
+                            .push("it was killed, but not for want of memory".into());
+                    }
+                    all.entry((scenario.clone(), name.clone()))
+                        .or_default()
+                        .add(&tally);
+                }
+            }
+        }
+        all.iter()
+            .map(|((scenario, name), t)| {
+                let name = format!("{scenario} {name}");
+                let said = format!("{} bogo ops in {} runs", t.bogo_ops, t.runs);
+                if t.failed > 0 {
+                    Case::failed(suite, &name, t.failures.join("\n"), t.ms)
+                } else if t.not_here == t.runs {
+                    Case::skipped(suite, &name, "the guest has not what it needs")
+                } else {
+                    Case::new(suite, &name, Outcome::Passed, said, t.ms)
+                }
+            })
+            .collect()
+    }
+
+    /// Did each scenario do what it is for, and is everything given back?
+    fn end_cases(&self, suite: &str, story: &Story) -> Vec<Case> {
+        let total = |name: &str| -> i64 {
+            let of = |c: &Counts| count(c, name);
+            story
+                .phases
+                .iter()
+                .map(|p| of(&p.loops) + of(&p.kernel))
+                .sum()
+        };
+        let mut cases = Vec::new();
+        let at_work = |scenario: &str, counter: &str, what: &str| {
+            let name = format!("{scenario} was at work");
+            match (story.skipped.get(scenario), total(counter)) {
+                (Some(why), _) => Case::skipped(suite, &name, why.clone()),
+                (None, n) if n > 0 => {
+                    Case::new(suite, &name, Outcome::Passed, format!("{n} {what}"), 0)
+                }
+                (None, _) => Case::failed(suite, &name, format!("no {what} (too short?)"), 0),
+            }
+        };
+        for (scenario, counter, what) in [
+            ("swap", "pswpout", "pages swapped out"),
+            ("ksm", "ksm_pages", "pages merged"),
+            ("compact", "compactions", "compactions"),
+            ("hotplug", "offlined", "blocks taken out"),
+            ("demote", "demotions", "nodes demoted"),
+        ] {
+            if self.stress.wants(scenario) {
+                cases.push(at_work(scenario, counter, what));
+            }
+        }
+        for scenario in ["vm", "storm", "threads"] {
+            if self.stress.wants(scenario) {
+                let ops: u64 = story
+                    .phases
+                    .iter()
+                    .filter_map(|p| p.stressors.get(scenario))
+                    .flat_map(|l| l.values())
+                    .map(|t| t.bogo_ops)
+                    .sum();
+                let name = format!("{scenario} was at work");
+                cases.push(match ops {
+                    0 => Case::failed(suite, &name, "no stressor did anything (too short?)", 0),
+                    n => Case::new(suite, &name, Outcome::Passed, format!("{n} bogo ops"), 0),
+                });
+            }
+        }
+        for kind in kinds(self.mode) {
+            let name = format!("{kind} nodes were made");
+            cases.push(match total(&format!("{kind}_installs")) {
+                n if n > 0 => Case::new(suite, &name, Outcome::Passed, n.to_string(), 0),
+                _ => Case::failed(suite, &name, "none", 0),
+            });
+        }
+        if let Some(phase) = story.phases.iter().find(|p| p.fail_percent > 0) {
+            let name = "allocations of nodes failed";
+            let fallbacks = sum(&phase.kernel, kinds(self.mode), "fallbacks");
+            cases.push(if kinds(self.mode).is_empty() {
+                Case::skipped(suite, name, "this mode has no nodes")
+            } else if phase.injected > 0 && fallbacks > 0 {
+                let said = format!("{} injected, {fallbacks} fallbacks", phase.injected);
+                Case::new(suite, name, Outcome::Passed, said, 0)
+            } else {
+                let why = format!("{} injected, {fallbacks} fallbacks", phase.injected);
+                Case::failed(suite, name, why, 0)
+            });
+        }
+        let left = left_over(&story.start, &story.end);
+        for (what, names) in [("nodes", &LEFT[..4]), ("page-table memory", &LEFT[4..])] {
+            let name = format!("{what} back at the start's");
+            let wrong: Vec<&str> = left
+                .iter()
+                .filter(|(n, _)| names.contains(n))
+                .map(|(_, text)| text.as_str())
+                .collect();
+            let there = names.iter().any(|n| story.end.contains_key(*n));
+            cases.push(if !wrong.is_empty() {
+                Case::failed(suite, &name, wrong.join("; "), 0)
+            } else if there {
+                Case::passed(suite, &name, 0)
+            } else {
+                Case::skipped(suite, &name, "this kernel has no such counters")
+            });
+        }
+        if story.end.contains_key("tainted") {
+            let name = "no node came back dirty";
+            cases.push(match count(&story.end, "tainted") {
+                0 => Case::passed(suite, name, 0),
+                _ => Case::failed(suite, name, "recycling has ended", 0),
+            });
+        }
+        cases
+    }
+}
+
+/// What has changed between two states and must not have.
+fn left_over(start: &Counts, end: &Counts) -> Vec<(&'static str, String)> {
+    LEFT.into_iter()
+        .filter_map(|name| {
+            let (a, b) = match (start.get(name), end.get(name)) {
+                (None, None) => return None,
+                (a, b) => (a.copied().unwrap_or(0), b.copied().unwrap_or(0)),
+            };
+            let slack = if name == "others_kb" { SLACK_KB } else { 0 };
+            ((a - b).abs() > slack).then(|| {
+                (
+                    name,
+                    format!("{name} was {a} at the start and is {b} in the end"),
+                )
+            })
+        })
+        .collect()
+}
+
+/// Change of each counter; states are none.
+fn change(before: &Counts, after: &Counts) -> Counts {
+    let state = |name: &str| {
+        LEFT.contains(&name)
+            || name.ends_with("_live")
+            || name.ends_with("_pool_nodes")
+            || name.ends_with("_kb")
+            || ["flat_bytes", "can_demote", "injections_left"].contains(&name)
+    };
+    after
+        .iter()
+        .filter(|(name, _)| !state(name))
+        .map(|(name, n)| (name.clone(), n - count(before, name)))
+        .collect()
+}
+
+fn sum(counts: &Counts, kinds: &[&str], what: &str) -> i64 {
+    kinds
+        .iter()
+        .map(|k| count(counts, &format!("{k}_{what}")))
+        .sum()
+}
+
+fn record(phase: &mut Phase, r: &Running, exit: &Exit) {
+    let tally = phase
+        .stressors
+        .entry(r.turn.scenario.into())
+        .or_default()
+        .entry(r.turn.name.clone())
+        .or_default();
+    tally.runs += 1;
+    tally.ms += exit.ms;
+    tally.bogo_ops += match r.turn.scenario {
+        "threads" => thread_ops(&r.text),
+        _ => bogo_ops(&r.text, &r.turn.name),
+    };
+    match verdict(r.turn.scenario, exit) {
+        Verdict::Ok => {}
+        Verdict::NotHere => tally.not_here += 1,
+        Verdict::Killed => tally.killed += 1,
+        Verdict::Failed => {
+            tally.failed += 1;
+            let how = match (exit.timeout, exit.signal) {
+                (true, _) => "it did not end in time".to_string(),
+                (_, 0) => format!("exit code {}", exit.code),
+                (_, n) => format!("ended by signal {n}"),
+            };
+            tally
+                .failures
+                .push(format!("{how}\n{}", last_lines(&r.text)));
+        }
+    }
+}
+
+fn last_lines(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(15)..].join("\n")
+}
+
+/// The names after `class 'vm' stressors:`.
+fn vm_class(text: &str) -> Result<Vec<String>, String> {
+    let names: Vec<String> = text
+        .lines()
+        .find_map(|l| l.split_once("stressors:"))
+        .map(|(_, rest)| rest.split_whitespace().map(str::to_string).collect())
+        .unwrap_or_default();
+    if names.len() < 10 {
+        return Err(format!("it says: {text}"));
+    }
+    Ok(names)
+}
+
+/// A command that must succeed; its output.
+fn ask(guest: &mut Guest, argv: &[&str]) -> Result<String> {
+    let (exit, out) = guest.run(Exec {
+        argv: argv.iter().map(|a| a.to_string()).collect(),
+        timeout_s: 180,
+        ..Exec::default()
+    })?;
+    if exit.status() == 0 {
+        return Ok(out);
+    }
+    Err(Fail::test(
+        format!(
+            "'{}' failed in the guest ({})",
+            argv.join(" "),
+            exit.status()
+        ),
+        out,
+        "see the console log",
+    ))
+}
+
+fn state(guest: &mut Guest) -> Result<Counts> {
+    Ok(counts(&ask(guest, &["fpt-init", "state"])?))
+}
