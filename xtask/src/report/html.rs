@@ -197,7 +197,12 @@ fn summary(t: &Table) -> String {
         })
         .collect::<Vec<_>>()
         .join("; ");
-    out.push_str(&format!("<p>Means are over {}.</p>\n", esc(&counted)));
+    out.push_str(&format!(
+        "<p>Means are over {}; those of instructions without workloads for which, in this phase, \
+         they are less than {} % of all instructions.</p>\n",
+        esc(&counted),
+        super::metrics::LITTLE * 100.0
+    ));
     out
 }
 

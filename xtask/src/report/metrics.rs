@@ -32,6 +32,9 @@ pub const RADIX: &str = "radix";
 /// Both phases together.
 pub const ALL: &str = "all";
 
+/// Part of a phase's instructions below which means leave a count of instructions out.
+pub const LITTLE: f64 = 0.005;
+
 /// Every cell of one matrix.
 #[derive(Clone, Debug)]
 pub struct Matrix {
@@ -401,7 +404,18 @@ impl<'a> Table<'a> {
         per(value, base)
     }
 
-    /// Geometric mean of the ratios of those `workloads` that have one, and how many they are.
+    /// Is there enough of it for its ratio to say something? In few instructions one timer tick is a lot.
+    fn weighs(&self, workload: &str, phase: &str, of: Of) -> bool {
+        if !matches!(of, Of::KernelInstructions | Of::PageFaultInstructions) {
+            return true;
+        }
+        self.real(workload, RADIX, phase).is_some_and(|r| {
+            let all = r.instructions_user + r.instructions_kernel;
+            of.of(r).is_some_and(|n| n >= LITTLE * all as f64)
+        })
+    }
+
+    /// Geometric mean of the ratios of those `workloads` that have one worth its name, and how many they are.
     pub fn mean(
         &self,
         workloads: &[&str],
@@ -411,6 +425,7 @@ impl<'a> Table<'a> {
     ) -> Option<(f64, usize)> {
         let ratios: Vec<f64> = workloads
             .iter()
+            .filter(|w| self.weighs(w, phase, of))
             .filter_map(|w| self.ratio(w, mode, phase, of))
             .filter(|r| *r > 0.0)
             .collect();
@@ -545,6 +560,24 @@ pub mod tests {
         assert_eq!((ideal.walk_latency, ideal.accesses_per_walk), (None, None));
         assert_eq!(table.rows.len(), 9 * 4 * 3);
         assert!(matrix.differences().is_empty());
+    }
+
+    #[test]
+    fn few_instructions_are_in_no_mean() {
+        let matrix = matrix();
+        let mut table = Table::new(&matrix);
+        let of = Of::KernelInstructions;
+        let both = table.mean(&["bfs", "dfs"], "l3l2", "run", of);
+        assert_eq!(both.map(|(_, n)| n), Some(2));
+        for row in table.rows.iter_mut().filter(|r| r.workload == "bfs") {
+            row.instructions_user *= 100;
+        }
+        let one = table.mean(&["bfs", "dfs"], "l3l2", "run", of);
+        assert_eq!(one.map(|(_, n)| n), Some(1));
+        // The workload's own figure stays, and other means do not change.
+        assert!(table.ratio("bfs", "l3l2", "run", of).is_some());
+        let cycles = table.mean(&["bfs", "dfs"], "l3l2", "run", Of::Cycles);
+        assert_eq!(cycles.map(|(_, n)| n), Some(2));
     }
 
     #[test]

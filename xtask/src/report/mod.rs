@@ -142,6 +142,9 @@ fn source(matrix: &Matrix, date: &str) -> String {
         return String::new();
     };
     let p = &cell.provenance;
+    // A kernel that was given by file has its version in its name only.
+    let release = cell.guest.uname.split_whitespace().nth(1);
+    let release = release.unwrap_or(&p.kernel_version);
     let mut text = format!(
         "FPT-Linux, matrix {}: scale {}, preset {}, THP {}, {} virtual CPU(s); kernel {} {}, QEMU {}, simulator {}, configuration {}; {date}. \
          Plain bars: the guest's own tables. Hatched bars: computed for the same accesses.",
@@ -150,7 +153,7 @@ fn source(matrix: &Matrix, date: &str) -> String {
         cell.preset,
         cell.thp,
         cell.vcpus,
-        p.kernel_version,
+        release,
         hash::short(&p.kernel_hash),
         hash::short(&p.qemu_hash),
         hash::short(&p.plugin_hash),
