@@ -96,7 +96,7 @@ fn everything_is_logged_and_green() {
         tally["bogo_ops"].as_u64(),
         tally["runs"].as_u64().map(|n| n * 12)
     );
-    assert!(!vm.contains_key("madvise"), "it is excluded");
+    assert!(!vm.contains_key("watchdog"), "it is excluded");
     assert_eq!(phases[0]["loops"]["compactions"], 3);
     let text = std::fs::read_to_string(lab.path("runs/latest/stress.txt")).unwrap();
     assert!(
@@ -159,7 +159,7 @@ fn wrong_usage_is_2() {
         all(&["--fail-order9", percent]).is(2, &["--fail-order9"]);
     }
     all(&["--only", "Compact"]).is(2, &["did you mean 'compact'?"]);
-    all(&["--only", "madvise"]).is(2, &["is excluded", "MADV_HWPOISON"]);
+    all(&["--only", "watchdog"]).is(2, &["is excluded", "resets the machine"]);
     all(&["--mem", "12Q"]).is(2, &["no memory size"]);
     lab.run(&["stress"]).is(2, &["--mode"]);
     lab.run(&["stress", "--mode", "l3l2,nope"])

@@ -200,7 +200,7 @@ impl Fake {
                 let said = match rest {
                     ["ready", "hotplug"] => "kernel without MEMORY_HOTPLUG\n",
                     ["ready", _] => "ok\n",
-                    [.., "vm?"] => "class 'vm' stressors: a b c d e f g h i j madvise\n",
+                    [.., "vm?"] => "class 'vm' stressors: a b c d e f g h i j watchdog\n",
                     ["compact", _] => "compactions 3\n",
                     ["ksm", _] => "ksm_pages 5\n",
                     _ => "",

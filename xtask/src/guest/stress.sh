@@ -5,7 +5,7 @@
 #   fpt-stress inject PERCENT
 #   fpt-stress ready SCENARIO             prints "ok", or why this kernel cannot do it
 #   fpt-stress compact|hotplug|demote|ksm SECONDS    prints "NAME COUNT" lines at its end
-#   fpt-stress image [swap] CMD...        CMD in the image; with swap: in a small memory cgroup
+#   fpt-stress image [swap|user] CMD...   CMD in the image; in a small memory cgroup, or not as root
 D=/sys/kernel/debug
 I=$D/fail_page_alloc
 G=/sys/fs/cgroup/fpt-stress
@@ -44,7 +44,10 @@ setup() {
 		mount -t tmpfs -o mode=1777,size=40% stress $ROOT/$d || die "no tmpfs on $d"
 		cp -a /run/$d/. $ROOT/$d/ 2>/dev/null
 	done
+	chmod 1777 $ROOT/tmp
 	ln -sf /proc/mounts $ROOT/etc/mtab
+	# For su, which the image has not
+	cp /bin/busybox $ROOT/run/busybox || die "no busybox"
 	# A file system on a block device: swap files can be on it.
 	if [ -b /dev/ram0 ]; then
 		{ mke2fs /dev/ram0 && mount -t ext4 /dev/ram0 $ROOT/var/tmp; } >/dev/null 2>&1 ||
@@ -136,10 +139,11 @@ blocks() {
 
 hotplug() {
 	out=0 busy=0
+	renice -n -5 -p $$ >/dev/null 2>&1
 	while going; do
 		for b in $(blocks | shuf | head -n 2); do
 			# Taking a block out goes on until a signal comes while a page in it cannot move.
-			if timeout 6 sh -c "echo offline >$b/state" 2>/dev/null; then
+			if timeout 20 sh -c "echo offline >$b/state" 2>/dev/null; then
 				out=$((out + 1))
 				usleep 200000
 				put online_movable $b/state
@@ -171,6 +175,8 @@ demote() {
 # Merging, and from time to time everything unmerged again
 ksm() {
 	most=0 rounds=0
+	# It is the last in the queue by default, and in a crowd never gets round.
+	renice -n -5 -p $(pidof ksmd) >/dev/null 2>&1
 	while going; do
 		put 2000 $K/pages_to_scan
 		put 10 $K/sleep_millisecs
@@ -192,6 +198,10 @@ image() {
 	if [ "$1" = swap ]; then
 		shift
 		put $$ $G/cgroup.procs
+	fi
+	if [ "$1" = user ]; then
+		shift
+		exec chroot $ROOT /run/busybox su -s /bin/sh user -c "cd /tmp && exec $*"
 	fi
 	exec chroot $ROOT "$@"
 }
