@@ -202,7 +202,7 @@ FPT_TEST(after_threads_exit_together)
 FPT_TEST(vmpte_of_a_child_equals_ours)
 {
 	char *p = map_at(BASE, 4 * SPAN);
-	struct fpt_nodes n = fpt_nodes(0);
+	struct fpt_nodes n = fpt_nodes(0), ours, childs;
 	long pte, theirs;
 	int up[2], down[2];
 	pid_t pid;
@@ -221,10 +221,16 @@ FPT_TEST(vmpte_of_a_child_equals_ours)
 	}
 	ASSERT_EQ(1, read(up[0], &c, 1));
 	theirs = vmpte_kb(pid);
+	ours = fpt_nodes(0);
+	childs = fpt_nodes(pid);
 	ASSERT_EQ(1, write(down[1], "x", 1));
 	ASSERT_EQ(0, reap(pid));
-	/* file pages are not copied at fork: a few PTE tables less */
-	EXPECT_GE(pte, theirs);
+	/*
+	 * File pages are not copied at fork: a few PTE tables less. Where order-9
+	 * allocations fail, a child may have a root that its parent could not get.
+	 */
+	if (ours.root == childs.root && ours.mid == childs.mid && ours.bottom == childs.bottom)
+		EXPECT_GE(pte, theirs);
 	if (fpt_nodes(0).misses == n.misses)
 		EXPECT_LE(pte - 2048 - 64, theirs);
 }
