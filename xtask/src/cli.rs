@@ -71,6 +71,8 @@ enum Command {
     Run(guest::run::Args),
     /// Show which page-table entries hardware visits for an address
     Walk(guest::walk::Args),
+    /// Compare four readings of live processes' page tables, in every mode
+    Agree(guest::agree::Args),
     /// Run the kernel selftests and compare them with radix
     Selftest(guest::selftest::Args),
     /// Everything at once for minutes in each mode; page tables must all be given back
@@ -133,6 +135,7 @@ fn run(cli: Cli) -> Result<i32> {
         }
         Command::Run(args) => guest::run::main(&ctx, args),
         Command::Walk(args) => guest::walk::main(&ctx, args),
+        Command::Agree(args) => guest::agree::main(&ctx, args),
         Command::Selftest(args) => guest::selftest::main(&ctx, args),
         Command::Stress(args) => guest::stress::main(&ctx, args),
         Command::Test(args) => guest::test::main(&ctx, args),

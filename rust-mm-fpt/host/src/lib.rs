@@ -8,7 +8,8 @@
 //! * [`mm`]: a small address-space layer (fault, unmap, protect, fork, move, demote, exit) whose
 //!   range walks are written as the kernel's are, sticky folding included;
 //! * [`oracle`]: what an address space should contain, as a flat map, and the checks against it;
-//! * [`diff`]: random page tables, and QEMU's answer to them compared with the core's.
+//! * [`diff`]: random page tables, and QEMU's answer to them compared with the core's;
+//! * [`look`]: page tables of a running kernel, in a file that is its memory.
 //!
 //! # What does not compile
 //!
@@ -53,6 +54,7 @@
 #![forbid(unsafe_code)]
 
 pub mod diff;
+pub mod look;
 pub mod mem;
 pub mod mm;
 pub mod oracle;

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `fpt-init`: process 1 of the test guest. It mounts what tests expect, says `ready` on the
 //! control channel, runs the commands that the host sends, and restarts the machine when told to.
-//! `fpt-init walk-target` (not as process 1) is the small program behind `cargo xtask walk`, `fpt-init state` the
-//! one that tells `cargo xtask stress` which page tables are left.
+//! Not as process 1 it is a small program: behind `cargo xtask walk` (`walk-target`), behind
+//! `cargo xtask agree` (`agree-target`, `agree-read`), or the one that tells `cargo xtask stress` which
+//! page tables are left (`state`).
 
 #![deny(unsafe_code)]
 
+mod agree;
 mod state;
 mod supervise;
 #[allow(unsafe_code)]
@@ -32,9 +34,11 @@ fn main() {
     let code = match args.split_first() {
         Some((name, rest)) if name == "walk-target" => walk_target::main(rest),
         Some((name, [])) if name == "state" => state::main(),
+        Some((name, [])) if name == "agree-target" => agree::target(),
+        Some((name, rest)) if name == "agree-read" => agree::read(rest),
         _ => {
             eprintln!(
-                "usage: fpt-init walk-target [--huge] [--addr HEX] | state; as process 1: no arguments"
+                "usage: fpt-init walk-target [--huge] [--addr HEX] | state | agree-target | agree-read PID; as process 1: no arguments"
             );
             2
         }

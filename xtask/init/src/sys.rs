@@ -307,3 +307,156 @@ pub fn touch(addr: usize) {
     // SAFETY: `addr` lies in a live private mapping that no reference points into.
     unsafe { (addr as *mut u8).write_volatile(0x5a) }
 }
+
+/// What memory `Region::map` makes.
+#[derive(Clone, Copy)]
+pub enum Backing<'a> {
+    Private,
+    SharedAnonymous,
+    /// A private mapping of the file from its beginning, read-only.
+    FilePrivate(&'a File),
+    FileShared(&'a File),
+    /// Pages of 1 << n bytes from the pool of huge pages.
+    HugePool(u32),
+}
+
+/// Protection of a `Region`.
+#[derive(Clone, Copy)]
+pub enum Access {
+    None,
+    Read,
+    ReadExec,
+    ReadWrite,
+}
+
+/// Advice for a part of a `Region`.
+#[derive(Clone, Copy)]
+pub enum Advice {
+    HugePage,
+    NoHugePage,
+    DontNeed,
+    PageOut,
+}
+
+/// Memory at a chosen address that is reached through this value only and is never borrowed. It
+/// stays mapped when the value is dropped.
+pub struct Region {
+    addr: usize,
+    len: usize,
+}
+
+impl Region {
+    /// Refused if anything is mapped there.
+    pub fn map(addr: usize, len: usize, backing: Backing<'_>) -> io::Result<Region> {
+        let rw = libc::PROT_READ | libc::PROT_WRITE;
+        let (prot, flags, fd) = match backing {
+            Backing::Private => (rw, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1),
+            Backing::SharedAnonymous => (rw, libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1),
+            Backing::FilePrivate(file) => (libc::PROT_READ, libc::MAP_PRIVATE, file.as_raw_fd()),
+            Backing::FileShared(file) => (rw, libc::MAP_SHARED, file.as_raw_fd()),
+            Backing::HugePool(shift) => {
+                let size = (shift as libc::c_int) << libc::MAP_HUGE_SHIFT;
+                let anonymous = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+                (rw, anonymous | libc::MAP_HUGETLB | size, -1)
+            }
+        };
+        let flags = flags | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
+        // SAFETY: MAP_FIXED_NOREPLACE never replaces an existing mapping, so no Rust object is touched.
+        let got = unsafe { libc::mmap(addr as *mut libc::c_void, len, prot, flags, fd, 0) };
+        if got == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Region { addr, len })
+    }
+
+    /// The address `offset` bytes in; `size` bytes from there belong to the region.
+    fn part(&self, offset: usize, size: usize) -> io::Result<*mut libc::c_void> {
+        match offset.checked_add(size) {
+            Some(end) if end <= self.len => Ok((self.addr + offset) as *mut libc::c_void),
+            _ => Err(io::Error::from(io::ErrorKind::InvalidInput)),
+        }
+    }
+
+    /// Write one byte. Where the protection forbids it, SIGSEGV ends the program.
+    pub fn write(&self, offset: usize) -> io::Result<()> {
+        let at = self.part(offset, 1)?.cast::<u8>();
+        // SAFETY: a byte of this region, into which no reference points.
+        unsafe { at.write_volatile(0x5a) };
+        Ok(())
+    }
+
+    /// Read one byte, with the same warning.
+    pub fn read(&self, offset: usize) -> io::Result<u8> {
+        let at = self.part(offset, 1)?.cast::<u8>();
+        // SAFETY: as above.
+        Ok(unsafe { at.read_volatile() })
+    }
+
+    pub fn protect(&self, offset: usize, len: usize, access: Access) -> io::Result<()> {
+        let prot = match access {
+            Access::None => libc::PROT_NONE,
+            Access::Read => libc::PROT_READ,
+            Access::ReadExec => libc::PROT_READ | libc::PROT_EXEC,
+            Access::ReadWrite => libc::PROT_READ | libc::PROT_WRITE,
+        };
+        let at = self.part(offset, len)?;
+        // SAFETY: the range lies in this region, into which no reference points.
+        check(unsafe { libc::mprotect(at, len, prot) }).map(drop)
+    }
+
+    pub fn advise(&self, offset: usize, len: usize, advice: Advice) -> io::Result<()> {
+        let advice = match advice {
+            Advice::HugePage => libc::MADV_HUGEPAGE,
+            Advice::NoHugePage => libc::MADV_NOHUGEPAGE,
+            Advice::DontNeed => libc::MADV_DONTNEED,
+            Advice::PageOut => libc::MADV_PAGEOUT,
+        };
+        let at = self.part(offset, len)?;
+        // SAFETY: at worst the contents change, and no reference points into them.
+        check(unsafe { libc::madvise(at, len, advice) }).map(drop)
+    }
+
+    /// Leave a hole. Its bytes must not be touched any more: SIGSEGV ends the program.
+    pub fn punch(&self, offset: usize, len: usize) -> io::Result<()> {
+        let at = self.part(offset, len)?;
+        // SAFETY: the range lies in this region, into which no reference points.
+        check(unsafe { libc::munmap(at, len) }).map(drop)
+    }
+
+    /// Move this region's pages to where `target` is, which they replace.
+    pub fn move_over(self, target: Region) -> io::Result<Region> {
+        if self.len != target.len {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        }
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        // SAFETY: both ranges are regions that this call consumes.
+        let got = unsafe {
+            libc::mremap(
+                self.addr as *mut libc::c_void,
+                self.len,
+                self.len,
+                flags,
+                target.addr as *mut libc::c_void,
+            )
+        };
+        if got == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(target)
+    }
+}
+
+/// `None` in the child. For programs with one thread.
+pub fn fork() -> io::Result<Option<i32>> {
+    // SAFETY: there is one thread, so the child finds no lock taken.
+    let pid = check(unsafe { libc::fork() })?;
+    Ok((pid != 0).then_some(pid))
+}
+
+/// Stay in user mode on this CPU for ever, with `token` in R12, where the host looks for it.
+pub fn spin(token: u64) -> ! {
+    // SAFETY: the loop touches no memory and no register.
+    unsafe {
+        std::arch::asm!("2:", "pause", "jmp 2b", in("r12") token, options(noreturn, nomem, nostack))
+    }
+}

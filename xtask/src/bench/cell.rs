@@ -43,6 +43,7 @@ impl Bench<'_> {
             gdb: None,
             // Counted time takes one thread, that is one CPU.
             icount: self.args.vcpus == 1,
+            shared_ram: false,
             drives: self
                 .parts
                 .images

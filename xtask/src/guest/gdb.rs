@@ -67,6 +67,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
         plugin: None,
         gdb: Some(port),
         icount: false,
+        shared_ram: false,
         drives: Vec::new(),
     };
     let mut gdb = Cmd::new("gdb").arg("-q");

@@ -192,6 +192,7 @@ impl Count {
             plugin: Some(plugin.to_string()),
             gdb: None,
             icount: true,
+            shared_ram: false,
             drives: Vec::new(),
         }
     }

@@ -10,6 +10,7 @@ macro_rules! say {
 }
 pub(crate) use say;
 
+pub mod agree;
 pub mod console;
 pub mod elf;
 pub mod gdb;

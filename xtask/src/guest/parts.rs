@@ -115,7 +115,12 @@ pub fn init(ctx: &Ctx) -> Result<PathBuf> {
     if done.is_file() {
         return Ok(done);
     }
-    let target = ctx.cache.join("init/target");
+    // Cargo takes the same file of two checkouts for one: a folder for each.
+    let root = hash::of_text(&ctx.root.to_string_lossy());
+    let target = ctx
+        .cache
+        .join("init")
+        .join(format!("target-{}", hash::short(&root)));
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     // Named target: else the flag would reach build scripts and procedural macros, which cannot be static.
     let cmd = Cmd::new(cargo)

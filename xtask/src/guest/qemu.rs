@@ -37,6 +37,8 @@ pub struct Spec {
     pub gdb: Option<u16>,
     /// Virtual time that counts instructions: the same run gives the same counts. One thread.
     pub icount: bool,
+    /// Guest memory in a file of QEMU's that others can read, too.
+    pub shared_ram: bool,
     /// Disk images, /dev/vda on. What the guest writes to them is dropped when it ends.
     pub drives: Vec<PathBuf>,
 }
@@ -129,6 +131,15 @@ impl Spec {
                 comma(&sockets.join("mon"))
             ))
             .args(["-mon", "chardev=mon,mode=control"]);
+        if self.shared_ram {
+            cmd = cmd
+                .arg("-object")
+                .arg(format!(
+                    "memory-backend-memfd,id=ram,size={},share=on",
+                    self.mem
+                ))
+                .args(["-machine", "memory-backend=ram"]);
+        }
         if let Some(dir) = &self.share {
             cmd = cmd
                 .arg("-fsdev")
@@ -216,6 +227,7 @@ mod tests {
             plugin: None,
             gdb: Some(1234),
             icount: false,
+            shared_ram: true,
             drives: vec!["/d,e.img".into()],
         }
     }
@@ -237,6 +249,7 @@ mod tests {
             "/q/qemu -L /q/share",
             "-cpu max,fpt=on,-erms,-fsrm,-fsrs,-fsrc,-fzrm",
             "-smp 2 -m 1G",
+            "-object memory-backend-memfd,id=ram,size=1G,share=on -machine memory-backend=ram",
             "fpt=l3l2 kunit.enable=1'",
             "path=/a,,b,",
             "-gdb tcp:127.0.0.1:1234 -S",

@@ -114,6 +114,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
         plugin: None,
         gdb: None,
         icount: false,
+        shared_ram: false,
         drives: args.disk.clone(),
     };
     if ctx.dry_run {

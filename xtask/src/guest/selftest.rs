@@ -205,6 +205,7 @@ impl Plan {
             plugin: None,
             gdb: None,
             icount: false,
+            shared_ram: false,
             drives: Vec::new(),
         }
     }

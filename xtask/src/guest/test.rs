@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 
+use super::agree;
 use super::kcount::{self, Count};
 use super::list;
 use super::parts::{self, Parts};
@@ -41,7 +42,7 @@ const BENCH: [&str; 2] = ["bfs", "gups"];
 
 /// A stage's name, whether `--quick` has it, what it does.
 type StageRow = (&'static str, bool, &'static str);
-const STAGES: [StageRow; 13] = [
+const STAGES: [StageRow; 14] = [
     ("host", true, "cargo test of the workspace"),
     ("patches", true, "the patch queues"),
     ("build", true, "QEMU, kernel, selftests"),
@@ -53,6 +54,11 @@ const STAGES: [StageRow; 13] = [
         "every mode on the patched QEMU, radix on the distribution's",
     ),
     ("walk", true, "what hardware visits, against pagemap"),
+    (
+        "agree",
+        true,
+        "core, kernel, QEMU and pagemap on live processes",
+    ),
     ("kunit", true, "the kernel's unit tests"),
     ("selftest", true, "selftests, compared with radix"),
     (
@@ -212,6 +218,7 @@ impl Tests<'_> {
             "qemu" => self.bare_metal(),
             "boot" => self.boot(),
             "walk" => self.walk(),
+            "agree" => self.agree(),
             "kunit" => self.kunit(),
             "selftest" => self.selftest(),
             "stress" => self.stress(),
@@ -594,6 +601,12 @@ impl Tests<'_> {
             }
         }
         Ok(cases)
+    }
+
+    fn agree(&mut self) -> Result<Vec<Case>> {
+        let (ctx, run, modes) = (self.ctx, self.run, self.modes()?);
+        let modes: Vec<String> = modes.iter().map(|m| m.as_str().to_string()).collect();
+        agree::cases(ctx, run, self.parts()?, &modes)
     }
 
     /// Each mode runs the cases that its kinds of nodes can have; radix shows that the rest skips.

@@ -239,6 +239,7 @@ fn spec(parts: &Parts, mode: &str, append: &[String]) -> Spec {
         plugin: None,
         gdb: None,
         icount: false,
+        shared_ram: false,
         drives: Vec::new(),
     }
 }

@@ -57,7 +57,7 @@ enum Command {
     Check {
         #[arg(value_enum)]
         project: Option<Project>,
-        /// Also build mm/, fs/proc/ and arch/x86/mm/ after each kernel patch, option off and on (long)
+        /// Also build mm/, fs/proc/ and arch/x86/mm/ after each kernel patch, option off and, where it can be, on (long)
         #[arg(long)]
         each: bool,
     },
