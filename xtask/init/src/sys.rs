@@ -86,8 +86,8 @@ pub fn set_nonblocking(fd: RawFd) -> io::Result<()> {
     check(unsafe { libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK) }).map(drop)
 }
 
-/// A descriptor that becomes readable when a child ends. SIGCHLD is blocked from here on (std's
-/// `Command` clears the mask in each child).
+/// A descriptor that becomes readable when a child ends. SIGCHLD is blocked from here on, which
+/// [`new_session`] undoes in each child.
 pub fn child_events() -> io::Result<File> {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: sigemptyset initialises the set before anything reads it, and it outlives the calls.
@@ -172,12 +172,19 @@ pub fn set_winsize(fd: RawFd, rows: u16, cols: u16) -> io::Result<()> {
     check(unsafe { libc::ioctl(fd, libc::TIOCSWINSZ, &size) }).map(drop)
 }
 
-/// Start the command in a session of its own; with `tty` its standard input becomes the
-/// controlling terminal.
+/// Start the command in a session of its own, with no signal blocked (a shell that inherits a
+/// blocked SIGCHLD waits for ever); with `tty` its standard input becomes the controlling terminal.
 pub fn new_session(command: &mut Command, tty: bool) {
-    // SAFETY: setsid and ioctl are async-signal-safe and touch no memory of the parent.
+    // SAFETY: all of them are async-signal-safe and touch no memory of the parent.
     unsafe {
         command.pre_exec(move || {
+            let mut none = MaybeUninit::<libc::sigset_t>::uninit();
+            check(libc::sigemptyset(none.as_mut_ptr()))?;
+            check(libc::sigprocmask(
+                libc::SIG_SETMASK,
+                none.as_ptr(),
+                std::ptr::null_mut(),
+            ))?;
             check(libc::setsid())?;
             if tty {
                 check(libc::ioctl(0, libc::TIOCSCTTY, 0))?;
