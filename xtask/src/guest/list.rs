@@ -31,6 +31,9 @@ pub struct Program {
     /// A line that comes again is no other case.
     #[serde(default)]
     pub unique: bool,
+    /// Lines `# figure NAME: N` must not be larger than in radix.
+    #[serde(default)]
+    pub figures: bool,
     #[serde(default)]
     pub hugepages: u32,
     #[serde(default)]
@@ -108,6 +111,8 @@ pub fn programs(path: &Path) -> Result<Vec<Program>> {
             "timeout_s is 0"
         } else if p.tap && !p.cases.is_empty() {
             "cases are for programs without TAP"
+        } else if p.figures && !p.compare {
+            "figures are for programs that are compared"
         } else if p.unique && p.cases.is_empty() {
             "unique is for programs with cases"
         } else if !p.ignore_lines.is_empty() && p.reason.is_empty() {
@@ -195,6 +200,7 @@ mod tests {
             (format!("{GOOD}ignore_lines=['x']\n"), "reason"),
             (format!("{GOOD}needs=['swp']\n"), "swp"),
             (format!("{GOOD}unique=true\n"), "unique"),
+            (format!("{GOOD}figures=true\ncompare=false\n"), "figures"),
             (GOOD.replace("60", "0"), "timeout_s"),
             (GOOD.replace("['./cow']", "[]"), "argv"),
         ] {

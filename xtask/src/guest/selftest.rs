@@ -223,6 +223,9 @@ pub struct Seen {
 #[derive(Debug, Clone, Serialize)]
 pub struct Ran {
     pub cases: Vec<Seen>,
+    /// What it counted, by name, if its entry in the list asks for figures.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub figures: BTreeMap<String, i64>,
     pub ms: u64,
     /// End of its output, for a report.
     pub tail: String,
@@ -236,6 +239,7 @@ impl Ran {
                 outcome: outcome.into(),
                 status,
             }],
+            figures: BTreeMap::new(),
             ms: 0,
             tail: tail.into(),
         }
@@ -348,11 +352,51 @@ pub fn judge(program: &Program, exit: &vm::Exit, stdout: &str, stderr: &str) -> 
     });
     let lines: Vec<&str> = stdout.lines().chain(stderr.lines()).collect();
     let tail = lines[lines.len().saturating_sub(30)..].join("\n");
+    let figures = if program.figures {
+        stdout.lines().filter_map(figure).collect()
+    } else {
+        BTreeMap::new()
+    };
     Ran {
         cases,
+        figures,
         ms: exit.ms,
         tail,
     }
+}
+
+/// `# figure NAME: N`
+fn figure(line: &str) -> Option<(String, i64)> {
+    let (name, value) = line.trim().strip_prefix("# figure ")?.rsplit_once(": ")?;
+    Some((name.to_string(), value.parse().ok()?))
+}
+
+/// The least that the runs in radix and in a mode counted; a figure that only one has is missing.
+fn figures(
+    program: &Program,
+    radix: &Runs,
+    mode: &Runs,
+) -> BTreeMap<String, (Option<i64>, Option<i64>)> {
+    let mut all = BTreeMap::<String, (Option<i64>, Option<i64>)>::new();
+    let of = |runs: &Runs| -> Vec<(String, i64)> {
+        let runs = runs.get(&program.name).into_iter().flatten();
+        runs.flat_map(|r| r.figures.clone()).collect()
+    };
+    let least = |old: Option<i64>, new: i64| Some(old.map_or(new, |old| old.min(new)));
+    for (name, n) in of(radix) {
+        let pair = all.entry(name).or_default();
+        pair.0 = least(pair.0, n);
+    }
+    for (name, n) in of(mode) {
+        let pair = all.entry(name).or_default();
+        pair.1 = least(pair.1, n);
+    }
+    all
+}
+
+/// Not larger than in radix?
+fn figure_ok(pair: &(Option<i64>, Option<i64>)) -> bool {
+    matches!(pair, (Some(radix), Some(mode)) if mode <= radix)
 }
 
 /// A comparison on one image.
@@ -443,7 +487,10 @@ impl Suite<'_> {
     ) -> Result<()> {
         let mut radix_runs = radix.runs.clone();
         let differ = |a: &Runs, b: &Runs| -> Vec<Program> {
-            let suspect = |p: &&Program| table(p, a, b).values().any(|(x, y)| differ_in(p, x, y));
+            let suspect = |p: &&Program| {
+                table(p, a, b).values().any(|(x, y)| differ_in(p, x, y))
+                    || !figures(p, a, b).values().all(figure_ok)
+            };
             self.programs.iter().filter(suspect).cloned().collect()
         };
         let suspects = differ(&radix_runs, &run.runs);
@@ -545,6 +592,16 @@ impl Suite<'_> {
                 )
             };
             report.cases.push(case);
+        }
+        for (name, pair) in figures(program, radix, runs) {
+            let text = |n: Option<i64>| n.map_or("none".to_string(), |n| n.to_string());
+            let detail = format!("{}, radix {}", text(pair.1), text(pair.0));
+            let name = format!("figure {name}");
+            report.cases.push(if figure_ok(&pair) {
+                Case::new(&suite, &name, Outcome::Passed, detail, 0)
+            } else {
+                Case::failed(&suite, &name, detail, 0)
+            });
         }
     }
 
@@ -903,6 +960,31 @@ mod tests {
                 ("exit", "exit code 0", Status::Pass)
             ]
         );
+    }
+
+    #[test]
+    fn figures_may_not_exceed_those_of_radix() {
+        let mut program = program(true);
+        let ran = |p: &Program, n: &str| {
+            let said = format!("TAP version 13\n1..1\n# figure flushes of a: b: {n}\nok 1 a\n");
+            judge(p, &exit(0, 0, false), &said, "")
+        };
+        assert!(ran(&program, "3").figures.is_empty());
+        program.figures = true;
+        let of = |radix: &[&str], mode: &[&str]| {
+            let runs =
+                |list: &[&str]| runs(&list.iter().map(|n| ran(&program, n)).collect::<Vec<_>>());
+            let all = figures(&program, &runs(radix), &runs(mode));
+            assert!(all.keys().all(|k| k == "flushes of a: b"));
+            !all.is_empty() && all.values().all(figure_ok)
+        };
+        assert!(of(&["3"], &["3"]));
+        assert!(of(&["3"], &["9", "2"]));
+        assert!(!of(&["3"], &["4", "9"]));
+        assert!(!of(&["9", "3"], &["4"]));
+        assert!(!of(&["3"], &["x"]));
+        assert!(!of(&["x"], &["3"]));
+        assert!(!of(&["x"], &["x"]));
     }
 
     #[test]
