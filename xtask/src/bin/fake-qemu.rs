@@ -202,7 +202,7 @@ impl Fake {
                     ["ready", _] => "ok\n",
                     [.., "vm?"] => "class 'vm' stressors: a b c d e f g h i j watchdog\n",
                     ["compact", _] => "compactions 3\n",
-                    ["ksm", _] => "ksm_pages 5\n",
+                    ["ksm", _] => "ksm_scanned 5\n",
                     _ => "",
                 };
                 self.out(id, Stream::Stdout, said);

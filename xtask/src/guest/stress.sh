@@ -175,6 +175,7 @@ demote() {
 # Merging, and from time to time everything unmerged again
 ksm() {
 	most=0 rounds=0
+	read -r before <$K/pages_scanned
 	# It is the last in the queue by default, and in a crowd never gets round.
 	renice -n -5 -p $(pidof ksmd) >/dev/null 2>&1
 	while going; do
@@ -190,6 +191,8 @@ ksm() {
 		put 2 $K/run
 		rounds=$((rounds + 1))
 	done
+	read -r n <$K/pages_scanned
+	echo "ksm_scanned $((n - before))"
 	echo "ksm_pages $most"
 	echo "ksm_rounds $rounds"
 }
