@@ -4,12 +4,10 @@
 //! warnings, with overflow checks. The life cycle is instantiated over `extern "C"` functions, as
 //! in the kernel glue, and the object must not refer to any panic.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+mod compile;
 
-const MODULES: [&str; 8] = [
-    "addr", "counters", "entry", "geometry", "node", "policy", "pool", "walk",
-];
+use compile::{compile, mentions, MODULES};
+use std::path::Path;
 
 const GLUE: &str = r#"
 use fpt_core::{addr::*, counters::*, entry::*, geometry::*, node::*, policy::*, pool::*, walk::*};
@@ -93,63 +91,6 @@ pub extern "C" fn fpt_all(op: u32, a: u64, b: u64, text: &[u8; 9]) -> u64 {
     }
 }
 "#;
-
-fn scratch(name: &str) -> PathBuf {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    std::fs::create_dir_all(&dir).unwrap();
-    dir
-}
-
-fn compile(name: &str, glue: &str) -> Vec<u8> {
-    let core = Path::new(env!("CARGO_MANIFEST_DIR")).join("../core/src");
-    let mut root = String::from(
-        "//! A kernel-like root.\n#![no_std]\n#![deny(warnings)]\n/// The core.\n\
-         pub mod fpt_core {\n#![forbid(unsafe_code)]\n",
-    );
-    for module in MODULES {
-        let path = core.join(format!("{module}.rs"));
-        root += &format!("#[path = {:?}]\npub mod {module};\n", path);
-    }
-    root += "}\n";
-    root += glue;
-    let dir = scratch(name);
-    let (source, object) = (dir.join("root.rs"), dir.join("root.o"));
-    std::fs::write(&source, root).unwrap();
-    let rustc = std::env::var_os("FPT_RUSTC").unwrap_or_else(|| "rustc".into());
-    let out = Command::new(&rustc)
-        .args([
-            "--edition=2021",
-            "--crate-type=rlib",
-            "--emit=obj",
-            "-Copt-level=2",
-        ])
-        .args([
-            "-Cpanic=abort",
-            "-Ccodegen-units=1",
-            "-Coverflow-checks=on",
-            "-Cembed-bitcode=no",
-        ])
-        .args([
-            "-Csymbol-mangling-version=v0",
-            "-Wmissing_docs",
-            "-Wunreachable_pub",
-        ])
-        .args(["-Wrust_2018_idioms", "-Dnon_ascii_idents", "-o"])
-        .arg(&object)
-        .arg(&source)
-        .output()
-        .unwrap_or_else(|e| panic!("cannot run {rustc:?}: {e}"));
-    assert!(
-        out.status.success(),
-        "{}",
-        String::from_utf8_lossy(&out.stderr)
-    );
-    std::fs::read(&object).unwrap()
-}
-
-fn mentions(object: &[u8], word: &[u8]) -> bool {
-    object.windows(word.len()).any(|w| w == word)
-}
 
 #[test]
 fn compiles_as_kernel_modules_without_a_panic() {

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The core's files, compiled as the kernel compiles them.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Every module of the core.
+pub const MODULES: [&str; 8] = [
+    "addr", "counters", "entry", "geometry", "node", "policy", "pool", "walk",
+];
+
+fn scratch(name: &str) -> PathBuf {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
+/// The object of the core's modules in a crate root of their own, with `glue` beside them.
+pub fn compile(name: &str, glue: &str) -> Vec<u8> {
+    let core = Path::new(env!("CARGO_MANIFEST_DIR")).join("../core/src");
+    let mut root = String::from(
+        "//! A kernel-like root.\n#![no_std]\n#![deny(warnings)]\n/// The core.\n\
+         pub mod fpt_core {\n#![forbid(unsafe_code)]\n",
+    );
+    for module in MODULES {
+        let path = core.join(format!("{module}.rs"));
+        root += &format!("#[path = {:?}]\npub mod {module};\n", path);
+    }
+    root += "}\n";
+    root += glue;
+    let dir = scratch(name);
+    let (source, object) = (dir.join("root.rs"), dir.join("root.o"));
+    std::fs::write(&source, root).unwrap();
+    let rustc = std::env::var_os("FPT_RUSTC").unwrap_or_else(|| "rustc".into());
+    let out = Command::new(&rustc)
+        .args([
+            "--edition=2021",
+            "--crate-type=rlib",
+            "--emit=obj",
+            "-Copt-level=2",
+        ])
+        .args([
+            "-Cpanic=abort",
+            "-Ccodegen-units=1",
+            "-Coverflow-checks=on",
+            "-Cembed-bitcode=no",
+        ])
+        .args([
+            "-Csymbol-mangling-version=v0",
+            "-Wmissing_docs",
+            "-Wunreachable_pub",
+        ])
+        .args(["-Wrust_2018_idioms", "-Dnon_ascii_idents", "-o"])
+        .arg(&object)
+        .arg(&source)
+        .output()
+        .unwrap_or_else(|e| panic!("cannot run {rustc:?}: {e}"));
+    assert!(
+        out.status.success(),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    std::fs::read(&object).unwrap()
+}
+
+/// Does the word occur anywhere?
+pub fn mentions(object: &[u8], word: &[u8]) -> bool {
+    object.windows(word.len()).any(|w| w == word)
+}

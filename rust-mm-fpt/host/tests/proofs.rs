@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Statements about the core that hold for every input, not only for those that a test tries.
+//!
+//! Each statement is a function of unconstrained arguments that asserts it. It is compiled with the core's own
+//! files, as the kernel compiles them; where the object refers to no panic, the optimiser has shown that the
+//! assertions cannot fail, for any argument, and removed them. Nothing here is run. A statement that LLVM
+//! cannot show fails this test although it may be true: it is a statement for the exhaustive tests then.
+
+mod compile;
+
+use compile::{compile, mentions};
+
+/// Name and text. Arguments are what C could pass: any value at all.
+const STATEMENTS: [(&str, &str); 13] = [
+    (
+        "an index splits into two in range and joins to itself",
+        "fn s(i: u32) { let (slice, slot) = split_index(i);
+            assert!(slice < SLICES && slot < 512 && join_index(slice, slot) == i & 0x3_ffff); }",
+    ),
+    (
+        "slice and slot join to an index in range and split to themselves",
+        "fn s(a: u32, b: u32) { let i = join_index(a, b);
+            assert!(i < NODE_ENTRIES && split_index(i) == (a & 511, b & 511)); }",
+    ),
+    (
+        "the index in a node is the indices in the tables that it replaces: Root",
+        "fn s(va: u64) { let va = VirtAddr::new(va);
+            assert!(node_index(NodeKind::Root, va) == join_index(Level::L4.index(va), Level::L3.index(va))); }",
+    ),
+    (
+        "the index in a node is the indices in the tables that it replaces: Mid",
+        "fn s(va: u64) { let va = VirtAddr::new(va);
+            assert!(node_index(NodeKind::Mid, va) == join_index(Level::L3.index(va), Level::L2.index(va))); }",
+    ),
+    // LLVM does not see the same of a bottom node; it follows from the next two.
+    (
+        "the four indices and the offset make up the address",
+        "fn s(va: u64) { let v = VirtAddr::new(va);
+            let joined = (Level::L4.index(v) as u64) << 39 | (Level::L3.index(v) as u64) << 30
+                | (Level::L2.index(v) as u64) << 21 | (Level::L1.index(v) as u64) << 12 | va & 0xfff;
+            assert!(joined == va & 0xffff_ffff_ffff); }",
+    ),
+    (
+        "so do the indices of two nodes",
+        "fn s(va: u64) { let v = VirtAddr::new(va);
+            let joined = (node_index(NodeKind::Root, v) as u64) << 30 | (node_index(NodeKind::Bottom, v) as u64) << 12 | va & 0xfff;
+            assert!(joined == va & 0xffff_ffff_ffff); }",
+    ),
+    (
+        "an address differs from its span's first in the bits below the span only",
+        "fn s(va: u64) { let v = VirtAddr::new(va);
+            for kind in [NodeKind::Root, NodeKind::Mid, NodeKind::Bottom] {
+                let base = span_base(kind, v).as_u64();
+                assert!(va & !(span_bytes(kind) - 1) == base && va ^ base < span_bytes(kind)); } }",
+    ),
+    (
+        "and from its slice's first in the bits below the slice",
+        "fn s(va: u64) { let v = VirtAddr::new(va);
+            for kind in [NodeKind::Mid, NodeKind::Bottom] {
+                let slice = slice_base(kind, v, slice_of(kind, v)).as_u64();
+                assert!(va ^ slice < span_bytes(kind) >> 9); } }",
+    ),
+    (
+        "an entry made for a node is decoded to what it was made from",
+        "fn s(pa: u64, flags: u64) { assert!(Entry::node(PhysAddr::new(pa), NodeKind::Root, flags).is_none());
+            for kind in [NodeKind::Mid, NodeKind::Bottom] {
+                let Some(e) = Entry::node(PhysAddr::new(pa), kind, flags) else { return };
+                assert!(pa & 0x1f_ffff == 0 && e.addr().as_u64() == pa && e.flags() & !FPT_BITS == flags);
+                assert!(e.is_flat() && !e.is_none() && e.as_u64() & FLAT_SLICE == 0);
+                assert!(e.node_kind().is_some_and(|k| k as u8 == kind as u8)); } }",
+    ),
+    (
+        "an entry made for a table is never taken for a node",
+        "fn s(pa: u64, flags: u64) { let Some(e) = Entry::table(PhysAddr::new(pa), flags) else { return };
+            assert!(e.addr().as_u64() == pa && e.flags() == flags && e.is_present() && !e.is_flat() && e.node_kind().is_none()); }",
+    ),
+    (
+        "software's root entry leads to the slice that hardware indexes",
+        "fn s(block: u64, i: u32, flags: u64) { let Some(e) = Entry::root_slice(PhysAddr::new(block), i, flags) else { return };
+            assert!(i < 256 && !e.is_flat() && e.is_present() && e.as_u64() & FLAT_SLICE != 0);
+            assert!(e.addr().as_u64() == block.wrapping_add((i as u64) << 12)); }",
+    ),
+    (
+        "CR3 of a flattened root is one that the processor takes",
+        "fn s(l4: u64, low: u64) { let Some(cr3) = cr3_flat(PhysAddr::new(l4), low) else { return };
+            assert!(cr3_is_valid(cr3, &Cfg { fpte: true, nxe: true, phys_bits: 52 }));
+            assert!(!cr3_is_valid(cr3, &Cfg { fpte: false, nxe: true, phys_bits: 52 }));
+            assert!(Entry::new(cr3).addr().as_u64() == l4); }",
+    ),
+    (
+        "an accessor passes through or stays inside the table",
+        "fn s(val: u64, va: u64) { let (e, va) = (Entry::new(val), VirtAddr::new(va));
+            match pud_offset(e, va) { Next::PassThrough => assert!(e.is_flat()), Next::Table { index, .. } => assert!(!e.is_flat() && index < 512) }
+            match pmd_offset(e, va) { Next::PassThrough => assert!(e.is_flat() && val & FLAT_MID == 0),
+                Next::Table { index, .. } => assert!(if e.is_flat() { val & FLAT_MID != 0 && index < NODE_ENTRIES } else { index < 512 }) }
+            match pte_offset(e, va) { Next::PassThrough => assert!(false),
+                Next::Table { index, .. } => assert!(index < if e.is_flat() { NODE_ENTRIES } else { 512 }) } }",
+    ),
+];
+
+/// What the policy says is true, whatever the numbers: for each mode, kind, policy and parent.
+fn policy() -> Vec<(String, String)> {
+    const TEXT: &str = "fn s(huge: bool, total: u64, min: u64, nodes: u64, cap: u64, all: u64, all_cap: u64) {
+        let facts = SpanFacts { mode: Mode::MODE, kind: NodeKind::KIND, policy: Policy::POLICY, min_span: min, mm_total_vm: total,
+            vma_excluded: huge, mm_flat_nodes: nodes, mm_cap: cap, global_flat_nodes: all, global_cap: all_cap, parent_choice: PARENT };
+        let (f, p) = (&facts, facts.parent_choice);
+        match decide(f) {
+            Decision::Flatten => assert!(f.mode.flattens(f.kind) && !huge && all < all_cap && nodes < cap
+                && !matches!(p, Some(Choice::Radix)) && (p.is_some() || matches!(f.policy, Policy::Eager) || total >= min)),
+            Decision::Conventional(Reason::NotInMode) => assert!(!f.mode.flattens(f.kind)),
+            Decision::Conventional(Reason::VmaExcluded) => assert!(huge),
+            Decision::Conventional(Reason::GlobalCap) => assert!(all >= all_cap),
+            Decision::Conventional(Reason::MmCap) => assert!(nodes >= cap),
+            Decision::Conventional(Reason::ParentRadix) => assert!(matches!(p, Some(Choice::Radix))),
+            Decision::Conventional(Reason::BelowMinSpan) => assert!(p.is_none() && matches!(f.policy, Policy::Size) && total < min),
+        } }";
+    let mut out = Vec::new();
+    for mode in ["Radix", "L4L3", "L3L2", "L4L3L2L1"] {
+        for kind in ["Root", "Mid", "Bottom"] {
+            for policy in ["Eager", "Size"] {
+                for parent in ["None", "Some(Choice::Flat)", "Some(Choice::Radix)"] {
+                    let text = TEXT
+                        .replace("Mode::MODE", &format!("Mode::{mode}"))
+                        .replace("KIND", kind)
+                        .replace("POLICY", policy)
+                        .replace("PARENT", parent);
+                    out.push((format!("policy: {mode} {kind} {policy} {parent}"), text));
+                }
+            }
+        }
+    }
+    out
+}
+
+/// False for one argument of 2^32: what a test of some arguments would not notice.
+const FALSE: &str =
+    "fn s(i: u32) { assert!(join_index(split_index(i).0, split_index(i).1) != 0x2_7183 || i >> 18 != 0x1bcd); }";
+
+fn glue(bodies: &[&str]) -> String {
+    let mut out = String::from(
+        "#[allow(unused_imports)]\nuse fpt_core::{addr::*, entry::*, geometry::*, policy::*, walk::*};\n",
+    );
+    for (n, body) in bodies.iter().enumerate() {
+        let body = body.replacen("fn s(", &format!("pub extern \"C\" fn s{n}("), 1);
+        out += &format!("/// A statement.\n#[no_mangle]\n{body}\n");
+    }
+    out
+}
+
+fn shown(name: &str, bodies: &[&str]) -> bool {
+    let object = compile(name, &glue(bodies));
+    assert!(mentions(&object, b"s0"));
+    !mentions(&object, b"panicking")
+}
+
+#[test]
+fn no_statement_can_fail() {
+    let fixed = STATEMENTS.map(|(name, text)| (name.to_string(), text.to_string()));
+    let all: Vec<(String, String)> = fixed.into_iter().chain(policy()).collect();
+    let texts: Vec<&str> = all.iter().map(|s| s.1.as_str()).collect();
+    if shown("proofs", &texts) {
+        return;
+    }
+    let open: Vec<&str> = all
+        .iter()
+        .filter(|s| !shown("proofs", &[&s.1]))
+        .map(|s| s.0.as_str())
+        .collect();
+    panic!("not shown for every argument: {open:#?}");
+}
+
+#[test]
+fn a_false_statement_is_refused() {
+    assert!(!shown("false-statement", &[FALSE]));
+}
