@@ -248,8 +248,8 @@ impl Table {
     }
 }
 
-/// What `info walk` prints for this walk. Refusals are "error" only: their wording is QEMU's.
-pub fn render(walk: &HwWalk) -> String {
+/// The lines of `info walk` for the entries that this walk visits.
+pub fn render_entries(walk: &HwWalk) -> String {
     let mut s = String::new();
     for step in walk.steps() {
         let _ = writeln!(
@@ -262,6 +262,12 @@ pub fn render(walk: &HwWalk) -> String {
             step.bits
         );
     }
+    s
+}
+
+/// What `info walk` prints for this walk. Refusals are "error" only: their wording is QEMU's.
+pub fn render(walk: &HwWalk) -> String {
+    let mut s = render_entries(walk);
     let _ = match walk.outcome {
         Outcome::Page { base, shift, perm } => writeln!(
             s,

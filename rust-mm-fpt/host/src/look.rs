@@ -3,13 +3,13 @@
 //! Page tables of a running kernel, seen from outside: guest memory as a file, the core's walks over
 //! it, and the same sum over an address space that the kernel's `mm/emt_check.c` makes.
 
+use crate::diff::{render, render_entries};
 use fpt_core::addr::{PhysAddr, VirtAddr, PAGE_SIZE};
 use fpt_core::entry::{root_block, Class, Entry, ACCESSED, CR3_FLAT, DIRTY, PRESENT, PSE};
 use fpt_core::geometry::{Level, NODE_ENTRIES, ROOT_USER_SLICES};
 use fpt_core::walk::{hw_walk, sw_walk, Cfg, HwWalk, Outcome, PhysMem, SwOutcome};
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -78,36 +78,15 @@ impl PhysMem for FileMem {
     }
 }
 
-/// The lines that QEMU's monitor prints for `info walk`.
+/// The lines that QEMU's monitor prints for `info walk`; here refusals say why.
 pub fn hardware_text(walk: &HwWalk) -> String {
-    let mut out = String::new();
-    for step in walk.steps() {
-        let _ = writeln!(
-            out,
-            "entry {} {} pa 0x{:016x} value 0x{:016x} bits {}",
-            step.level.number(),
-            step.level.entry_name(),
-            step.pa.as_u64(),
-            step.value.as_u64(),
-            step.bits
-        );
+    match walk.outcome {
+        Outcome::BadCr3 => render_entries(walk) + "error bad cr3\n",
+        Outcome::NoMemory { pa } => {
+            render_entries(walk) + &format!("error no memory at {:#x}\n", pa.as_u64())
+        }
+        _ => render(walk),
     }
-    let _ = match walk.outcome {
-        Outcome::Page { base, shift, perm } => writeln!(
-            out,
-            "page pa 0x{:016x} size {} perm r{}{}{}",
-            base.as_u64(),
-            1u64 << shift,
-            if perm.write { 'w' } else { '-' },
-            if perm.exec { 'x' } else { '-' },
-            if perm.user { 'u' } else { '-' }
-        ),
-        Outcome::Fault { error_code } => writeln!(out, "fault error_code {error_code:#x}"),
-        Outcome::NonCanonical => writeln!(out, "error non-canonical address"),
-        Outcome::BadCr3 => writeln!(out, "error bad cr3"),
-        Outcome::NoMemory { pa } => writeln!(out, "error no memory at {:#x}", pa.as_u64()),
-    };
-    out
 }
 
 /// One line for the kernel's walk: where it ends, and the entry there.

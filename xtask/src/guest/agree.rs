@@ -873,12 +873,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
             }
         }
         print_failures(ctx, &report);
-        say!("\n", "{}", report.summary());
-        Ok(if report.green() {
-            code::OK
-        } else {
-            code::TEST_FAILED
-        })
+        Ok(report.conclude())
     })
 }
 

@@ -4,7 +4,7 @@
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
-use crate::api::Result;
+use crate::api::{code, Result};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -77,6 +77,16 @@ impl Report {
             self.count(Outcome::Passed),
             self.count(Outcome::Failed)
         )
+    }
+
+    /// Prints the summary, the last line of a test command; returns its exit code.
+    pub fn conclude(&self) -> i32 {
+        say!("\n", "{}", self.summary());
+        if self.green() {
+            code::OK
+        } else {
+            code::TEST_FAILED
+        }
     }
 
     /// Green only if something ran and nothing failed.

@@ -120,12 +120,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
         let report = suite.compare(std::slice::from_ref(&mode))?;
         run.results(&report)?;
         print_failures(ctx, &report);
-        say!("\n", "{}", report.summary());
-        Ok(if report.green() {
-            code::OK
-        } else {
-            code::TEST_FAILED
-        })
+        Ok(report.conclude())
     })
 }
 

@@ -183,12 +183,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
         selftest::print_failures(ctx, &report);
         ctx.ui
             .info(&format!("log: {}", run.path.join("stress.txt").display()));
-        say!("\n", "{}", report.summary());
-        Ok(if report.green() {
-            code::OK
-        } else {
-            code::TEST_FAILED
-        })
+        Ok(report.conclude())
     })
 }
 
@@ -795,10 +790,7 @@ impl One<'_> {
         let mut done = BTreeSet::new();
         for (n, (percent, seconds)) in phases.into_iter().enumerate() {
             ask(guest, &["fpt-stress", "inject", &percent.to_string()])?;
-            let left = count(
-                &counts(&ask(guest, &["fpt-init", "state"])?),
-                "injections_left",
-            );
+            let left = count(&state(guest)?, "injections_left");
             let mut phase = Phase {
                 fail_percent: percent,
                 seconds,
@@ -818,7 +810,7 @@ impl One<'_> {
             );
             story.phases.push(phase);
             result?;
-            let now = counts(&ask(guest, &["fpt-init", "state"])?);
+            let now = state(guest)?;
             if let Some(phase) = story.phases.last_mut() {
                 phase.injected = left - count(&now, "injections_left");
                 phase.kernel = change(&last, &now);

@@ -172,12 +172,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
             print_failures(ctx, &report);
         }
         ctx.ui.info(&format!("results: {}", run.path.display()));
-        say!("\n", "{}", report.summary());
-        Ok(if report.green() {
-            code::OK
-        } else {
-            code::TEST_FAILED
-        })
+        Ok(report.conclude())
     })
 }
 
