@@ -5,12 +5,11 @@
 //! and nothing behind them acts on them: walks read from L2 on, and no cache is inclusive. They are
 //! simulated once for all organisations.
 
-use std::sync::{Arc, Mutex};
-
 use crate::cache::{Cache, PA_END, SYNTHETIC};
 use crate::config::{Config, ConfigError, LINE};
-use crate::memory::{Llc, Memory, Stats};
-use crate::org::{self, Organisation, Port, WalkStats};
+pub use crate::lanes::Shared;
+use crate::lanes::{Lane, Lanes, Op};
+use crate::memory::Memory;
 use crate::report::{self, BySize, HitMiss};
 use crate::tlb::{Page, Tlb};
 use crate::walk::{Flush, Size, Walker};
@@ -80,25 +79,6 @@ fn physical_line(va: u64, page: u64, size: Size) -> u64 {
     (page | (va & ((1 << size.shift()) - 1))) >> LINE_SHIFT
 }
 
-/// An organisation, its hierarchy, its walks.
-struct Lane {
-    org: Box<dyn Organisation>,
-    memory: Memory,
-    walk: WalkStats,
-    walks: [u64; 3],
-}
-
-/// The last-level caches that the cores of one machine share, one per organisation.
-#[derive(Clone)]
-pub struct Shared(Vec<Arc<Mutex<Cache>>>);
-
-impl Shared {
-    pub fn new(config: &Config) -> Shared {
-        let one = |_: &String| Arc::new(Mutex::new(Cache::new(config.cache.llc)));
-        Shared(config.organisations.iter().map(one).collect())
-    }
-}
-
 pub struct Core {
     config: Config,
     d: Side,
@@ -107,7 +87,7 @@ pub struct Core {
     stlb_stats: TlbStats,
     flushes: report::Flushes,
     pcid: u16,
-    lanes: Vec<Lane>,
+    lanes: Lanes,
     prefetch: bool,
     prefetches: u64,
 }
@@ -115,21 +95,6 @@ pub struct Core {
 impl Core {
     /// A core with caches of its own, or with a shared last level.
     pub fn new(config: &Config, shared: Option<&Shared>) -> Result<Core, ConfigError> {
-        let mut lanes = Vec::new();
-        for (i, name) in config.organisations.iter().enumerate() {
-            let org = org::make(name, config)
-                .ok_or_else(|| ConfigError(format!("unknown organisation '{name}'")))?;
-            let llc = match shared.and_then(|s| s.0.get(i)) {
-                Some(cache) => Llc::Shared(cache.clone()),
-                None => Llc::Own(Cache::new(config.cache.llc)),
-            };
-            lanes.push(Lane {
-                org,
-                memory: Memory::new(&config.cache, llc),
-                walk: WalkStats::default(),
-                walks: [0; 3],
-            });
-        }
         let pcids = config.tlb.pcid;
         Ok(Core {
             config: config.clone(),
@@ -139,10 +104,19 @@ impl Core {
             stlb_stats: TlbStats::default(),
             flushes: report::Flushes::default(),
             pcid: 0,
-            lanes,
+            lanes: Lanes::new(config, shared)?,
             prefetch: config.cache.prefetch,
             prefetches: 0,
         })
+    }
+
+    /// From here on a thread of its own simulates what lies behind the first level: the same results, in less
+    /// time on a host with an idle CPU.
+    ///
+    /// # Errors
+    /// The system's, if there can be no thread; then all stays as it is.
+    pub fn help(&mut self) -> std::io::Result<()> {
+        self.lanes.help()
     }
 
     /// A data access within one line, if the first-level TLB has its page; otherwise false, and nothing has
@@ -193,17 +167,13 @@ impl Core {
             return;
         }
         self.d.cached.misses += 1;
-        for lane in &mut self.lanes {
-            lane.memory.data(line);
-        }
+        self.lanes.push(Op::Data(line));
         let next = line + 1;
         // The prefetcher knows physical addresses only: no further than the page.
         if self.prefetch && next % PAGE_LINES != 0 && !self.d.cache.contains(next) {
             self.d.cache.access(next);
             self.prefetches += 1;
-            for lane in &mut self.lanes {
-                lane.memory.prefetch(next);
-            }
+            self.lanes.push(Op::Prefetch(next));
         }
     }
 
@@ -266,9 +236,7 @@ impl Core {
             return;
         }
         self.i.cached.misses += 1;
-        for lane in &mut self.lanes {
-            lane.memory.fetch(line);
-        }
+        self.lanes.push(Op::Fetch(line));
     }
 
     /// Counts fetches that are known to be from the same line as the one before, which was in a page of
@@ -313,14 +281,7 @@ impl Core {
                             side.uncached += 1;
                             return None;
                         };
-                        for lane in &mut self.lanes {
-                            if lane.org.walks() {
-                                count(&mut lane.walks, walk.size);
-                            }
-                            let cycles = &self.config.cycles;
-                            let mut port = Port::new(&mut lane.memory, &mut lane.walk, cycles);
-                            lane.org.walk(&walk, pcid, &mut port);
-                        }
+                        self.lanes.walk(walk, pcid);
                         count(&mut self.stlb_stats.misses, walk.size);
                         let page = Page {
                             pa: walk.page,
@@ -353,9 +314,7 @@ impl Core {
             side.last = NO_LINE;
         }
         self.stlb.flush(what);
-        for lane in &mut self.lanes {
-            lane.org.flush(what);
-        }
+        self.lanes.flush(what);
     }
 
     /// The guest switches to another PCID and keeps its entries. Without PCIDs it must also flush.
@@ -380,12 +339,7 @@ impl Core {
         self.stlb_stats = TlbStats::default();
         self.flushes = report::Flushes::default();
         self.prefetches = 0;
-        for lane in &mut self.lanes {
-            lane.memory.stats = Stats::default();
-            lane.walk = WalkStats::default();
-            lane.walks = [0; 3];
-            lane.org.reset_counters();
-        }
+        self.lanes.reset_counters();
     }
 
     /// Accesses so far that went into the caches.
@@ -403,7 +357,7 @@ impl Core {
     }
 
     /// Figures since the counters were reset. `data` and `fetch` are the accesses as counted by the caller.
-    pub fn report(&self, data: u64, fetch: u64) -> Vec<report::Organisation> {
+    pub fn report(&mut self, data: u64, fetch: u64) -> Vec<report::Organisation> {
         let level = |accesses: u64, s: &TlbStats| report::TlbLevel {
             accesses,
             hits: by_size(s.hits),
@@ -416,49 +370,47 @@ impl Core {
             stlb: level(missed, &self.stlb_stats),
             flushes: self.flushes,
         };
-        self.lanes
-            .iter()
-            .map(|lane| {
-                let stats = &lane.memory.stats;
-                let mut misses = stats.data;
-                misses.l2 += stats.fetch.l2;
-                misses.llc += stats.fetch.llc;
-                misses.memory += stats.fetch.memory;
-                let (l2, llc) = Memory::levels(misses);
-                let (l2_walk, llc_walk) = Memory::levels(stats.walk);
-                let mut out = report::Organisation {
-                    name: lane.org.name().to_owned(),
-                    kind: lane.org.kind(),
-                    preset: self.config.preset.clone(),
-                    tlb,
-                    walks: sum(lane.walks),
-                    walks_by_page_size: by_size(lane.walks),
-                    walk_entry_reads: lane.walk.by_what.iter().sum(),
-                    walk_cycles: lane.walk.cycles,
-                    entry_reads_by_cache: stats.walk,
-                    caches: report::Caches {
-                        l1i: self.i.cached,
-                        l1d: self.d.cached,
-                        l2,
-                        llc,
-                        l2_walk,
-                        llc_walk,
-                        data_misses: stats.data,
-                        fetch_misses: stats.fetch,
-                        prefetches: self.prefetches,
-                        prefetches_from_memory: stats.prefetch.memory,
-                    },
-                    ..report::Organisation::default()
-                };
-                for (name, n) in lane.org.reads().iter().zip(lane.walk.by_what) {
-                    if n > 0 {
-                        out.entry_reads_by_level.insert((*name).to_owned(), n);
-                    }
+        let one = |lane: &Lane| {
+            let stats = lane.stats();
+            let mut misses = stats.data;
+            misses.l2 += stats.fetch.l2;
+            misses.llc += stats.fetch.llc;
+            misses.memory += stats.fetch.memory;
+            let (l2, llc) = Memory::levels(misses);
+            let (l2_walk, llc_walk) = Memory::levels(stats.walk);
+            let mut out = report::Organisation {
+                name: lane.org.name().to_owned(),
+                kind: lane.org.kind(),
+                preset: self.config.preset.clone(),
+                tlb,
+                walks: sum(lane.walks),
+                walks_by_page_size: by_size(lane.walks),
+                walk_entry_reads: lane.walk.by_what.iter().sum(),
+                walk_cycles: lane.walk.cycles,
+                entry_reads_by_cache: stats.walk,
+                caches: report::Caches {
+                    l1i: self.i.cached,
+                    l1d: self.d.cached,
+                    l2,
+                    llc,
+                    l2_walk,
+                    llc_walk,
+                    data_misses: stats.data,
+                    fetch_misses: stats.fetch,
+                    prefetches: self.prefetches,
+                    prefetches_from_memory: stats.prefetch.memory,
+                },
+                ..report::Organisation::default()
+            };
+            for (name, n) in lane.org.reads().iter().zip(lane.walk.by_what) {
+                if n > 0 {
+                    out.entry_reads_by_level.insert((*name).to_owned(), n);
                 }
-                lane.org.report(&mut out);
-                out
-            })
-            .collect()
+            }
+            lane.org.report(&mut out);
+            out
+        };
+        self.lanes.settled(|lanes| lanes.iter().map(one).collect())
     }
 }
 

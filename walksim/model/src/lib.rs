@@ -4,6 +4,7 @@
 pub mod cache;
 pub mod config;
 pub mod core;
+pub mod lanes;
 pub mod memory;
 pub mod org;
 pub mod pwc;

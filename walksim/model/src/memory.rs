@@ -2,8 +2,6 @@
 //! What lies behind the first-level caches: L2, last-level cache, memory. Each organisation has its own,
 //! as its walks displace other lines.
 
-use std::sync::{Arc, Mutex};
-
 use crate::cache::Cache;
 use crate::config;
 use crate::report::{ByCache, HitMiss};
@@ -16,26 +14,6 @@ pub enum From {
     Memory,
 }
 
-/// A last-level cache, of one core or of several.
-pub enum Llc {
-    Own(Cache),
-    Shared(Arc<Mutex<Cache>>),
-}
-
-impl Llc {
-    #[inline]
-    fn access(&mut self, line: u64) -> bool {
-        match self {
-            Llc::Own(cache) => cache.access(line),
-            // A poisoned lock means that another core's thread died; its cache is still a cache.
-            Llc::Shared(cache) => match cache.lock() {
-                Ok(mut cache) => cache.access(line),
-                Err(poisoned) => poisoned.into_inner().access(line),
-            },
-        }
-    }
-}
-
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     pub data: ByCache,
@@ -44,9 +22,9 @@ pub struct Stats {
     pub prefetch: ByCache,
 }
 
+/// L2, and what was found where. The last level may belong to several cores and is lent to each call.
 pub struct Memory {
     l2: Cache,
-    llc: Llc,
     pub stats: Stats,
 }
 
@@ -59,50 +37,55 @@ fn count(by: &mut ByCache, from: From) {
 }
 
 impl Memory {
-    pub fn new(config: &config::Caches, llc: Llc) -> Memory {
+    pub fn new(config: &config::Caches) -> Memory {
         Memory {
             l2: Cache::new(config.l2),
-            llc,
             stats: Stats::default(),
         }
     }
 
     #[inline(always)]
-    fn find(&mut self, line: u64) -> From {
+    fn find(&mut self, llc: &mut Cache, line: u64) -> From {
         if self.l2.access(line) {
             From::L2
-        } else if self.llc.access(line) {
+        } else if llc.access(line) {
             From::Llc
         } else {
             From::Memory
         }
     }
 
+    /// See [`Cache::look`].
+    #[inline(always)]
+    pub fn look(&self, line: u64) -> u32 {
+        self.l2.look(line)
+    }
+
     /// A data access that missed L1D.
     #[inline]
-    pub fn data(&mut self, line: u64) {
-        let from = self.find(line);
+    pub fn data(&mut self, llc: &mut Cache, line: u64) {
+        let from = self.find(llc, line);
         count(&mut self.stats.data, from);
     }
 
     /// A fetch that missed L1I.
     #[inline]
-    pub fn fetch(&mut self, line: u64) {
-        let from = self.find(line);
+    pub fn fetch(&mut self, llc: &mut Cache, line: u64) {
+        let from = self.find(llc, line);
         count(&mut self.stats.fetch, from);
     }
 
     /// The prefetcher of L1D.
     #[inline]
-    pub fn prefetch(&mut self, line: u64) {
-        let from = self.find(line);
+    pub fn prefetch(&mut self, llc: &mut Cache, line: u64) {
+        let from = self.find(llc, line);
         count(&mut self.stats.prefetch, from);
     }
 
     /// An entry of a page table.
     #[inline]
-    pub fn walk_read(&mut self, line: u64) -> From {
-        let from = self.find(line);
+    pub fn walk_read(&mut self, llc: &mut Cache, line: u64) -> From {
+        let from = self.find(llc, line);
         count(&mut self.stats.walk, from);
         from
     }

@@ -296,10 +296,13 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn compare(config: &Config, mode: Mode, steps: &[Step]) {
+fn compare(config: &Config, mode: Mode, steps: &[Step], helped: bool) {
     let mut tables = Tables::new(mode);
     tables.large = |va| va >> 63 != 0 && va >> 21 & 1 == 0;
     let mut fast = Core::new(config, None).unwrap();
+    if helped {
+        fast.help().unwrap();
+    }
     let mut slow = Slow::new(config);
     let mut pcid = 0;
     let (mut data, mut fetch) = (0, 0);
@@ -387,8 +390,9 @@ proptest! {
         mode in prop::sample::select(Mode::ALL.to_vec()),
         server in any::<bool>(),
         pcid in any::<bool>(),
+        helped in any::<bool>(),
     ) {
         let config = small(if server { "server" } else { "emt" }, pcid);
-        compare(&config, mode, &steps);
+        compare(&config, mode, &steps, helped);
     }
 }

@@ -16,6 +16,8 @@ pub struct Options {
     pub label: String,
     /// Instead of the simulation: callbacks that do nothing, to measure what callbacks cost.
     pub empty: Option<Empty>,
+    /// A second thread for each virtual CPU simulates what lies behind the first level.
+    pub helper: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +29,7 @@ pub enum Empty {
 }
 
 pub const USAGE: &str =
-    "expected config=FILE,out=FILE[,vmlinux=FILE][,flame=FILE][,label=TEXT][,empty=same|each]";
+    "expected config=FILE,out=FILE[,vmlinux=FILE][,flame=FILE][,label=TEXT][,empty=same|each][,helper=on|off]";
 
 pub fn options(args: &[String]) -> Result<Options, String> {
     let mut o = Options::default();
@@ -40,6 +42,8 @@ pub fn options(args: &[String]) -> Result<Options, String> {
             Some(("label", v)) => o.label = v.to_owned(),
             Some(("empty", "same")) => o.empty = Some(Empty::Same),
             Some(("empty", "each")) => o.empty = Some(Empty::Each),
+            Some(("helper", "on")) => o.helper = true,
+            Some(("helper", "off")) => o.helper = false,
             _ => return Err(format!("unknown argument '{arg}': {USAGE}")),
         }
     }
@@ -67,11 +71,12 @@ mod tests {
             "vmlinux=/v",
             "label=a=b",
             "empty=each",
+            "helper=on",
         ])
         .unwrap();
         assert_eq!(o.config, PathBuf::from("/c"));
         assert_eq!(o.label, "a=b");
-        assert_eq!(o.empty, Some(Empty::Each));
+        assert_eq!((o.empty, o.helper), (Some(Empty::Each), true));
     }
 
     #[test]
@@ -81,6 +86,7 @@ mod tests {
             &["config=/c"],
             &["config=/c", "out="],
             &["config=/c", "out=/o", "x=1"],
+            &["config=/c", "out=/o", "helper=2"],
         ] {
             assert!(of(bad).unwrap_err().contains("expected config=FILE"));
         }

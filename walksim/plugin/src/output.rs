@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
+use std::time::Instant;
 
 use fpt_walksim_model::config::Config;
 use fpt_walksim_model::report::{Checks, Function, Phase, Report, Task, SCHEMA};
@@ -43,6 +44,7 @@ struct Open {
     paths: HashMap<Vec<String>, u64>,
     tasks: HashMap<u64, (u64, u64)>,
     since: Option<f64>,
+    began: Instant,
     /// CPUs that have handed their figures in.
     cpus: u32,
 }
@@ -111,6 +113,7 @@ impl Results {
             paths: HashMap::new(),
             tasks: HashMap::new(),
             since: cpu_seconds(),
+            began: Instant::now(),
             cpus: 0,
         });
         self.phases.len() - 1
@@ -123,8 +126,9 @@ impl Results {
                 // For the person only: time is no result.
                 if let (Some(now), Some(then)) = (cpu_seconds(), p.since) {
                     eprintln!(
-                        "fpt-walksim: {}: {:.2} s of the host's CPU",
+                        "fpt-walksim: {}: {:.2} s, {:.2} s of them the CPU's own thread ran",
                         p.phase.name,
+                        p.began.elapsed().as_secs_f64(),
                         now - then
                     );
                 }

@@ -261,7 +261,14 @@ impl<H: Host> Vcpu<H> {
     pub fn new(host: H, shared: Arc<Shared>, index: u32) -> Result<Vcpu<H>, String> {
         let mut cores = Vec::new();
         for (i, machine) in shared.machines.iter().enumerate() {
-            cores.push(Core::new(machine, shared.caches.get(i)).map_err(|e| e.to_string())?);
+            let mut core = Core::new(machine, shared.caches.get(i)).map_err(|e| e.to_string())?;
+            if shared.options.helper {
+                // Without a thread all is as it should be, but slower.
+                if let Err(e) = core.help() {
+                    eprintln!("fpt-walksim: no second thread: {e}");
+                }
+            }
+            cores.push(core);
         }
         let every = shared.machines.first().map_or(0, |m| m.sim.check_every);
         let mut cores = cores.into_iter();
@@ -588,7 +595,7 @@ impl<H: Host> Vcpu<H> {
         let [user_fetch, kernel_fetch] = self.counts.fetches;
         let (data, fetch) = (user_data + kernel_data, user_fetch + kernel_fetch);
         let mut organisations = self.core.report(data, fetch);
-        for core in &self.others {
+        for core in &mut self.others {
             organisations.extend(core.report(data, fetch));
         }
         let phase = Phase {

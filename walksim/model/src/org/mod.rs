@@ -8,6 +8,7 @@ mod radix;
 mod real;
 mod tree;
 
+use crate::cache::Cache;
 use crate::config::{Config, Cycles};
 use crate::memory::Memory;
 use crate::report::{self, Kind};
@@ -64,14 +65,21 @@ pub struct WalkStats {
 /// A walker's way to memory.
 pub struct Port<'a> {
     memory: &'a mut Memory,
+    llc: &'a mut Cache,
     stats: &'a mut WalkStats,
     cycles: &'a Cycles,
 }
 
 impl<'a> Port<'a> {
-    pub fn new(memory: &'a mut Memory, stats: &'a mut WalkStats, cycles: &'a Cycles) -> Port<'a> {
+    pub fn new(
+        memory: &'a mut Memory,
+        llc: &'a mut Cache,
+        stats: &'a mut WalkStats,
+        cycles: &'a Cycles,
+    ) -> Port<'a> {
         Port {
             memory,
+            llc,
             stats,
             cycles,
         }
@@ -83,7 +91,7 @@ impl<'a> Port<'a> {
         if let Some(n) = self.stats.by_what.get_mut(what) {
             *n += 1;
         }
-        match self.memory.walk_read(pa / crate::config::LINE) {
+        match self.memory.walk_read(self.llc, pa / crate::config::LINE) {
             crate::memory::From::L2 => self.cycles.l2,
             crate::memory::From::Llc => self.cycles.llc,
             crate::memory::From::Memory => self.cycles.memory,

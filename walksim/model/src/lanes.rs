@@ -1,0 +1,334 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What lies behind the first level: for each organisation a walker and a memory hierarchy.
+//!
+//! Nothing in front acts on what happens here, so misses are collected and worked off in batches, by the caller or by
+//! a thread of their own ([`Lanes::help`]): results are the same. A part of a batch is gone through twice: first the
+//! sets of all its lines are only looked at. These are independent loads, so the host fetches many of them at a
+//! time, which it cannot do while each miss decides what the next one is.
+
+use std::hint::black_box;
+use std::sync::mpsc::{channel, Receiver, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::cache::Cache;
+use crate::config::{Config, ConfigError, Cycles, LINE};
+use crate::memory::{Memory, Stats};
+use crate::org::{self, Organisation, Port, WalkStats};
+use crate::walk::{Flush, Walk};
+
+/// Operations that are looked at together: enough for the host to overlap, few enough for its first-level cache.
+const WINDOW: usize = 64;
+/// Operations in a batch of a thread: enough to make the hand-over cheap.
+const BATCH: usize = 1024;
+/// Batches that may be on their way.
+const DEPTH: usize = 4;
+
+/// What the first level asks for. Lines are physical addresses / 64.
+#[derive(Clone, Copy, Debug)]
+pub enum Op {
+    /// A data access missed.
+    Data(u64),
+    /// A fetch missed.
+    Fetch(u64),
+    /// L1D's prefetcher wants it.
+    Prefetch(u64),
+    /// The next of the batch's walks.
+    Walk,
+    /// The next of the batch's invalidations.
+    Flush,
+}
+
+#[derive(Default)]
+struct Batch {
+    ops: Vec<Op>,
+    walks: Vec<(Walk, u16)>,
+    flushes: Vec<Flush>,
+}
+
+impl Batch {
+    fn clear(&mut self) {
+        self.ops.clear();
+        self.walks.clear();
+        self.flushes.clear();
+    }
+}
+
+/// A last-level cache, of one core or of several.
+enum Llc {
+    Own(Cache),
+    Shared(Arc<Mutex<Cache>>),
+}
+
+/// A last-level cache that is being used.
+enum Held<'a> {
+    Own(&'a mut Cache),
+    Shared(MutexGuard<'a, Cache>),
+}
+
+impl Llc {
+    fn hold(&mut self) -> Held<'_> {
+        match self {
+            Llc::Own(cache) => Held::Own(cache),
+            // A poisoned lock means that another core's thread died; its cache is still a cache.
+            Llc::Shared(cache) => {
+                Held::Shared(cache.lock().unwrap_or_else(PoisonError::into_inner))
+            }
+        }
+    }
+}
+
+/// The last-level caches that the cores of one machine share, one per organisation.
+#[derive(Clone)]
+pub struct Shared(Vec<Arc<Mutex<Cache>>>);
+
+impl Shared {
+    pub fn new(config: &Config) -> Shared {
+        let one = |_: &String| Arc::new(Mutex::new(Cache::new(config.cache.llc)));
+        Shared(config.organisations.iter().map(one).collect())
+    }
+}
+
+/// An organisation, its hierarchy, its walks.
+pub struct Lane {
+    pub org: Box<dyn Organisation>,
+    memory: Memory,
+    llc: Llc,
+    pub walk: WalkStats,
+    pub walks: [u64; 3],
+}
+
+impl Lane {
+    pub fn stats(&self) -> &Stats {
+        &self.memory.stats
+    }
+
+    fn run(&mut self, batch: &Batch, cycles: &Cycles) {
+        let mut held = self.llc.hold();
+        let llc = match &mut held {
+            Held::Own(cache) => &mut **cache,
+            Held::Shared(guard) => &mut **guard,
+        };
+        let mut walks = batch.walks.iter();
+        let mut flushes = batch.flushes.iter();
+        for ops in batch.ops.chunks(WINDOW) {
+            let mut seen = 0u32;
+            let mut ahead = walks.clone();
+            let mut look = |line| seen ^= self.memory.look(line) ^ llc.look(line);
+            for op in ops {
+                match *op {
+                    Op::Data(line) | Op::Fetch(line) | Op::Prefetch(line) => look(line),
+                    Op::Walk => {
+                        let visited = ahead.next().map_or(&[][..], |(walk, _)| walk.visited());
+                        visited.iter().for_each(|entry| look(entry.pa / LINE));
+                    }
+                    Op::Flush => {}
+                }
+            }
+            black_box(seen);
+            for op in ops {
+                match *op {
+                    Op::Data(line) => self.memory.data(llc, line),
+                    Op::Fetch(line) => self.memory.fetch(llc, line),
+                    Op::Prefetch(line) => self.memory.prefetch(llc, line),
+                    Op::Walk => {
+                        let Some((walk, pcid)) = walks.next() else {
+                            continue;
+                        };
+                        if self.org.walks() {
+                            if let Some(n) = self.walks.get_mut(walk.size as usize) {
+                                *n += 1;
+                            }
+                        }
+                        let mut port = Port::new(&mut self.memory, llc, &mut self.walk, cycles);
+                        self.org.walk(walk, *pcid, &mut port);
+                    }
+                    Op::Flush => {
+                        if let Some(what) = flushes.next() {
+                            self.org.flush(*what);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// All lanes of a core.
+struct Row {
+    cycles: Cycles,
+    lanes: Vec<Lane>,
+}
+
+impl Row {
+    fn run(&mut self, batch: &Batch) {
+        for lane in &mut self.lanes {
+            lane.run(batch, &self.cycles);
+        }
+    }
+}
+
+/// A thread that works batches off in their order and hands them back.
+struct Helper {
+    todo: Sender<Batch>,
+    done: Receiver<Batch>,
+    /// Batches that it has.
+    out: usize,
+}
+
+impl Helper {
+    /// The next empty batch; waits if the thread is behind.
+    fn empty(&mut self) -> Batch {
+        let back = if self.out < DEPTH {
+            self.done.try_recv().ok()
+        } else {
+            self.done.recv().ok()
+        };
+        if back.is_some() {
+            self.out -= 1;
+        }
+        back.unwrap_or_default()
+    }
+
+    /// Waits until nothing is left to do. A thread that died has lost what it had, which breaks the laws that
+    /// hold between the counters.
+    fn settle(&mut self) {
+        while self.out > 0 && self.done.recv().is_ok() {
+            self.out -= 1;
+        }
+        self.out = 0;
+    }
+}
+
+/// The organisations, and what they have still to do.
+pub struct Lanes {
+    /// Locked by the helper while it works on a batch, by the caller while the helper has none.
+    row: Arc<Mutex<Row>>,
+    batch: Batch,
+    full: usize,
+    helper: Option<Helper>,
+}
+
+impl Lanes {
+    pub fn new(config: &Config, shared: Option<&Shared>) -> Result<Lanes, ConfigError> {
+        let mut lanes = Vec::new();
+        for (i, name) in config.organisations.iter().enumerate() {
+            let org = org::make(name, config)
+                .ok_or_else(|| ConfigError(format!("unknown organisation '{name}'")))?;
+            let llc = match shared.and_then(|s| s.0.get(i)) {
+                Some(cache) => Llc::Shared(cache.clone()),
+                None => Llc::Own(Cache::new(config.cache.llc)),
+            };
+            lanes.push(Lane {
+                org,
+                memory: Memory::new(&config.cache),
+                llc,
+                walk: WalkStats::default(),
+                walks: [0; 3],
+            });
+        }
+        Ok(Lanes {
+            row: Arc::new(Mutex::new(Row {
+                cycles: config.cycles.clone(),
+                lanes,
+            })),
+            batch: Batch::default(),
+            full: WINDOW,
+            helper: None,
+        })
+    }
+
+    /// From here on a thread of its own does the work. It ends with `self`.
+    ///
+    /// # Errors
+    /// The system's, if there can be no thread; then all stays as it is.
+    pub fn help(&mut self) -> std::io::Result<()> {
+        let (todo, work) = channel::<Batch>();
+        let (back, done) = channel();
+        let row = self.row.clone();
+        std::thread::Builder::new()
+            .name("walksim".to_owned())
+            .spawn(move || {
+                for mut batch in work {
+                    lock(&row).run(&batch);
+                    batch.clear();
+                    if back.send(batch).is_err() {
+                        return;
+                    }
+                }
+            })?;
+        self.settle();
+        self.full = BATCH;
+        self.helper = Some(Helper { todo, done, out: 0 });
+        Ok(())
+    }
+
+    #[inline]
+    pub fn push(&mut self, op: Op) {
+        self.batch.ops.push(op);
+        if self.batch.ops.len() >= self.full {
+            self.hand_over();
+        }
+    }
+
+    #[inline]
+    pub fn walk(&mut self, walk: Walk, pcid: u16) {
+        self.batch.walks.push((walk, pcid));
+        self.push(Op::Walk);
+    }
+
+    pub fn flush(&mut self, what: Flush) {
+        self.batch.flushes.push(what);
+        self.push(Op::Flush);
+    }
+
+    #[inline(never)]
+    fn hand_over(&mut self) {
+        if let Some(helper) = &mut self.helper {
+            let empty = helper.empty();
+            let batch = std::mem::replace(&mut self.batch, empty);
+            match helper.todo.send(batch) {
+                Ok(()) => {
+                    helper.out += 1;
+                    return;
+                }
+                // The thread died: this core does its work again.
+                Err(unsent) => {
+                    self.batch = unsent.0;
+                    self.helper = None;
+                    self.full = WINDOW;
+                }
+            }
+        }
+        lock(&self.row).run(&self.batch);
+        self.batch.clear();
+    }
+
+    /// Works off what is left.
+    fn settle(&mut self) {
+        self.hand_over();
+        if let Some(helper) = &mut self.helper {
+            helper.settle();
+        }
+    }
+
+    /// What `f` makes of the organisations, with nothing left to do.
+    pub fn settled<T>(&mut self, f: impl FnOnce(&[Lane]) -> T) -> T {
+        self.settle();
+        f(&lock(&self.row).lanes)
+    }
+
+    /// A phase begins: counters start at 0, what is cached stays.
+    pub fn reset_counters(&mut self) {
+        self.settle();
+        for lane in &mut lock(&self.row).lanes {
+            lane.memory.stats = Stats::default();
+            lane.walk = WalkStats::default();
+            lane.walks = [0; 3];
+            lane.org.reset_counters();
+        }
+    }
+}
+
+fn lock(row: &Mutex<Row>) -> MutexGuard<'_, Row> {
+    row.lock().unwrap_or_else(PoisonError::into_inner)
+}
