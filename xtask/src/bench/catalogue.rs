@@ -73,6 +73,9 @@ pub struct Workload {
     pub packages: Vec<String>,
     #[serde(default)]
     pub about: String,
+    /// Not one of the matrix: runs only when it is named.
+    #[serde(default)]
+    pub extra: bool,
     pub scale: BTreeMap<Scale, Size>,
 }
 
@@ -163,7 +166,7 @@ fn parse(text: &str) -> Result<Vec<Workload>> {
     Ok(file.workload)
 }
 
-/// Those with the names in `wanted` (all without), which must have `scale`.
+/// Those with the names in `wanted` (without any: all that are not extra), which must have `scale`.
 pub fn select(all: Vec<Workload>, wanted: &[String], scale: Scale) -> Result<Vec<Workload>> {
     for word in wanted {
         if let Some(w) = all.iter().find(|w| w.name == *word) {
@@ -192,7 +195,13 @@ pub fn select(all: Vec<Workload>, wanted: &[String], scale: Scale) -> Result<Vec
     let chosen: Vec<Workload> = all
         .into_iter()
         .filter(|w| w.scale.contains_key(&scale))
-        .filter(|w| wanted.is_empty() || wanted.contains(&w.name))
+        .filter(|w| {
+            if wanted.is_empty() {
+                !w.extra
+            } else {
+                wanted.contains(&w.name)
+            }
+        })
         .collect();
     if chosen.is_empty() {
         return Err(Fail::usage(
@@ -253,6 +262,12 @@ mod tests {
             select(all(), &["gups".into()], Scale::Tiny).unwrap()[0].name,
             "gups"
         );
+        let extra = GOOD.replace("'bfs'\n", "'gups'\nextra=true\n");
+        let more = || parse(&format!("{GOOD}{extra}")).unwrap();
+        assert_eq!(select(more(), &[], Scale::Tiny).unwrap()[0].name, "bfs");
+        assert_eq!(select(more(), &[], Scale::Tiny).unwrap().len(), 1);
+        let named = select(more(), &["gups".into()], Scale::Tiny).unwrap();
+        assert_eq!(named[0].name, "gups");
         let line = |e: anyhow::Error| crate::api::fail::report(&e).0;
         let err = line(select(all(), &["gusp".into()], Scale::Tiny).unwrap_err());
         assert!(err.contains("did you mean 'gups'?"), "{err}");

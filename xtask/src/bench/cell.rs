@@ -33,12 +33,13 @@ impl Bench<'_> {
             append,
             share: None,
             plugin: Some(format!(
-                "{},config={},out={},vmlinux={},label={}",
+                "{},config={},out={},vmlinux={},label={},helper={}",
                 qemu::comma(&self.parts.plugin),
                 qemu::comma(config),
                 qemu::comma(out),
                 qemu::comma(&self.parts.guest.kernel.vmlinux),
-                cell.name()
+                cell.name(),
+                if self.helper() { "on" } else { "off" }
             )),
             gdb: None,
             // Counted time takes one thread, that is one CPU.
@@ -52,6 +53,12 @@ impl Bench<'_> {
                 .cloned()
                 .collect(),
         }
+    }
+
+    /// Is there a CPU for a second thread of each virtual one? It changes no figure.
+    fn helper(&self) -> bool {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        cpus >= 2 * self.jobs * self.args.vcpus as usize
     }
 
     /// A result without figures yet.
