@@ -136,6 +136,20 @@ pub fn sane(matrix: &Matrix) -> Vec<(String, Result<String, String>)> {
     out
 }
 
+/// Does a walk of the run phase read at most `limit` of the entries that radix reads there?
+pub fn fewer_reads(matrix: &Matrix, workload: &str, mode: &str, limit: f64) -> Result<String> {
+    let ratio = Table::new(matrix).ratio(workload, mode, "run", Of::AccessesPerWalk);
+    match ratio {
+        Some(r) if r <= limit => Ok(figures::percent(r)),
+        Some(r) => Err(Fail::test(
+            format!("{mode} reads {r:.3} of radix's entries per walk"),
+            format!("at most {limit} was expected"),
+            "look at entry_reads_by_level in the cells",
+        )),
+        None => Err(Fail::test("no figure", "a cell has none", "see the cells")),
+    }
+}
+
 /// The small print of each picture.
 fn source(matrix: &Matrix, date: &str) -> String {
     let Some(cell) = matrix.cells.first() else {
