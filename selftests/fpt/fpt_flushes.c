@@ -200,6 +200,8 @@ FPT_TEST(pools_serve_an_exec_loop)
 {
 	if (!fpt_debugfs())
 		SKIP(return, "kernel without FPT");
+	if (has_kasan())
+		SKIP(return, "KASAN: pools are not used");
 	exec_loop(_metadata, self->mode, 3);
 }
 
@@ -207,6 +209,8 @@ FPT_TEST(pools_serve_an_exec_loop_on_one_cpu)
 {
 	if (!fpt_debugfs())
 		SKIP(return, "kernel without FPT");
+	if (has_kasan())
+		SKIP(return, "KASAN: pools are not used");
 	pin(0);
 	exec_loop(_metadata, self->mode, 1);
 }

@@ -126,6 +126,20 @@ static inline long file_value(const char *path, const char *name)
 	return find_value(buf, name);
 }
 
+/* A kernel with KASAN keeps what was freed in quarantine, and pools of nodes unused. */
+static inline bool has_kasan(void)
+{
+	FILE *f = fopen("/proc/kallsyms", "r");
+	bool found = false;
+	char line[256];
+
+	while (f && !found && fgets(line, sizeof(line), f))
+		found = strstr(line, " kasan_report\n");
+	if (f)
+		fclose(f);
+	return found;
+}
+
 static inline bool fpt_debugfs(void)
 {
 	return access(FPT_DEBUGFS "mode", R_OK) == 0;
