@@ -18,8 +18,8 @@ use crate::walk::{Flush, Walk};
 
 /// Operations that are looked at together: enough for the host to overlap, few enough for its first-level cache.
 const WINDOW: usize = 64;
-/// Operations in a batch of a thread: enough to make the hand-over cheap.
-const BATCH: usize = 1024;
+/// Operations in a batch of a thread: a wake-up costs the core tens of microseconds, so it should be rare.
+const BATCH: usize = 8192;
 /// Batches that may be on their way.
 const DEPTH: usize = 4;
 

@@ -124,10 +124,17 @@ fn plugin(ctx: &Ctx) -> Result<PathBuf> {
     let target = build::cargo(
         ctx,
         "build the simulator",
-        &["build", "--release", "--locked", "-p", "fpt-walksim"],
+        &[
+            "build",
+            "--profile",
+            "plugin",
+            "--locked",
+            "-p",
+            "fpt-walksim",
+        ],
         &[],
     )?;
-    let built = target.join("release/libfpt_walksim.so");
+    let built = target.join("plugin/libfpt_walksim.so");
     if ctx.dry_run {
         return Ok(built);
     }
