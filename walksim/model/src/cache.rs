@@ -133,6 +133,28 @@ mod tests {
     }
 
     #[test]
+    fn sets_of_usual_sizes_are_lists() {
+        for ways in [8, 12, 16] {
+            let kib = ways * 4;
+            let mut c = Cache::new(config::Cache { kib, ways });
+            let mut list: Vec<u64> = Vec::new();
+            let mut ran = 1u64;
+            for _ in 0..20_000 {
+                ran = ran.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let line = (ran >> 40) % (u64::from(ways) * 2) * 64 + 7;
+                let at = list.iter().position(|l| *l == line);
+                assert_eq!(c.contains(line), at.is_some());
+                assert_eq!(c.access(line), at.is_some());
+                if let Some(at) = at {
+                    list.remove(at);
+                }
+                list.insert(0, line);
+                list.truncate(ways as usize);
+            }
+        }
+    }
+
+    #[test]
     fn tags_keep_all_addresses_apart() {
         let mut c = Cache::new(config::Cache { kib: 32, ways: 8 });
         assert!(!c.access(0));

@@ -111,7 +111,7 @@ impl Core {
     }
 
     /// From here on a thread of its own simulates what lies behind the first level: the same results, in less
-    /// time on a host with an idle CPU.
+    /// time on a host with an idle CPU. With a shared last level the order of the cores' misses there is the host's.
     ///
     /// # Errors
     /// The system's, if there can be no thread; then all stays as it is.
@@ -354,6 +354,11 @@ impl Core {
             fetch: self.i.untranslated,
             fetch_without_address: self.i.uncached,
         }
+    }
+
+    /// Did an organisation panic? Then figures mean nothing.
+    pub fn broken(&self) -> bool {
+        self.lanes.broken()
     }
 
     /// Figures since the counters were reset. `data` and `fetch` are the accesses as counted by the caller.

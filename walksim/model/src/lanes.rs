@@ -2,11 +2,12 @@
 //! What lies behind the first level: for each organisation a walker and a memory hierarchy.
 //!
 //! Nothing in front acts on what happens here, so misses are collected and worked off in batches, by the caller or by
-//! a thread of their own ([`Lanes::help`]): results are the same. A part of a batch is gone through twice: first the
+//! a thread of their own ([`Lanes::help`]): results are the same, unless cores share a last level, which sees their misses in blocks. A part of a batch is gone through twice: first the
 //! sets of all its lines are only looked at. These are independent loads, so the host fetches many of them at a
 //! time, which it cannot do while each miss decides what the next one is.
 
 use std::hint::black_box;
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::mpsc::{channel, Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -157,12 +158,20 @@ impl Lane {
 struct Row {
     cycles: Cycles,
     lanes: Vec<Lane>,
+    /// An organisation panicked: part of a batch is lost.
+    broken: bool,
 }
 
 impl Row {
+    /// Callers come from QEMU, through which nothing may unwind, or are a thread that nobody watches.
     fn run(&mut self, batch: &Batch) {
-        for lane in &mut self.lanes {
-            lane.run(batch, &self.cycles);
+        let all = AssertUnwindSafe(|| {
+            for lane in &mut self.lanes {
+                lane.run(batch, &self.cycles);
+            }
+        });
+        if catch_unwind(all).is_err() {
+            self.broken = true;
         }
     }
 }
@@ -189,8 +198,7 @@ impl Helper {
         back.unwrap_or_default()
     }
 
-    /// Waits until nothing is left to do. A thread that died has lost what it had, which breaks the laws that
-    /// hold between the counters.
+    /// Waits until nothing is left to do.
     fn settle(&mut self) {
         while self.out > 0 && self.done.recv().is_ok() {
             self.out -= 1;
@@ -230,6 +238,7 @@ impl Lanes {
             row: Arc::new(Mutex::new(Row {
                 cycles: config.cycles.clone(),
                 lanes,
+                broken: false,
             })),
             batch: Batch::default(),
             full: WINDOW,
@@ -317,6 +326,11 @@ impl Lanes {
         f(&lock(&self.row).lanes)
     }
 
+    /// Is what the organisations say worth anything? Not after one of them panicked.
+    pub fn broken(&self) -> bool {
+        lock(&self.row).broken
+    }
+
     /// A phase begins: counters start at 0, what is cached stays.
     pub fn reset_counters(&mut self) {
         self.settle();
@@ -331,4 +345,103 @@ impl Lanes {
 
 fn lock(row: &Mutex<Row>) -> MutexGuard<'_, Row> {
     row.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::{Kind, Organisation as Report};
+    use crate::walk::{Entry, Size, MAX_ENTRIES};
+
+    fn walk(n: u64) -> Walk {
+        let mut entries = [Entry::default(); MAX_ENTRIES];
+        for (level, entry) in (1..=4u8).rev().zip(&mut entries) {
+            entry.pa = (u64::from(level) << 30) + n % (1 << (20 - 4 * level)) * 8;
+            entry.level = level;
+            entry.index_bits = 9;
+        }
+        Walk {
+            va: n << 12,
+            root: 4 << 30,
+            entries,
+            n: 4,
+            page: n << 12,
+            size: Size::Small,
+            global: false,
+        }
+    }
+
+    /// More than fits in all batches that may be on their way, with walks and invalidations between.
+    fn much(lanes: &mut Lanes) {
+        let mut ran = 1u64;
+        for i in 0..BATCH as u64 * (DEPTH as u64 + 3) {
+            ran = ran.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let line = ran >> 44;
+            match i % 8 {
+                0..=2 => lanes.push(Op::Data(line)),
+                3 => lanes.push(Op::Prefetch(line + 1)),
+                4 => lanes.push(Op::Fetch(line)),
+                _ => lanes.walk(walk(line % 5000), 0),
+            }
+            if i % 1000 == 0 {
+                lanes.flush(Flush::All);
+            }
+        }
+    }
+
+    #[test]
+    fn help_changes_no_figure() {
+        let config = crate::config::resolve("emt", None, &[]).unwrap();
+        let counters = |helped: bool| {
+            let mut lanes = Lanes::new(&config, None).unwrap();
+            if helped {
+                lanes.help().unwrap();
+            }
+            much(&mut lanes);
+            assert!(!lanes.broken());
+            lanes.settled(|lanes| {
+                let one = |lane: &Lane| format!("{:?} {:?}", lane.stats(), lane.walk.by_what);
+                lanes.iter().map(one).collect::<Vec<_>>()
+            })
+        };
+        let alone = counters(false);
+        assert_eq!(alone.len(), 4);
+        assert_ne!(alone[0], alone[2], "ideal does not walk");
+        assert_eq!(alone, counters(true));
+    }
+
+    struct Bad;
+
+    impl Organisation for Bad {
+        fn name(&self) -> &'static str {
+            "bad"
+        }
+        fn kind(&self) -> Kind {
+            Kind::Counterfactual
+        }
+        fn reads(&self) -> &'static [&'static str] {
+            &[]
+        }
+        fn walk(&mut self, _: &Walk, _: u16, _: &mut Port<'_>) {
+            panic!("as it should");
+        }
+        fn flush(&mut self, _: Flush) {}
+        fn report(&self, _: &mut Report) {}
+        fn reset_counters(&mut self) {}
+    }
+
+    #[test]
+    fn panics_are_kept_in_mind() {
+        for helped in [false, true] {
+            let mut lanes =
+                Lanes::new(&crate::config::resolve("emt", None, &[]).unwrap(), None).unwrap();
+            lock(&lanes.row).lanes[1].org = Box::new(Bad);
+            if helped {
+                lanes.help().unwrap();
+            }
+            much(&mut lanes);
+            lanes.reset_counters();
+            assert!(lanes.broken());
+        }
+    }
 }

@@ -16,7 +16,7 @@ pub struct Options {
     pub label: String,
     /// Instead of the simulation: callbacks that do nothing, to measure what callbacks cost.
     pub empty: Option<Empty>,
-    /// A second thread for each virtual CPU simulates what lies behind the first level.
+    /// A thread of its own for each virtual CPU and machine simulates what lies behind the first level.
     pub helper: bool,
 }
 

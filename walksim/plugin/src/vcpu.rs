@@ -598,6 +598,10 @@ impl<H: Host> Vcpu<H> {
         for core in &mut self.others {
             organisations.extend(core.report(data, fetch));
         }
+        if self.core.broken() || self.others.iter().any(Core::broken) {
+            let what = "internal error of an organisation, see QEMU's output";
+            self.shared.error(what.into());
+        }
         let phase = Phase {
             warmup_accesses: self.warmed,
             instructions: self.counts.instructions.clone(),

@@ -55,10 +55,12 @@ impl Bench<'_> {
         }
     }
 
-    /// Is there a CPU for a second thread of each virtual one? It changes no figure.
+    /// Is there a CPU for a second thread of each simulated machine? With one virtual CPU it changes no figure; with
+    /// more, the order in which their misses reach the shared last level would be the host's.
     fn helper(&self) -> bool {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        cpus >= 2 * self.jobs * self.args.vcpus as usize
+        let machines = 1 + self.parts.also;
+        self.args.vcpus == 1 && cpus >= self.jobs * (1 + machines)
     }
 
     /// A result without figures yet.
