@@ -53,7 +53,7 @@ const PAGE_WORDS: usize = 512;
 #[inline(always)]
 fn place(word: usize, every: usize) -> usize {
     let page = word / PAGE_WORDS;
-    // the high bits of a product with an odd number are as good as random
+    // these bits of a product with an odd number are as good as random
     let at = (page as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
     (page * every + (at as usize & (every - 1))) * PAGE_WORDS + word % PAGE_WORDS
 }
@@ -61,6 +61,8 @@ fn place(word: usize, every: usize) -> usize {
 /// The rules' table: 2^log2 words, each page of them in a stretch of `every` pages.
 struct Table {
     memory: Vec<u64>,
+    /// First word of `memory` that is used: the pages are the system's.
+    skip: usize,
     words: usize,
     every: usize,
 }
@@ -70,13 +72,26 @@ impl Table {
         let words = 1usize << log2;
         let pages = words.div_ceil(PAGE_WORDS);
         if every > 1 {
-            // Most of what is reserved is never touched.
+            let file = "/sys/kernel/mm/transparent_hugepage/enabled";
+            if std::fs::read_to_string(file).is_ok_and(|text| text.contains("[always]")) {
+                return Err(Error::Usage(format!(
+                    "pages apart would become 2 MiB each; set {file} to madvise or never"
+                )));
+            }
+            // Most of what is reserved is never touched. (In a guest, which is gone afterwards.)
             let file = "/proc/sys/vm/overcommit_memory";
             std::fs::write(file, "1").map_err(Error::system(format!("write {file}")))?;
         }
-        let memory = vec![0; words.max(pages * PAGE_WORDS * every)];
+        let used = words.max(pages * PAGE_WORDS * every);
+        let apart = every > 1;
+        let memory = vec![0; used + if apart { PAGE_WORDS } else { 0 }];
+        let skip = match memory.as_ptr().align_offset(PAGE_WORDS * 8) {
+            words if apart && words < PAGE_WORDS => words,
+            _ => 0,
+        };
         Ok(Table {
             memory,
+            skip,
             words,
             every,
         })
@@ -84,7 +99,7 @@ impl Table {
 
     #[inline(always)]
     fn place(&self, word: usize) -> usize {
-        place(word, self.every)
+        self.skip + place(word, self.every)
     }
 
     fn init(mut self) -> Table {
@@ -107,7 +122,7 @@ impl Table {
         } else {
             let every = self.every;
             let place = |word| place(word, every);
-            update(&mut self.memory, self.words, updates, place);
+            update(&mut self.memory[self.skip..], self.words, updates, place);
         }
     }
 }
@@ -155,7 +170,7 @@ fn measured() -> Result<Outcome> {
         "{updates} updates changed {changed} words; undone, all are as before"
     ))
     .figure("table_bytes", 8u64 << log2)
-    .figure("span_bytes", table.memory.len() as u64 * 8)
+    .figure("span_bytes", (table.memory.len() - table.skip) as u64 * 8)
     .figure("updates", updates))
 }
 
@@ -193,7 +208,8 @@ mod tests {
     fn pages_apart_make_the_same_updates() {
         let mut near = Table::new(12, 1).unwrap().init();
         let mut far = Table {
-            memory: vec![0; 4096 * 16],
+            memory: vec![0; 4096 * 16 + 3],
+            skip: 3,
             words: 4096,
             every: 16,
         }
