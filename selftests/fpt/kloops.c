@@ -97,7 +97,8 @@ static void touch_and_unmap(int counted)
 	char *p = map(BASE, len);
 
 	if (counted) {
-		char *other = map(BASE + GIB, taken);
+		/* another PGD entry's: beside p it would be one VMA with it and keep p's tables */
+		char *other = map(BASE + (1UL << 40), taken);
 
 		BEGIN(TOUCH);
 		touch(p, len);
