@@ -286,8 +286,9 @@ FPT_TEST(madvise_hugepage)
 	long flat;
 
 	NEED_DEMOTE;
-	page_set(t, 1, 0);
 	flat = fpt_nodes(0).bottom;
+	page_set(t, 1, 0);
+	flat = fpt_nodes(0).bottom - flat;
 	p = map_huge_ok(BASE + 8 * HUGE, 4 * HUGE);
 	ASSERT_EQ((void *)(BASE + 8 * HUGE), p);
 	page_set(p + 3 * HUGE, 1, 9);
@@ -310,11 +311,12 @@ FPT_TEST(madv_collapse)
 	long flat;
 
 	NEED_DEMOTE;
+	flat = fpt_nodes(0).bottom;
 	page_set(t, 1, 0);
+	flat = fpt_nodes(0).bottom - flat;
 	p = map_huge_ok(BASE + 8 * HUGE, 2 * HUGE);
 	ASSERT_EQ((void *)(BASE + 8 * HUGE), p);
 	fill(p, 1024, PAGE, 2);
-	flat = fpt_nodes(0).bottom;
 	EXPECT_EQ(0, madvise(p, 2 * HUGE, MADV_COLLAPSE)) TH_LOG("%s", strerror(errno));
 	EXPECT_EQ(2 * 2048, smaps_kb(p, "AnonHugePages"));
 	if (flat)
@@ -356,15 +358,17 @@ FPT_TEST(khugepaged)
 {
 	char enabled[128] = "", sleep_ms[32] = "", alloc_ms[32] = "";
 	char *t = map_at(BASE, PAGE), *p, *word;
-	long flat, kb = 0;
+	long flat, nodes, kb = 0;
 	int i;
 
 	NEED_DEMOTE;
+	nodes = fpt_nodes(0).bottom;
 	page_set(t, 1, 0);
+	flat = fpt_nodes(0).bottom - nodes;
 	p = map_huge_ok(BASE + 8 * HUGE, 2 * HUGE);
 	ASSERT_EQ((void *)(BASE + 8 * HUGE), p);
 	fill(p, 1024, PAGE, 2);
-	flat = fpt_nodes(0).bottom;
+	nodes = fpt_nodes(0).bottom;
 	read_text(THP "enabled", enabled, sizeof(enabled));
 	read_text(THP "khugepaged/scan_sleep_millisecs", sleep_ms, sizeof(sleep_ms));
 	read_text(THP "khugepaged/alloc_sleep_millisecs", alloc_ms, sizeof(alloc_ms));
@@ -375,7 +379,7 @@ FPT_TEST(khugepaged)
 	/* a huge fault elsewhere makes khugepaged know this process */
 	EXPECT_NE(MAP_FAILED, map_huge_ok(BASE + SPAN, 2 * HUGE));
 	page_set((void *)(BASE + SPAN), 1, 1);
-	EXPECT_EQ(flat, fpt_nodes(0).bottom);
+	EXPECT_EQ(nodes, fpt_nodes(0).bottom);
 	for (i = 0; i < 400 && kb != 2 * 2048; i++) {
 		msleep(50);
 		kb = smaps_kb(p, "AnonHugePages");
@@ -391,7 +395,7 @@ FPT_TEST(khugepaged)
 	EXPECT_EQ(-1, bad(p, 1024, PAGE, 2));
 	EXPECT_TRUE(page_ok(t, 1, 0));
 	if (flat)
-		EXPECT_GT(flat, fpt_nodes(0).bottom);
+		EXPECT_GT(nodes, fpt_nodes(0).bottom);
 }
 
 /* mremap of huge pages into a span that is flat */

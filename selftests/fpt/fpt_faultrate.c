@@ -82,7 +82,10 @@ static void child(int out, bool flat, enum fpt_mode mode)
 			perror("fpt_faultrate: mmap");
 			_exit(1);
 		}
-		/* the tables of the span, not their allocation, are what is shared */
+		/*
+		 * The tables of the span, not their allocation, are what is shared. (Conventional
+		 * PTE tables are still allocated later, one for each 512 pages.)
+		 */
 		*(volatile char *)(where + GIB - PAGE) = 1;
 		pthread_barrier_wait(&bar);
 		start = now();
@@ -112,12 +115,12 @@ static double measure(bool flat, enum fpt_mode mode, const char *cap)
 	int fd[2];
 	pid_t pid;
 
+	if (pipe(fd))
+		return 0;
 	if (mode != RADIX && write_text(CAP, flat ? cap : "0")) {
 		perror("fpt_faultrate: " CAP);
 		return 0;
 	}
-	if (pipe(fd))
-		return 0;
 	pid = fork();
 	if (!pid) {
 		close(fd[0]);
