@@ -31,7 +31,7 @@ pub struct Args {
     /// Modes, comma-separated [default: all of configs/modes]
     #[arg(long, value_delimiter = ',')]
     pub modes: Vec<String>,
-    /// Workloads, comma-separated [default: all of workloads/workloads.toml]
+    /// Workloads, comma-separated [default: all of workloads/workloads.toml that are not extra]
     #[arg(long, value_delimiter = ',')]
     pub workloads: Vec<String>,
     /// How big

@@ -489,6 +489,8 @@ impl Suite<'_> {
             self.programs.iter().filter(suspect).cloned().collect()
         };
         let suspects = differ(&radix_runs, &run.runs);
+        // What differed at first sight: reruns may not show it again.
+        let mut first = serde_json::Map::new();
         if !suspects.is_empty() {
             let names: Vec<&str> = suspects.iter().map(|p| p.name.as_str()).collect();
             self.ctx.ui.info(&format!(
@@ -501,7 +503,9 @@ impl Suite<'_> {
                 self.splat_cases(&format!("{name}, again"), &again.splats, report);
                 // The reruns decide, as sets: the first runs shared the host with each other.
                 for (program, more) in again.runs {
-                    runs.insert(program, more);
+                    let key = format!("{name}: {program}");
+                    let old = runs.insert(program, more);
+                    first.insert(key, serde_json::to_value(old)?);
                 }
             }
         }
@@ -509,7 +513,7 @@ impl Suite<'_> {
             &format!("seconds_{mode}"),
             serde_json::json!({ "mode": run.ms / 1000, "radix": radix.ms / 1000 }),
         );
-        let detail = serde_json::json!({ "radix": radix_runs, "mode": run.runs });
+        let detail = serde_json::json!({ "radix": radix_runs, "mode": run.runs, "first": first });
         let text = serde_json::to_string_pretty(&detail)?;
         crate::api::store::write_atomic(
             &self.run.path.join(format!("programs-{mode}.json")),
