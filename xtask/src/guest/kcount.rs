@@ -188,7 +188,8 @@ impl Count {
             // A second CPU's work would be counted in.
             smp: 1,
             mem: "3G".into(),
-            append: vec!["quiet".into()],
+            // Where stack and mappings lie decides how many tables a process has.
+            append: vec!["quiet".into(), "norandmaps".into()],
             share: None,
             plugin: Some(plugin.to_string()),
             gdb: None,
