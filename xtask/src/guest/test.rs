@@ -722,6 +722,7 @@ impl Tests<'_> {
             // The smallest of them counts, and the limits are closer than the spread of a few.
             runs: 6,
             quick: false,
+            in_place: false,
         }
         .all(ctx, run, parts, &modes, None)?;
         ctx.ui.info(&kcount::table(&counts));
