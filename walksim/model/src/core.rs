@@ -65,6 +65,19 @@ impl Side {
         true
     }
 
+    fn repeats(&mut self, n: u64, size: Size) {
+        if let Some(hits) = self.stats.hits.get_mut(size as usize) {
+            *hits += n;
+        }
+        self.cached.hits += n;
+    }
+
+    fn nowhere(&mut self) {
+        self.last = NO_LINE;
+        self.untranslated += 1;
+        self.uncached += 1;
+    }
+
     #[inline(always)]
     fn hit(&mut self, size: usize) {
         if let Some(n) = self.stats.hits.get_mut(size) {
@@ -110,19 +123,10 @@ impl Core {
         })
     }
 
-    /// From here on a thread of its own simulates what lies behind the first level: the same results, in less
-    /// time on a host with an idle CPU. With a shared last level the order of the cores' misses there is the host's.
-    ///
-    /// # Errors
-    /// The system's, if there can be no thread; then all stays as it is.
-    pub fn help(&mut self) -> std::io::Result<()> {
-        self.lanes.help()
-    }
-
     /// A data access within one line, if the first-level TLB has its page; otherwise false, and nothing has
     /// happened.
     #[inline(always)]
-    pub fn data_fast(&mut self, va: u64) -> bool {
+    fn data_fast(&mut self, va: u64) -> bool {
         if self.d.is_repeat(va >> LINE_SHIFT) {
             return true;
         }
@@ -177,24 +181,23 @@ impl Core {
         }
     }
 
-    /// As [`Core::data_fast`], for a fetch from a page of the size of the one before; also false if the
-    /// address turns out not to lie at `pa`.
+    /// As [`Core::data_fast`], a fetch.
     #[inline(always)]
-    pub fn fetch_fast(&mut self, va: u64, pa: u64, size: Size) -> bool {
-        let (page, s) = match self.i.tlb.newest(va, self.pcid) {
+    fn fetch_fast(&mut self, va: u64) -> bool {
+        if self.i.is_repeat(va >> LINE_SHIFT) {
+            return true;
+        }
+        let (page, size) = match self.i.tlb.newest(va, self.pcid) {
             Some(found) => found,
             None => match self.i.tlb.access(va, self.pcid) {
                 Some(found) => (found.pa, found.size),
                 None => return false,
             },
         };
-        let line = physical_line(va, page, s);
-        if s != size || line != pa >> LINE_SHIFT {
-            return false;
-        }
         count(&mut self.i.stats.hits, size);
         self.i.last = va >> LINE_SHIFT;
         self.i.last_size = size as usize;
+        let line = physical_line(va, page, size);
         if self.i.cache.is_newest(line) {
             self.i.cached.hits += 1;
         } else {
@@ -206,7 +209,7 @@ impl Core {
     /// An instruction fetch from one line.
     #[inline]
     pub fn fetch(&mut self, va: u64, walker: &mut impl Walker) {
-        if !self.i.is_repeat(va >> LINE_SHIFT) {
+        if !self.fetch_fast(va) {
             self.fetch_slow(va, walker);
         }
     }
@@ -239,23 +242,26 @@ impl Core {
         self.lanes.push(Op::Fetch(line));
     }
 
+    /// A data access that no walk can translate: nothing but its number is known.
+    pub fn data_nowhere(&mut self) {
+        self.d.nowhere();
+    }
+
+    /// As [`Core::data_nowhere`], a fetch.
+    pub fn fetch_nowhere(&mut self) {
+        self.i.nowhere();
+    }
+
+    /// Counts data accesses that are known to be to the same line as the one before, which is in a page of
+    /// this size.
+    pub fn data_repeats(&mut self, n: u64, size: Size) {
+        self.d.repeats(n, size);
+    }
+
     /// Counts fetches that are known to be from the same line as the one before, which was in a page of
     /// this size.
     pub fn fetch_repeats(&mut self, n: u64, size: Size) {
-        if let Some(hits) = self.i.stats.hits.get_mut(size as usize) {
-            *hits += n;
-        }
-        self.i.cached.hits += n;
-    }
-
-    /// Size of the page that the last fetch was from.
-    #[inline(always)]
-    pub fn fetch_size(&self) -> Size {
-        match self.i.last_size {
-            0 => Size::Small,
-            1 => Size::Large,
-            _ => Size::Huge,
-        }
+        self.i.repeats(n, size);
     }
 
     /// The physical line of an access, through the TLBs.
@@ -277,8 +283,7 @@ impl Core {
                     }
                     None => {
                         let Some(walk) = walker.walk(va).filter(|w| w.page < SYNTHETIC) else {
-                            side.untranslated += 1;
-                            side.uncached += 1;
+                            side.nowhere();
                             return None;
                         };
                         self.lanes.walk(walk, pcid);
@@ -342,12 +347,6 @@ impl Core {
         self.lanes.reset_counters();
     }
 
-    /// Accesses so far that went into the caches.
-    pub fn simulated(&self) -> (u64, u64) {
-        let all = |s: &Side| s.cached.hits + s.cached.misses + s.uncached;
-        (all(&self.d), all(&self.i))
-    }
-
     pub fn untranslated(&self) -> report::Untranslated {
         report::Untranslated {
             data: self.d.untranslated,
@@ -356,9 +355,10 @@ impl Core {
         }
     }
 
-    /// Did an organisation panic? Then figures mean nothing.
-    pub fn broken(&self) -> bool {
-        self.lanes.broken()
+    /// The organisations, for tests that bring their own.
+    #[cfg(test)]
+    pub(crate) fn lanes(&mut self) -> &mut Lanes {
+        &mut self.lanes
     }
 
     /// Figures since the counters were reset. `data` and `fetch` are the accesses as counted by the caller.

@@ -10,5 +10,6 @@ pub mod org;
 pub mod pwc;
 pub mod report;
 pub mod result;
+pub mod stream;
 pub mod tlb;
 pub mod walk;

@@ -10,6 +10,8 @@ use common::Tables;
 use fpt_core::geometry::Mode;
 use fpt_walksim_model::config::{resolve, Cache, Config, Sets, TlbLevel};
 use fpt_walksim_model::core::Core;
+use fpt_walksim_model::report::Organisation;
+use fpt_walksim_model::stream::{Place, Stream};
 use fpt_walksim_model::walk::{Flush, Size, Walk, Walker};
 use proptest::prelude::*;
 
@@ -296,25 +298,90 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn compare(config: &Config, mode: Mode, steps: &[Step], helped: bool) {
+/// How accesses get to the fast model.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum By {
+    /// One by one.
+    Core,
+    /// As the plugin's.
+    Stream,
+    /// And a thread.
+    Helper,
+}
+
+enum Fast {
+    Core(Box<Core>),
+    Stream(Box<Stream>),
+}
+
+impl Fast {
+    fn new(config: &Config, by: By) -> Fast {
+        let core = Core::new(config, None).unwrap();
+        if by == By::Core {
+            return Fast::Core(core.into());
+        }
+        let mut stream = Stream::new(vec![core], 1);
+        if by == By::Helper {
+            stream.help().unwrap();
+        }
+        Fast::Stream(stream.into())
+    }
+
+    fn access(&mut self, va: u64, fetch: bool, tables: &mut Tables) {
+        let stream = match self {
+            Fast::Core(core) if fetch => return core.fetch(va, tables),
+            Fast::Core(core) => return core.data(va, tables),
+            Fast::Stream(stream) => stream,
+        };
+        if !fetch && stream.repeats(va) {
+            return;
+        }
+        let place = stream.known(va).unwrap_or_else(|| {
+            let walk = tables.walk(va).unwrap();
+            stream.learn(&walk);
+            Place::new(&walk)
+        });
+        if fetch {
+            stream.fetch(va);
+        } else {
+            stream.data(va, place.size());
+        }
+    }
+
+    fn flush(&mut self, what: Flush) {
+        match self {
+            Fast::Core(core) => core.flush(what),
+            Fast::Stream(stream) => stream.flush(what),
+        }
+    }
+
+    fn report(&mut self, data: u64, fetch: u64) -> Vec<Organisation> {
+        match self {
+            Fast::Core(core) => core.report(data, fetch),
+            Fast::Stream(stream) => stream.settled(|cores, compared| {
+                assert_eq!(compared[0].mismatches, 0);
+                cores[0].report(data, fetch)
+            }),
+        }
+    }
+}
+
+fn compare(config: &Config, mode: Mode, steps: &[Step], by: By) {
     let mut tables = Tables::new(mode);
     tables.large = |va| va >> 63 != 0 && va >> 21 & 1 == 0;
-    let mut fast = Core::new(config, None).unwrap();
-    if helped {
-        fast.help().unwrap();
-    }
+    let mut fast = Fast::new(config, by);
     let mut slow = Slow::new(config);
     let mut pcid = 0;
     let (mut data, mut fetch) = (0, 0);
     for step in steps {
         match *step {
             Step::Data(va) => {
-                fast.data(va, &mut tables);
+                fast.access(va, false, &mut tables);
                 slow.access(va, false, pcid, &mut tables);
                 data += 1;
             }
             Step::Fetch(va) => {
-                fast.fetch(va, &mut tables);
+                fast.access(va, true, &mut tables);
                 slow.access(va, true, pcid, &mut tables);
                 fetch += 1;
             }
@@ -330,9 +397,9 @@ fn compare(config: &Config, mode: Mode, steps: &[Step], helped: bool) {
                 slow.flush(what);
             }
             Step::Pcid(p) => {
-                if config.tlb.pcid {
+                if let (Fast::Core(core), true) = (&mut fast, config.tlb.pcid) {
                     pcid = p;
-                    fast.set_pcid(p);
+                    core.set_pcid(p);
                 }
             }
         }
@@ -383,16 +450,16 @@ fn small(preset: &str, pcid: bool) -> Config {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
     #[test]
     fn fast_and_slow_agree(
         steps in prop::collection::vec(step(), 1..3000),
         mode in prop::sample::select(Mode::ALL.to_vec()),
         server in any::<bool>(),
         pcid in any::<bool>(),
-        helped in any::<bool>(),
+        by in prop::sample::select(vec![By::Core, By::Stream, By::Helper]),
     ) {
         let config = small(if server { "server" } else { "emt" }, pcid);
-        compare(&config, mode, &steps, helped);
+        compare(&config, mode, &steps, by);
     }
 }

@@ -5,10 +5,12 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use fpt_walksim_model::cache::SYNTHETIC;
 use fpt_walksim_model::config::{Config, LINE};
 use fpt_walksim_model::core::{Core, Shared as SharedCaches};
 use fpt_walksim_model::report::{Instructions, Phase};
-use fpt_walksim_model::walk::{is_kernel, Flush, Size, Walk, Walker};
+use fpt_walksim_model::stream::{Place, Stream};
+use fpt_walksim_model::walk::{is_kernel, Flush, Size, Walk};
 
 use crate::args::Options;
 use crate::decode::Return;
@@ -37,6 +39,9 @@ pub struct Slot {
 
 /// Line that no fetch has.
 pub const NO_LINE: u64 = u64::MAX;
+
+/// Accesses to known pages are so many times as frequent as walks, or more.
+const HITS_PER_WALK: u64 = 16;
 
 /// What a virtual CPU wants from QEMU.
 pub trait Host {
@@ -141,9 +146,6 @@ pub struct CodeLine {
     pub pa: u64,
 }
 
-/// Code pages that are known to be where they were when they were translated.
-const VERIFIED: usize = 64;
-
 /// Marks the user data of an access.
 pub mod access {
     /// Packs it in one number.
@@ -171,9 +173,7 @@ struct Counts {
 
 pub struct Vcpu<H> {
     pub host: H,
-    core: Core,
-    /// More machines on the same stream.
-    others: Vec<Core>,
+    stream: Stream,
     shared: Arc<Shared>,
     index: u32,
     /// Data accesses in user and kernel mode.
@@ -185,11 +185,13 @@ pub struct Vcpu<H> {
     path: Path,
     task: u64,
     epoch: u64,
+    /// Size of the page that the last fetch was from.
     fetch_size: Size,
+    /// Fetches that the stream has been told of.
+    fetched: u64,
     /// Data accesses that are still warm-up, and those that were.
     warm: u64,
     warmed: u64,
-    verified: [(u64, u64); VERIFIED],
     checks: Checks,
     /// Instructions since the first mark.
     total: u64,
@@ -199,61 +201,25 @@ pub struct Vcpu<H> {
 struct Checks {
     every: u64,
     walks: u64,
-    hits: u64,
+    /// Accesses to known pages until the next is compared.
+    left: u64,
     found: output::Found,
 }
 
-/// The walker that the models see during one access.
-struct Eyes<'a, H> {
-    host: &'a mut H,
-    checks: &'a mut Checks,
-    /// Handle of the data access; none for fetches.
-    info: Option<u32>,
-    /// Of this access: other machines ask for the same one.
-    known: Option<Option<Walk>>,
-}
-
-impl<H: Host> Walker for Eyes<'_, H> {
-    fn walk(&mut self, va: u64) -> Option<Walk> {
-        if let Some(known) = self.known {
-            return known;
-        }
-        let walk = self.host.walk(va);
-        self.known = Some(walk);
-        let Some(info) = self.info else { return walk };
-        let Some(found) = walk else {
-            self.checks.found.stale += 1;
-            return None;
+impl Checks {
+    /// Compares where the access that is being reported should be with where QEMU's own translation led it. False if
+    /// QEMU does not say.
+    fn compare(&mut self, host: &mut impl Host, info: u32, va: u64, place: Place) -> bool {
+        let Some(theirs) = host.translation(info, va) else {
+            return false;
         };
-        self.checks.walks += 1;
-        if self.checks.every > 0 && self.checks.walks % self.checks.every == 0 {
-            if let Some(theirs) = self.host.translation(info, va) {
-                self.checks.found.walks += 1;
-                let ours = found.page | va & ((1 << found.size.shift()) - 1);
-                if ours != theirs {
-                    self.checks.found.mismatch(format!(
-                        "the walk of {va:#x} ends at {ours:#x}, QEMU translated it to {theirs:#x}"
-                    ));
-                }
-            }
+        let ours = place.address(va);
+        if ours != theirs {
+            self.found.mismatch(format!(
+                "the tables lead from {va:#x} to {ours:#x}, QEMU translated it to {theirs:#x}"
+            ));
         }
-        walk
-    }
-
-    fn stlb_hit(&mut self, va: u64, page: u64, size: Size) {
-        let Some(info) = self.info else { return };
-        self.checks.hits += 1;
-        if self.checks.every > 0 && self.checks.hits % self.checks.every == 0 {
-            if let Some(theirs) = self.host.translation(info, va) {
-                self.checks.found.hits += 1;
-                let ours = page | va & ((1 << size.shift()) - 1);
-                if ours != theirs {
-                    self.checks.found.mismatch(format!(
-                        "the TLB holds {ours:#x} for {va:#x}, QEMU translated it to {theirs:#x}"
-                    ));
-                }
-            }
-        }
+        true
     }
 }
 
@@ -261,22 +227,19 @@ impl<H: Host> Vcpu<H> {
     pub fn new(host: H, shared: Arc<Shared>, index: u32) -> Result<Vcpu<H>, String> {
         let mut cores = Vec::new();
         for (i, machine) in shared.machines.iter().enumerate() {
-            let mut core = Core::new(machine, shared.caches.get(i)).map_err(|e| e.to_string())?;
-            if shared.options.helper {
-                // Without a thread all is as it should be, but slower.
-                if let Err(e) = core.help() {
-                    eprintln!("fpt-walksim: no second thread: {e}");
-                }
-            }
-            cores.push(core);
+            cores.push(Core::new(machine, shared.caches.get(i)).map_err(|e| e.to_string())?);
         }
         let every = shared.machines.first().map_or(0, |m| m.sim.check_every);
-        let mut cores = cores.into_iter();
-        let core = cores.next().ok_or("no machine is configured")?;
+        let mut stream = Stream::new(cores, every);
+        if shared.options.helper {
+            // Without a thread all is as it should be, but slower.
+            if let Err(e) = stream.help() {
+                eprintln!("fpt-walksim: no second thread: {e}");
+            }
+        }
         Ok(Vcpu {
             host,
-            core,
-            others: cores.collect(),
+            stream,
             shared,
             index,
             data: [0; 2],
@@ -288,11 +251,12 @@ impl<H: Host> Vcpu<H> {
             task: 0,
             epoch: 0,
             fetch_size: Size::Small,
+            fetched: 0,
             warm: 0,
             warmed: 0,
-            verified: [(NO_LINE, 0); VERIFIED],
             checks: Checks {
                 every,
+                left: every * HITS_PER_WALK,
                 ..Checks::default()
             },
             total: 0,
@@ -302,14 +266,22 @@ impl<H: Host> Vcpu<H> {
     /// The common case of [`Vcpu::data`]; false if this is another.
     #[inline(always)]
     pub fn data_fast(&mut self, va: u64, info: u32, data: usize) -> bool {
-        if data & 6 != 0 || !self.others.is_empty() {
+        if data & 6 != 0 || self.warm > 0 {
             return false;
         }
         if va % LINE > LINE - 16 && va % LINE + self.host.bytes(info) > LINE {
             return false;
         }
-        if !self.core.data_fast(va) {
-            return false;
+        if !self.stream.repeats(va) {
+            let Some(place) = self.stream.known(va) else {
+                return false;
+            };
+            // Wraps if nothing is to be compared.
+            self.checks.left = self.checks.left.wrapping_sub(1);
+            if self.checks.left == 0 {
+                return false;
+            }
+            self.stream.data(va, place.size());
         }
         if let Some(n) = self.data.get_mut(data & 1) {
             *n += 1;
@@ -345,88 +317,96 @@ impl<H: Host> Vcpu<H> {
         if let Some(n) = self.data.get_mut(kernel) {
             *n += 1;
         }
-        let mut eyes = Eyes {
-            host: &mut self.host,
-            checks: &mut self.checks,
-            info,
-            known: None,
-        };
-        self.core.data(va, &mut eyes);
-        for core in &mut self.others {
-            core.data(va, &mut eyes);
+        if self.stream.repeats(va) {
+            return;
         }
+        let place = match (self.stream.known(va), info) {
+            (Some(place), Some(info)) if self.checks.every > 0 && self.checks.left == 0 => {
+                self.checks.left = self.checks.every * HITS_PER_WALK;
+                if self.checks.compare(&mut self.host, info, va, place) {
+                    self.checks.found.hits += 1;
+                }
+                Some(place)
+            }
+            (Some(place), _) => Some(place),
+            (None, info) => self.learn(va, info),
+        };
+        match place {
+            Some(place) => self.stream.data(va, place.size()),
+            None => self.stream.data_nowhere(),
+        }
+    }
+
+    /// Walks for a page that is not known, for a data access (its handle) or a fetch.
+    fn learn(&mut self, va: u64, info: Option<u32>) -> Option<Place> {
+        let Some(walk) = self.host.walk(va).filter(|w| w.page < SYNTHETIC) else {
+            self.checks.found.stale += u64::from(info.is_some());
+            return None;
+        };
+        self.stream.learn(&walk);
+        let place = Place::new(&walk);
+        if let Some(info) = info {
+            let checks = &mut self.checks;
+            checks.walks += 1;
+            if checks.every > 0
+                && checks.walks % checks.every == 0
+                && checks.compare(&mut self.host, info, va, place)
+            {
+                checks.found.walks += 1;
+            }
+        }
+        Some(place)
     }
 
     /// The common case of [`Vcpu::fetch`].
     #[inline(always)]
     pub fn fetch_fast(&mut self, line: &CodeLine) -> bool {
         self.host.slot().fetch_line = line.va / LINE;
-        self.others.is_empty() && self.core.fetch_fast(line.va, line.pa, self.fetch_size)
+        let Some(place) = self.stream.known(line.va) else {
+            return false;
+        };
+        if place.size() != self.fetch_size || place.address(line.va) / LINE != line.pa / LINE {
+            return false;
+        }
+        self.stream.fetch(line.va);
+        self.fetched += 1;
+        true
     }
 
     /// A fetch from another line than the one before.
     pub fn fetch(&mut self, line: &CodeLine) {
         let CodeLine { va, pa } = *line;
-        let before = self.fetch_total();
-        if is_kernel(va) || pa == u64::MAX || self.is_there(va, pa) {
-            let mut eyes = Eyes {
-                host: &mut self.host,
-                checks: &mut self.checks,
-                info: None,
-                known: None,
-            };
-            self.core.fetch(va, &mut eyes);
-            for core in &mut self.others {
-                core.fetch(va, &mut eyes);
+        let place = match self.stream.known(va) {
+            Some(place) => Some(place),
+            None => self.learn(va, None),
+        };
+        // Is the code mapped here where it was when QEMU translated it? QEMU uses the translation of a physical page
+        // wherever it is mapped.
+        let anywhere = is_kernel(va) || pa == u64::MAX;
+        match place {
+            Some(place) if anywhere || place.address(va) >> 12 == pa >> 12 => {
+                if place.size() != self.fetch_size {
+                    // Repeats up to here were from a page of the size before.
+                    let before = self.fetch_total();
+                    self.repeats(before.saturating_sub(self.fetched));
+                    self.fetch_size = place.size();
+                }
+                self.stream.fetch(va);
             }
-        } else {
-            self.core.fetch_physical(pa);
-            for core in &mut self.others {
-                core.fetch_physical(pa);
-            }
+            None if anywhere => self.stream.fetch_nowhere(),
+            _ => self.stream.fetch_physical(pa),
         }
-        let now = self.core.fetch_size();
-        if now != self.fetch_size {
-            // Repeats up to here were from a page of the size before; this fetch itself is not among them.
-            let simulated = self.core.simulated().1.saturating_sub(1);
-            self.repeats(before.saturating_sub(simulated));
-            self.fetch_size = now;
-        }
+        self.fetched += 1;
     }
 
     fn repeats(&mut self, n: u64) {
-        let size = self.fetch_size;
-        self.core.fetch_repeats(n, size);
-        for core in &mut self.others {
-            core.fetch_repeats(n, size);
-        }
-    }
-
-    /// Is the code page mapped here where it was when QEMU translated it? QEMU uses the translation of a
-    /// physical page wherever it is mapped.
-    fn is_there(&mut self, va: u64, pa: u64) -> bool {
-        let (v, p) = (va >> 12, pa >> 12);
-        let slot = v as usize % VERIFIED;
-        if self.verified.get(slot) == Some(&(v, p)) {
-            return true;
-        }
-        let here = self.host.walk(va).is_some_and(|w| {
-            let offset = va & ((1 << w.size.shift()) - 1);
-            (w.page | offset) >> 12 == p
-        });
-        if let Some(place) = self.verified.get_mut(slot).filter(|_| here) {
-            *place = (v, p);
-        }
-        here
+        self.stream.fetch_repeats(n, self.fetch_size);
+        self.fetched += n;
     }
 
     pub fn flush(&mut self, what: Flush) {
-        self.verified = [(NO_LINE, 0); VERIFIED];
         self.host.slot().fetch_line = NO_LINE;
-        self.core.flush(what);
-        for core in &mut self.others {
-            core.flush(what);
-        }
+        self.stream.flush(what);
     }
 
     /// Instructions of a function in a page fault.
@@ -573,32 +553,38 @@ impl<H: Host> Vcpu<H> {
         self.data = [0; 2];
         self.counts = Counts::default();
         self.calls.reset_counters();
-        self.core.reset_counters();
-        for core in &mut self.others {
-            core.reset_counters();
-        }
+        self.fetched = 0;
+        self.stream.reset_counters();
     }
 
     /// Hands in the figures of the phase that this CPU is in.
     fn close(&mut self) {
         self.drain();
-        let found = std::mem::take(&mut self.checks.found);
+        let mut found = std::mem::take(&mut self.checks.found);
+        let compared = self.stream.settled(|_, compared| compared);
+        for one in compared {
+            found.hits += one.hits;
+            found.mismatches += one.mismatches;
+            found.texts.extend(one.texts);
+        }
         let number = (self.epoch & u64::from(u32::MAX)).checked_sub(1);
         let Some(number) = number else {
             lock(&self.shared.results).found(found);
             return;
         };
-        let seen = self.core.simulated().1;
         let total = self.fetch_total();
-        self.repeats(total.saturating_sub(seen));
+        self.repeats(total.saturating_sub(self.fetched));
         let [user_data, kernel_data] = self.data;
         let [user_fetch, kernel_fetch] = self.counts.fetches;
         let (data, fetch) = (user_data + kernel_data, user_fetch + kernel_fetch);
-        let mut organisations = self.core.report(data, fetch);
-        for core in &mut self.others {
-            organisations.extend(core.report(data, fetch));
-        }
-        if self.core.broken() || self.others.iter().any(Core::broken) {
+        let (untranslated, organisations) = self.stream.settled(|cores, _| {
+            let untranslated = cores
+                .first()
+                .map_or_else(Default::default, |c| c.untranslated());
+            let all = cores.iter_mut().flat_map(|c| c.report(data, fetch));
+            (untranslated, all.collect())
+        });
+        if self.stream.broken() {
             let what = "internal error of an organisation, see QEMU's output";
             self.shared.error(what.into());
         }
@@ -611,7 +597,7 @@ impl<H: Host> Vcpu<H> {
                 kernel_data,
                 kernel_fetch,
             },
-            untranslated: self.core.untranslated(),
+            untranslated,
             organisations,
             ..Phase::default()
         };
@@ -691,9 +677,9 @@ mod tests {
 
     fn shared(sets: &[(&str, &str)], vcpus: u32) -> Arc<Shared> {
         let own = |(k, v): &(&str, &str)| ((*k).to_owned(), (*v).to_owned());
-        let mut sets: Vec<_> = sets.iter().map(own).collect();
-        sets.push(("sim.check_every".into(), "1".into()));
-        let config = resolve("emt", None, &sets).unwrap();
+        let mut all = vec![("sim.check_every".to_owned(), "1".to_owned())];
+        all.extend(sets.iter().map(own));
+        let config = resolve("emt", None, &all).unwrap();
         Arc::new(Shared::new(Options::default(), config, None, vcpus).unwrap())
     }
 
@@ -800,13 +786,32 @@ mod tests {
         let mut v = cpu(&s, Fake::default(), 0);
         s.begin(b'R', 0);
         v.catch_up();
-        // out of the first level, still in the second
-        (0..40u64).for_each(|i| access(&mut v, 0x10_0000 + i * 4096 * 16, 8));
-        v.host.shift = 0x10_0000;
         access(&mut v, 0x10_0000, 8);
+        v.host.shift = 0x10_0000;
+        (1..=HITS_PER_WALK).for_each(|i| access(&mut v, 0x10_0000 + i * LINE, 8));
         s.end(b'R');
         v.catch_up();
-        assert!(done(&s).errors[0].contains("the TLB holds 0x100000"));
+        let r = done(&s);
+        assert_eq!((r.checks.hits_checked, r.checks.mismatches), (1, 1));
+        assert!(r.errors[0].contains("QEMU translated it to 0x200400"));
+    }
+
+    #[test]
+    fn nothing_is_compared_if_nothing_is_to_be() {
+        let s = shared(&[("sim.check_every", "0")], 1);
+        let lie = Fake {
+            lie: 4096,
+            ..Fake::default()
+        };
+        let mut v = cpu(&s, lie, 0);
+        s.begin(b'R', 0);
+        v.catch_up();
+        (0..1000u64).for_each(|i| access(&mut v, 0x1000 + i * 68, 8));
+        s.end(b'R');
+        v.catch_up();
+        let r = done(&s);
+        assert_eq!((r.checks.walks_checked, r.checks.hits_checked), (0, 0));
+        assert_eq!(r.errors.len(), 0, "{:?}", r.errors);
     }
 
     #[test]

@@ -55,12 +55,11 @@ impl Bench<'_> {
         }
     }
 
-    /// Is there a CPU for a second thread of each simulated machine? With one virtual CPU it changes no figure; with
+    /// Is there a CPU for a second thread of each guest? With one virtual CPU it changes no figure; with
     /// more, the order in which their misses reach the shared last level would be the host's.
     fn helper(&self) -> bool {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        let machines = 1 + self.parts.also;
-        self.args.vcpus == 1 && cpus >= self.jobs * (1 + machines)
+        self.args.vcpus == 1 && cpus >= self.jobs * 2
     }
 
     /// A result without figures yet.

@@ -15,8 +15,6 @@ pub struct BenchParts {
     pub guest: Parts,
     pub plugin: PathBuf,
     pub plugin_hash: String,
-    /// Machines besides the first.
-    pub also: usize,
     /// Complete configuration of the simulator, TOML.
     pub config: String,
     /// Disk image of each workload that has one.
@@ -115,7 +113,6 @@ pub fn build(ctx: &Ctx, workloads: &[Workload], config: &str) -> Result<BenchPar
         },
         plugin,
         plugin_hash,
-        also: fpt_walksim_model::config::parse(config).map_or(0, |c| c.also.len()),
         config: config.to_string(),
         images,
         commit: commit(ctx),
