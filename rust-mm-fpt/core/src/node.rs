@@ -118,8 +118,8 @@ pub trait NodeMem {
     /// Undoes [`NodeMem::account`].
     fn unaccount(&mut self, kind: NodeKind);
 
-    /// Was a bad entry seen in this address space (a bad PTE report, a `*_clear_bad`)? Its nodes
-    /// are then never recycled.
+    /// Was a bad entry seen in this address space, or in any (a bad PTE report, a `*_clear_bad`)? Its
+    /// nodes are then never recycled, and it takes none that were.
     fn tainted(&self) -> bool;
 }
 
@@ -266,11 +266,17 @@ where
     result
 }
 
-fn prepare<O: NodeAlloc>(ops: &mut O, kind: NodeKind) -> Result<Prepared<O::Block>, Fallback> {
-    if let Some(block) = ops.take_pooled(kind) {
-        ops.count(Counter::kind(kind, KindCounter::PoolHits), 1);
-        ops.count(Counter::kind(kind, KindCounter::PoolNodes), -1);
-        return Ok(Prepared { kind, block });
+fn prepare<O>(ops: &mut O, kind: NodeKind) -> Result<Prepared<O::Block>, Fallback>
+where
+    O: NodeAlloc + NodeMem,
+{
+    // What was pooled before a bad entry was seen may not be empty either: it waits to be drained.
+    if !ops.tainted() {
+        if let Some(block) = ops.take_pooled(kind) {
+            ops.count(Counter::kind(kind, KindCounter::PoolHits), 1);
+            ops.count(Counter::kind(kind, KindCounter::PoolNodes), -1);
+            return Ok(Prepared { kind, block });
+        }
     }
     let block = match ops.alloc(kind) {
         Some(block) => block,

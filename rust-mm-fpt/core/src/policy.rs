@@ -63,8 +63,9 @@ pub struct SpanFacts {
     pub min_span: u64,
     /// Size of the address space in bytes (`mm->total_vm` pages times 4096).
     pub mm_total_vm: u64,
-    /// A VMA in the span wants huge leaves there: hugetlb, MADV_HUGEPAGE, or THP=always and
-    /// eligible. Merged L2+L1 nodes cannot hold a 2 MiB leaf, merged L3+L2 nodes no 1 GiB leaf.
+    /// Huge leaves are wanted there: the address space maps hugetlb pages, or a VMA in the span has
+    /// MADV_HUGEPAGE, or THP=always and is eligible. Merged L2+L1 nodes cannot hold a 2 MiB leaf,
+    /// merged L3+L2 nodes no 1 GiB leaf.
     pub vma_excluded: bool,
     /// Flattened nodes that this address space has.
     pub mm_flat_nodes: u64,

@@ -340,6 +340,28 @@ fn a_dirty_node_is_seen_and_not_pooled() {
     h.world.check_empty();
 }
 
+/// After a bad entry was seen nothing comes out of the pools, whatever is in them.
+#[test]
+fn what_was_pooled_before_a_taint_is_not_used() {
+    let hits = |h: &Harness| {
+        h.world
+            .counter(Counter::kind(NodeKind::Bottom, KindCounter::PoolHits))
+    };
+    for taint in [false, true] {
+        let mut h = Harness::new(World::default(), Mode::L4L3L2L1).unwrap();
+        h.step(Op::Map(Place(0, 0, 0, 0), 1));
+        h.step(Op::Unmap(Place(0, 0, 0, 0), Place(0, 1, 0, 0)));
+        assert_eq!(h.world.pool(NodeKind::Bottom).len(), 1);
+        if taint {
+            h.step(Op::Taint);
+        }
+        h.step(Op::Map(Place(0, 0, 0, 0), 1));
+        assert_eq!(hits(&h), i64::from(!taint));
+        h.compare();
+        h.finish();
+    }
+}
+
 /// The checks of this harness can fail: a table entry changed behind its back is noticed.
 #[test]
 fn a_wrong_entry_is_noticed() {
