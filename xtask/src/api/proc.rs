@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -65,10 +65,6 @@ fn abandon() {
 }
 
 /// End every live job and remove every registered temporary file.
-pub fn end_all() {
-    end(&live());
-}
-
 fn end(live: &Live) {
     for pgid in live.groups.values() {
         signal_group(*pgid, Signal::TERM);
@@ -104,7 +100,12 @@ fn group_alive(pgid: u32) -> bool {
     i32::try_from(pgid)
         .ok()
         .and_then(Pid::from_raw)
-        .is_some_and(|pid| rustix::process::test_kill_process_group(pid).is_ok())
+        .is_some_and(|pid| answers(rustix::process::test_kill_process_group(pid)))
+}
+
+/// Is there a process that signal 0 was sent to? One that may not be signalled is there, too.
+fn answers(sent: rustix::io::Result<()>) -> bool {
+    matches!(sent, Ok(()) | Err(rustix::io::Errno::PERM))
 }
 
 /// A file or folder that is removed when the tool is interrupted.
@@ -367,11 +368,14 @@ impl Cmd {
 
     /// Run with all output to the stage's window and to the end of `log`.
     pub fn run_logged(&self, stage: &Stage, log: &Path) -> Result<()> {
+        // The log may hold what earlier commands said, and why they failed.
+        let before = log.metadata().map_or(0, |m| m.len());
         let status = self.run_logged_status(stage, log)?;
         if status.success() {
             return Ok(());
         }
-        if std::fs::read_to_string(log).is_ok_and(|t| t.contains("No space left on device")) {
+        let said = text_from(log, before).unwrap_or_default();
+        if said.contains("No space left on device") {
             return Err(Fail::infra(
                 format!("'{}' failed", self.program()),
                 "the disk is full",
@@ -490,6 +494,15 @@ impl Drop for Job {
     }
 }
 
+/// The file from this offset to its end.
+fn text_from(path: &Path, offset: u64) -> std::io::Result<String> {
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::Start(offset))?;
+    let mut raw = Vec::new();
+    file.read_to_end(&mut raw)?;
+    Ok(String::from_utf8_lossy(&raw).into_owned())
+}
+
 /// `exit code 2` or `signal 9`.
 pub fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
@@ -507,4 +520,31 @@ pub fn quote(word: &OsStr) -> String {
         return text.into_owned();
     }
     format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_its_own_lines_say_that_the_disk_is_full() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let log = dir.path().join("x.log");
+        std::fs::write(&log, b"cc: \xff No space left on device\n").expect("written");
+        let stage = super::super::Ui::quiet().stage("x");
+        let why = |line: &str| {
+            let cmd = Cmd::new("sh").args(["-c", line]);
+            let err = cmd.run_logged(&stage, &log).expect_err("it failed");
+            super::super::fail::report(&err).0
+        };
+        assert!(!why("exit 3").contains("disk is full"));
+        assert!(why("echo No space left on device; exit 3").contains("disk is full"));
+    }
+
+    #[test]
+    fn who_may_not_be_signalled_is_alive() {
+        assert!(answers(Ok(())));
+        assert!(answers(Err(rustix::io::Errno::PERM)));
+        assert!(!answers(Err(rustix::io::Errno::SRCH)));
+    }
 }
