@@ -120,7 +120,7 @@ fn run(cli: Cli) -> Result<i32> {
         Command::BuildQemu(args) => build::qemu_main(&ctx, args),
         Command::BuildKernel(args) => build::kernel_main(&ctx, args),
         Command::BuildSelftests => {
-            let dir = build::tree_selftests(&ctx)?;
+            let dir = build::kselftests(&ctx)?;
             if !ctx.dry_run {
                 println!("{}", dir.display());
             }

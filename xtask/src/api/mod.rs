@@ -18,6 +18,11 @@ pub use ui::{Stage, Ui};
 
 pub type Result<T, E = anyhow::Error> = std::result::Result<T, E>;
 
+/// What the mutex holds, also if a thread that held it panicked.
+pub fn locked<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
 /// One invocation of the tool.
 #[derive(Clone, Debug)]
 pub struct Ctx {

@@ -75,10 +75,6 @@ impl Ui {
         self.inner.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    pub fn is_tty(&self) -> bool {
-        self.screen().tty
-    }
-
     /// A line for the person.
     pub fn info(&self, text: &str) {
         self.screen().print(text);

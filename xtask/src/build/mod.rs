@@ -20,7 +20,7 @@ use crate::doctor;
 pub use compare::compare_off;
 pub use kernel::{kernel, kernel_with, main as kernel_main, objects, KernelArgs};
 pub use qemu::{main as qemu_main, qemu, QemuArgs};
-pub use selftests::{kselftests, tree_selftests};
+pub use selftests::kselftests;
 pub use toolchain::{Compiler, Toolchain};
 
 /// Which kernel.

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 
 use super::artefact::{self, Meta};
 use super::toolchain::clean_env;
-use super::{kernel, Compiler, Kernel, Profile};
+use super::{kernel, Compiler, Profile};
 use crate::api::{hash, Cmd, Ctx, Fail, Result};
 use crate::doctor;
 use crate::patch::{self, Queue};
@@ -23,14 +23,8 @@ const UPSTREAM: [(&[&str], &[&str]); 2] = [
 ];
 const OURS: &str = "fpt";
 
-/// Build them from the tree that `kernel` was built from; a folder with one sub-folder per
-/// target.
-pub fn kselftests(ctx: &Ctx, _kernel: &Kernel) -> Result<PathBuf> {
-    tree_selftests(ctx)
-}
-
-/// Build them from this checkout's patched tree.
-pub fn tree_selftests(ctx: &Ctx) -> Result<PathBuf> {
+/// Build them from this checkout's patched tree; a folder with one sub-folder per target.
+pub fn kselftests(ctx: &Ctx) -> Result<PathBuf> {
     doctor::require(ctx, doctor::For::Selftests)?;
     let source = sources::ensure(ctx, Project::Linux)?;
     let gcc = ctx.read(&clean_env(Cmd::new("gcc")).arg("--version"))?;

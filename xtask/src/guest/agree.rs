@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -26,7 +26,7 @@ use super::rundir::{self, RunDir};
 use super::selftest::{check_mode, print_failures};
 use super::vm::Guest;
 use super::walk::{self, End, Walk};
-use crate::api::{code, fail, store, Cmd, Ctx, Fail, Mode, Result};
+use crate::api::{code, fail, locked, store, Cmd, Ctx, Fail, Mode, Result};
 use crate::build::{self, Profile};
 
 #[derive(clap::Args, Debug)]
@@ -811,7 +811,7 @@ pub fn cases(ctx: &Ctx, run: &RunDir, parts: &Parts, modes: &[String]) -> Result
     std::thread::scope(|scope| {
         for _ in 0..2.min(modes.len()) {
             scope.spawn(|| loop {
-                let mode = lock(&next).next();
+                let mode = locked(&next).next();
                 let Some(mode) = mode else { return };
                 let start = Instant::now();
                 let result = one(ctx, run, parts, &look, mode);
@@ -821,7 +821,7 @@ pub fn cases(ctx: &Ctx, run: &RunDir, parts: &Parts, modes: &[String]) -> Result
                     Ok(Err(why)) => Case::failed("agree", mode, why, ms),
                     Err(err) => Case::failed("agree", mode, fail::report(&err).0, ms),
                 };
-                lock(&done).insert(mode.clone(), case);
+                locked(&done).insert(mode.clone(), case);
             });
         }
     });
@@ -831,10 +831,6 @@ pub fn cases(ctx: &Ctx, run: &RunDir, parts: &Parts, modes: &[String]) -> Result
         .iter()
         .map(|m| done.remove(m).unwrap_or_else(|| missing(m)))
         .collect())
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {

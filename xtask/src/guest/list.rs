@@ -55,8 +55,6 @@ pub struct Program {
     pub ignore_lines: Vec<String>,
     #[serde(default)]
     pub reason: String,
-    #[serde(default)]
-    pub mem: String,
 }
 
 impl Program {

@@ -23,7 +23,7 @@ use super::results::{Case, Outcome, Report};
 use super::rundir::{self, RunDir};
 use super::tap::{self, Status};
 use super::vm::{self, Guest};
-use crate::api::{code, fail, Ctx, Fail, Mode, Result};
+use crate::api::{code, fail, locked, Ctx, Fail, Mode, Result};
 use crate::build::{self, Profile};
 
 /// Guests that may die in one mode before the mode is given up.
@@ -139,7 +139,7 @@ pub fn build_parts(ctx: &Ctx, kernel: build::Kernel) -> Result<Parts> {
     let tests = match std::env::var_os("FPT_KSELFTESTS") {
         Some(dir) => dir.into(),
         None if std::env::var_os("FPT_INITRD").is_some() => std::path::PathBuf::new(),
-        None => build::kselftests(ctx, &kernel)?,
+        None => build::kselftests(ctx)?,
     };
     let image = parts::image(ctx, |tree| {
         tree.folder("selftests", &tests)?;
@@ -428,10 +428,10 @@ impl Suite<'_> {
         std::thread::scope(|scope| {
             for _ in 0..2.min(names.len()) {
                 scope.spawn(|| loop {
-                    let name = lock(&next).next();
+                    let name = locked(&next).next();
                     let Some(name) = name else { return };
                     let result = self.mode(name, name, self.programs, self.plan.repeat);
-                    lock(&done).insert(name.clone(), result);
+                    locked(&done).insert(name.clone(), result);
                 });
             }
         });
@@ -727,10 +727,6 @@ impl Suite<'_> {
         guest.shell("fpt-prep save")?;
         Ok(guest)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 fn plain_case(mode: &str, program: &Program, seen: &Seen) -> Case {

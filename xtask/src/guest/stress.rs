@@ -22,7 +22,7 @@ use super::rundir::{self, RunDir};
 use super::selftest::{self, check_mode, Plan};
 use super::vm::{self, Exit, Guest};
 use crate::api::fail::did_you_mean;
-use crate::api::{code, fail, store, Ctx, Fail, Mode, Result};
+use crate::api::{code, fail, locked, store, Ctx, Fail, Mode, Result};
 use crate::build::Profile;
 use crate::image;
 
@@ -510,7 +510,7 @@ impl Stress {
         std::thread::scope(|scope| {
             for _ in 0..2.min(modes.len()) {
                 scope.spawn(|| loop {
-                    let Some(mode) = lock(&next).next() else {
+                    let Some(mode) = locked(&next).next() else {
                         return;
                     };
                     let mode = mode.as_str();
@@ -524,7 +524,7 @@ impl Stress {
                     };
                     // Before the lock: the other guest must not wait for this one.
                     let result = guest.whole(&self.spec(parts, disk, mode));
-                    lock(&done).insert(mode.to_string(), result);
+                    locked(&done).insert(mode.to_string(), result);
                 });
             }
         });
@@ -642,10 +642,6 @@ const LEFT: [&str; 5] = [
     "others_bytes",
     "others_kb",
 ];
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|e| e.into_inner())
-}
 
 /// Kinds of nodes that a mode has.
 fn kinds(mode: &str) -> &'static [&'static str] {

@@ -10,7 +10,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{channel, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -20,7 +20,7 @@ use super::console::{self, Allow, Splat};
 use super::qemu::{Program, Spec};
 use super::rundir::{Log, RunDir};
 use crate::api::proc::{self, Io, Job, RemoveOnExit};
-use crate::api::{code, Ctx, Fail, Result, Stage};
+use crate::api::{code, locked, Ctx, Fail, Result, Stage};
 
 /// Without a sign of life for so long (init sends one every few seconds) a guest has hung.
 pub const SILENCE: Duration = Duration::from_secs(90);
@@ -103,10 +103,6 @@ pub struct Guest {
     // Last: sockets go when QEMU has gone.
     _guard: RemoveOnExit,
     _dir: tempfile::TempDir,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 /// Was this error the guest's own end (a crash, or a hang)?
