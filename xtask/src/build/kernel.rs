@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::artefact::{self, Meta};
 use super::{compare, config, hot, toolchain, Compiler, Kernel, Profile, Toolchain};
-use crate::api::{hash, Ctx, Fail, Mode, Result};
+use crate::api::{hash, proc, Ctx, Fail, Mode, Result};
 use crate::doctor;
 use crate::patch::{self, Queue};
 use crate::sources::{self, git, Project, Source};
@@ -65,13 +65,27 @@ pub fn main(ctx: &Ctx, args: KernelArgs) -> Result<i32> {
         println!("{}", kernel.vmlinux.display());
         if let Some(mode) = mode {
             ctx.ui.info(&format!(
-                "Linux {} ({}); boot it with: cargo xtask run --mode {mode}",
+                "Linux {} ({}); boot it with: {}",
                 kernel.version,
-                hash::short(&kernel.hash)
+                hash::short(&kernel.hash),
+                boot_line(&kernel.vmlinux, args.profile, compiler, mode.as_str())
             ));
         }
     }
     Ok(0)
+}
+
+/// The command that boots this kernel; `run` by itself builds with clang.
+fn boot_line(vmlinux: &Path, profile: Profile, compiler: Compiler, mode: &str) -> String {
+    let file = match compiler {
+        Compiler::Llvm => String::new(),
+        Compiler::Gcc => format!("FPT_VMLINUX={} ", proc::quote(vmlinux.as_os_str())),
+    };
+    let profile = match profile {
+        Profile::Fpt => String::new(),
+        other => format!(" --profile {}", other.name()),
+    };
+    format!("{file}cargo xtask run --mode {mode}{profile}")
 }
 
 /// Build with clang, or return what was built from the same inputs.
