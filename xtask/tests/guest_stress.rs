@@ -114,6 +114,7 @@ fn each_thing_that_is_left_or_wrong_is_red() {
         ("tainted", "no node came back dirty"),
         ("warn", "WARNING: CPU: 0"),
         ("no-injection", "0 injected"),
+        ("no-demotion", "demote was at work"),
         ("stressor-fails", "b: wrong contents"),
         ("killed", "not for want of memory"),
         ("panic", "the guest lives to the end"),

@@ -198,6 +198,9 @@ impl Fake {
             }
             ["fpt-stress", rest @ ..] if !rest.contains(&"--timeout") => {
                 let said = match rest {
+                    ["ready", "demote"] if self.what == "no-demotion" => {
+                        "kernel without demotion\n"
+                    }
                     ["ready", "hotplug"] => "kernel without MEMORY_HOTPLUG\n",
                     ["ready", _] => "ok\n",
                     [.., "vm?"] => "class 'vm' stressors: a b c d e f g h i j watchdog\n",
