@@ -192,7 +192,8 @@ impl Count {
             // A second CPU's work would be counted in.
             smp: 1,
             mem: "3G".into(),
-            append: ["quiet", "norandmaps"]
+            // As quiet as can be without hiding a warning, which is to be seen.
+            append: ["loglevel=5", "norandmaps"]
                 .iter()
                 .take(1 + usize::from(self.in_place))
                 .map(ToString::to_string)
@@ -298,7 +299,7 @@ impl Count {
                 "see the console log",
             ));
         }
-        guest.quit()?;
+        guest.quit_clean()?;
         let text = std::fs::read_to_string(&out)
             .with_context(|| format!("cannot read {}", out.display()))?;
         let regions = collect(&list, &text, self.runs).map_err(|why| {

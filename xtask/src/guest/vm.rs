@@ -727,6 +727,19 @@ impl Guest {
         Ok(())
     }
 
+    /// Ends the guest and refuses one that warned.
+    pub fn quit_clean(&mut self) -> Result<()> {
+        self.quit()?;
+        match self.splats(&[]).first() {
+            None => Ok(()),
+            Some(splat) => Err(Fail::test(
+                "the kernel warned",
+                splat.line.clone(),
+                format!("its console: {}", self.console_path),
+            )),
+        }
+    }
+
     /// Console lines so far.
     pub fn console(&self) -> Vec<String> {
         locked(&self.lines).clone()

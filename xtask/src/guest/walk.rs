@@ -204,6 +204,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
                 target,
                 walk,
             });
+            guest.quit_clean()?;
         }
         let text = serde_json::to_string_pretty(&sides)?;
         store::write_atomic(&run.path.join("walk.json"), text.as_bytes())?;
@@ -251,6 +252,7 @@ pub fn test(ctx: &Ctx, run: &RunDir, parts: &Parts, mode: &str, huge: bool) -> R
     guest.wait_ready(None)?;
     check_mode(&mut guest, mode)?;
     let (target, walk) = look(&mut guest, None, huge)?;
+    guest.quit_clean()?;
     check(
         &Side {
             mode: mode.to_string(),
