@@ -2,6 +2,7 @@
 //! `cargo xtask test`: everything that CI runs, stage by stage. A stage that cannot run is a failure that says
 //! so; nothing is left out silently.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -185,21 +186,27 @@ struct Tests<'a> {
 
 /// The objects on the hot paths hold no call to a hook that should have been inlined.
 fn hot_hooks(ctx: &Ctx) -> Case {
-    let name = "no call to a Rust hook on the hot paths";
-    let report = parts::kernel(ctx, Profile::Fpt).and_then(|k| {
+    hot_case(parts::kernel(ctx, Profile::Fpt).and_then(|k| {
         let file = k.vmlinux.with_file_name(build::hot::FILE);
-        Ok(std::fs::read_to_string(file)?)
-    });
-    match report {
-        Err(_) => Case::skipped(
-            "build",
-            name,
-            "the kernel was built without the hooks' bitcode (gcc, or clang and rustc of different LLVMs)",
-        ),
-        Ok(text) => match build::hot::problems(&text) {
-            none if none.is_empty() => Case::passed("build", name, 0),
-            some => Case::failed("build", name, some.join("; "), 0),
-        },
+        match std::fs::read_to_string(&file) {
+            Ok(text) => Ok(text),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(Fail::test(
+                "the kernel was built without the hooks' bitcode: each hook is a call",
+                "clang and rustc are built on different LLVMs, or this kernel is another's (FPT_VMLINUX)",
+                "`cargo xtask doctor` names the compilers that belong together; install them and build again",
+            )),
+            Err(e) => Err(anyhow::Error::new(e).context(format!("cannot read {}", file.display()))),
+        }
+    }))
+}
+
+/// The verdict on what the build noted of these objects; nothing noted is no pass.
+fn hot_case(report: Result<String>) -> Case {
+    let name = "no call to a Rust hook on the hot paths";
+    match report.map(|text| build::hot::problems(&text)) {
+        Err(err) => Case::failed("build", name, fail::report(&err).0, 0),
+        Ok(none) if none.is_empty() => Case::passed("build", name, 0),
+        Ok(some) => Case::failed("build", name, some.join("; "), 0),
     }
 }
 
@@ -251,6 +258,8 @@ impl Tests<'_> {
                 "--manifest-path",
             ])
             .arg(self.ctx.root.join("Cargo.toml"))
+            // A test that could not run says so on its own output.
+            .args(["--", "--show-output"])
             .env("CARGO_TERM_COLOR", "never");
         // The tests choose their own files; and this run's jobserver or target is not theirs.
         for name in [
@@ -530,7 +539,7 @@ impl Tests<'_> {
                 )?;
                 check_mode(&mut guest, mode.as_str())?;
                 let boot = guest.boot.clone();
-                end(&mut guest)?;
+                guest.quit_clean()?;
                 run.set(&format!("boot_seconds_{mode}"), boot.wall.as_secs_f64());
                 Ok(format!(
                     "{:.2} s to init, {}",
@@ -559,7 +568,7 @@ impl Tests<'_> {
                     "",
                 )
             })?;
-            end(&mut guest)?;
+            guest.quit_clean()?;
             Ok(tap::strip_time(&line).to_string())
         }));
         cases.push(case("boot", "a crashing guest is noticed", || {
@@ -611,6 +620,7 @@ impl Tests<'_> {
         for mode in &modes {
             cases.extend(self.kunit_in(mode.as_str())?);
         }
+        cases.extend(never_run(&cases));
         Ok(cases)
     }
 
@@ -773,17 +783,17 @@ impl Tests<'_> {
     }
 }
 
-/// Ends a guest and refuses one that warned.
-fn end(guest: &mut Guest) -> Result<()> {
-    guest.quit()?;
-    match guest.splats(&[]).first() {
-        None => Ok(()),
-        Some(splat) => Err(Fail::test(
-            "the kernel warned",
-            splat.line.clone(),
-            "see the console log",
-        )),
+/// KUnit cases that every mode skips: nobody runs them, which is a failure.
+fn never_run(cases: &[Case]) -> Vec<Case> {
+    let mut all = BTreeMap::<&str, bool>::new();
+    for case in cases {
+        let skipped = all.entry(&case.name).or_insert(true);
+        *skipped &= case.outcome == Outcome::Skipped;
     }
+    all.into_iter()
+        .filter(|(_, skipped)| *skipped)
+        .map(|(name, _)| Case::failed("kunit", name, "it was skipped in every mode", 0))
+        .collect()
 }
 
 fn case(suite: &str, name: &str, body: impl FnOnce() -> Result<String>) -> Case {
@@ -801,10 +811,16 @@ fn tail(text: &str) -> String {
     lines[lines.len().saturating_sub(25)..].join("\n")
 }
 
-/// One case for each `test NAME ... ok` of libtest, grouped by the binary that ran it.
+/// With one of these a line of a test's output begins that says why the test did nothing.
+const NOT_RUN: [&str; 2] = ["not run: ", "skipped: "];
+
+/// One case for each `test NAME ... ok` of libtest, grouped by the binary that ran it. A test that says it did not
+/// run is a skip, whatever libtest calls it.
 fn cargo_cases(text: &str) -> Vec<Case> {
     let mut suite = String::from("host");
-    let mut cases = Vec::new();
+    let mut cases: Vec<Case> = Vec::new();
+    // Whose output follows.
+    let mut speaker = String::new();
     for line in text.lines() {
         let line = line.trim();
         if let Some(rest) = line.strip_prefix("Running ") {
@@ -815,8 +831,22 @@ fn cargo_cases(text: &str) -> Vec<Case> {
                 .unwrap_or_default();
             let name = name.to_string_lossy();
             suite = format!("host {}", name.rsplit_once('-').map_or(&*name, |(n, _)| n));
+            speaker.clear();
         } else if let Some(krate) = line.strip_prefix("Doc-tests ") {
             suite = format!("host {krate} doc");
+            speaker.clear();
+        } else if let Some(name) = line
+            .strip_prefix("---- ")
+            .and_then(|r| r.strip_suffix(" stdout ----"))
+        {
+            speaker = name.to_string();
+        } else if let Some(why) = NOT_RUN.iter().find_map(|m| line.strip_prefix(m)) {
+            let fits = |c: &&mut Case| {
+                c.suite == suite && c.name == speaker && c.outcome == Outcome::Passed
+            };
+            if let Some(case) = cases.iter_mut().rev().find(fits) {
+                *case = Case::skipped(&suite, &speaker, why);
+            }
         } else if let Some((name, word)) = line
             .strip_prefix("test ")
             .and_then(|r| r.rsplit_once(" ... "))
@@ -837,6 +867,51 @@ fn cargo_cases(text: &str) -> Vec<Case> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_case_that_every_mode_skips_is_red() {
+        let cases = [
+            Case::skipped("kunit/radix", "fpt/a", ""),
+            Case::passed("kunit/l3l2", "fpt/a", 0),
+            Case::skipped("kunit/radix", "fpt/b", ""),
+            Case::skipped("kunit/l3l2", "fpt/b", ""),
+        ];
+        let red = never_run(&cases);
+        assert_eq!(red.len(), 1);
+        assert_eq!(red[0].name, "fpt/b");
+        assert_eq!(red[0].outcome, Outcome::Failed);
+    }
+
+    #[test]
+    fn hooks_that_nobody_looked_at_are_red() {
+        let good: String = build::hot::OBJECTS.map(|o| format!("{o}\n")).concat();
+        assert_eq!(hot_case(Ok(good)).outcome, Outcome::Passed);
+        for bad in [Ok(String::new()), Err(Fail::test("no bitcode", "", ""))] {
+            assert_eq!(hot_case(bad).outcome, Outcome::Failed);
+        }
+    }
+
+    #[test]
+    fn a_test_that_did_not_run_is_a_skip() {
+        let cases = cargo_cases(
+            "     Running tests/x.rs (target/debug/deps/x-0123)\ntest a ... ok\ntest b ... ok\n\n\
+             successes:\n\n---- a stdout ----\nnot run: no browser here\n\n---- b stdout ----\nit is not run: no\n\n\
+             successes:\n    a\n    b\n\ntest result: ok. 2 passed\n\
+                  Running tests/y.rs (target/debug/deps/y-0123)\ntest a ... ok\nskipped: of nobody\n",
+        );
+        let list: Vec<_> = cases
+            .iter()
+            .map(|c| (c.name.as_str(), c.outcome, c.detail.as_str()))
+            .collect();
+        assert_eq!(
+            list,
+            [
+                ("a", Outcome::Skipped, "no browser here"),
+                ("b", Outcome::Passed, ""),
+                ("a", Outcome::Passed, "")
+            ]
+        );
+    }
 
     #[test]
     fn libtest_output() {
