@@ -293,7 +293,15 @@ pub fn judge(program: &Program, exit: &vm::Exit, stdout: &str, stderr: &str) -> 
             .map(str::trim)
             .filter(|l| program.cases.iter().any(|c| l.starts_with(c.as_str())))
         {
-            let (name, outcome) = line.split_once("...").unwrap_or((line, ""));
+            // A result comes before its name in TAP, and a failure is the same case as a success.
+            let plain = line.replace("# SKIP ", "");
+            let (name, outcome) = match (plain.strip_prefix("ok "), plain.strip_prefix("not ok ")) {
+                (Some(name), _) if line.contains("# SKIP") => (name, "skip"),
+                (Some(name), _) => (name, "ok"),
+                (_, Some(name)) => (name, "failed"),
+                _ if line.starts_with("[FAIL]") => (line, "failed"),
+                _ => line.split_once("...").unwrap_or((line, "")),
+            };
             // Some print a dot for each turn of waiting: that is time, not outcome.
             let outcome = outcome.trim_start_matches(['.', ' ']);
             let low = outcome.to_ascii_lowercase();
@@ -775,18 +783,37 @@ pub fn check_mode(guest: &mut Guest, mode: &str) -> Result<()> {
 type Table = BTreeMap<String, (Outcomes, Outcomes)>;
 type Outcomes = BTreeSet<(String, Status)>;
 
-/// Did the program end well each time in the mode?
+fn all(set: &Outcomes, status: &[Status]) -> bool {
+    !set.is_empty() && set.iter().all(|s| status.contains(&s.1))
+}
+
+/// Does the program sometimes fail in radix, and never in the mode?
 fn always_good(table: &Table) -> bool {
-    let exit = table.get("exit").map(|(_, mode)| mode);
-    exit.is_some_and(|set| !set.is_empty() && set.iter().all(|s| s.1 == Status::Pass))
+    let Some((radix, mode)) = table.get("exit") else {
+        return false;
+    };
+    all(mode, &[Status::Pass]) && !all(radix, &[Status::Pass])
+}
+
+/// A program that ended well in the mode each time, and not in radix, has had luck there if the mode's results are
+/// what radix' are too when it ends well: passes that radix has as well, skips that radix may not have come to, and
+/// no sign of failures that radix sometimes has.
+fn luckier(radix: &Outcomes, mode: &Outcomes) -> bool {
+    let not_come_to = || {
+        let there = radix.iter().filter(|s| s.1 != Status::Absent);
+        there.cloned().collect::<Outcomes>() == *mode
+    };
+    (all(mode, &[Status::Pass, Status::Xfail]) && mode.is_subset(radix))
+        || (all(mode, &[Status::Skip]) && not_come_to())
+        || (all(mode, &[Status::Absent]) && all(radix, &[Status::Fail, Status::Absent]))
 }
 
 /// Is this case a difference? Our own programs may skip in radix what only flattened tables can do. And a program that
 /// sometimes fails in radix need not fail in a mode, where it was always `good`.
 fn differ_in(program: &Program, radix: &Outcomes, mode: &Outcomes, good: bool) -> bool {
-    let luckier = good && mode.is_subset(radix);
-    let all = |set: &Outcomes, status| set.iter().all(|s| s.1 == status);
-    let only_flat = program.dir == "fpt" && all(radix, Status::Skip) && all(mode, Status::Pass);
+    let luckier = good && luckier(radix, mode);
+    let only_flat =
+        program.dir == "fpt" && all(radix, &[Status::Skip]) && all(mode, &[Status::Pass]);
     program.compare && radix != mode && !only_flat && !luckier
 }
 
@@ -930,21 +957,59 @@ mod tests {
         let set = |list: &[&str]| -> Outcomes {
             let one = |s: &&str| match *s {
                 "fail" => ((*s).to_string(), Status::Fail),
+                "skip" => ((*s).to_string(), Status::Skip),
+                "absent" => ((*s).to_string(), Status::Absent),
                 _ => ((*s).to_string(), Status::Pass),
             };
             list.iter().map(one).collect()
         };
         let (both, pass, fail) = (set(&["fail", "pass"]), set(&["pass"]), set(&["fail"]));
-        let good = |mode: &Outcomes| {
-            always_good(&[("exit".to_string(), (both.clone(), mode.clone()))].into())
+        let good = |radix: &Outcomes, mode: &Outcomes| {
+            always_good(&[("exit".to_string(), (radix.clone(), mode.clone()))].into())
         };
-        assert!(good(&pass) && !good(&both) && !good(&fail) && !good(&set(&[])));
+        assert!(good(&both, &pass) && good(&fail, &pass) && !good(&pass, &pass));
+        assert!(!good(&both, &both) && !good(&both, &fail) && !good(&both, &set(&[])));
         let p = program(true);
         assert!(!differ_in(&p, &both, &pass, true));
         assert!(differ_in(&p, &both, &pass, false));
         assert!(differ_in(&p, &both, &fail, false));
         assert!(differ_in(&p, &pass, &both, false));
         assert!(differ_in(&p, &pass, &set(&["skip"]), true));
+        let differs = |radix: &[&str], mode: &[&str]| differ_in(&p, &set(radix), &set(mode), true);
+        // What the mode skips or has not, radix at times passes.
+        assert!(differs(&["pass", "skip"], &["skip"]));
+        assert!(differs(&["pass", "absent"], &["absent"]));
+        assert!(differs(&["fail", "absent", "pass"], &["absent"]));
+        assert!(differs(&["fail", "skip"], &["skip"]));
+        assert!(differs(&["fail", "absent"], &["fail"]));
+        // What radix, when it fails, does not come to, or says only then.
+        assert!(!differs(&["pass", "absent"], &["pass"]));
+        assert!(!differs(&["skip", "absent"], &["skip"]));
+        assert!(!differs(&["fail", "absent"], &["absent"]));
+    }
+
+    #[test]
+    fn a_failing_line_is_the_same_case_as_a_passing_one() {
+        let mut program = program(false);
+        program.cases = ["ok ", "not ok ", "["].map(String::from).to_vec();
+        let said = "ok 1 a\nnot ok 2 b\nok 3 # SKIP c\n[OK]\tfine\n[FAIL]\tnot so\n";
+        let ran = judge(&program, &exit(0, 0, false), said, "");
+        let list: Vec<(&str, Status)> = ran
+            .cases
+            .iter()
+            .map(|c| (c.name.as_str(), c.status))
+            .collect();
+        assert_eq!(
+            list,
+            [
+                ("1 a", Status::Pass),
+                ("2 b", Status::Fail),
+                ("3 c", Status::Skip),
+                ("[OK]\tfine", Status::Pass),
+                ("[FAIL]\tnot so", Status::Fail),
+                ("exit", Status::Pass),
+            ]
+        );
     }
 
     #[test]
