@@ -37,6 +37,14 @@ impl Lab {
         }
     }
 
+    /// Whose programs must pass.
+    fn ours() -> Lab {
+        let lab = Lab::new();
+        let list = LIST.replace("dir = 'mm'", "dir = 'fpt'");
+        std::fs::write(lab.path("selftests/list.toml"), list).unwrap();
+        lab
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -306,9 +314,13 @@ fn equal_selftests_are_green() {
         assert!(lab.latest().join(name).is_file(), "{name}");
     }
     lab.is_clean();
-    // What fails in both modes alike is no difference.
-    lab.run(&["selftest", "--mode", "l3l2", "--append", "fake=not-ok"])
-        .is(0, &["10 passed, 0 failed"]);
+    // What fails in both modes alike is no difference, but it is said.
+    let out = lab.run(&["selftest", "--mode", "l3l2", "--append", "fake=not-ok"]);
+    out.is(
+        0,
+        &["2 of the passed cases fail, as in radix: l3l2: mm/one, l3l2: mm/two"],
+    );
+    assert_eq!(out.stdout.lines().last(), Some("10 passed, 0 failed"));
     lab.run(&["selftest", "--mode", "l3l2", "--append", "fake=skip"])
         .is(0, &["8 passed, 0 failed, 2 skipped"]);
 }
@@ -338,6 +350,80 @@ fn each_difference_is_red() {
         out.is(1, &[word, "failed"]);
         lab.is_clean();
     }
+}
+
+#[test]
+fn a_guest_that_dies_is_red_whatever_comes_after() {
+    for what in ["panic-once", "hang-once", "triple-once"] {
+        let lab = Lab::new();
+        let fake = format!("fake={what}");
+        let args = ["selftest", "--mode", "l3l2", "--append", &fake];
+        let out = lab.run(&args);
+        out.is(1, &["console l3l2: a guest died (during mm/one)"]);
+        lab.is_clean();
+        // It was the first time only: the same again is green.
+        lab.run(&args).is(0, &["10 passed, 0 failed"]);
+    }
+    let lab = Lab::new();
+    for (mode, word) in [("l3l2", "console l3l2"), ("radix", "console radix")] {
+        let word = format!("{word}: a guest died (during mm/one)");
+        let args = ["selftest", "--mode", mode, "--append", "fake=triple"];
+        lab.run(&args).is(1, &[&word]);
+    }
+}
+
+#[test]
+fn a_result_that_differed_once_is_told_and_of_ours_red() {
+    let lab = Lab::new();
+    let args = ["selftest", "--mode", "l3l2", "--append", "fake=not-ok-once"];
+    lab.run(&args).is(
+        0,
+        &[
+            "1 programs differed from radix at first and not when run again: l3l2: mm/one",
+            "13 passed, 0 failed",
+        ],
+    );
+    let lab = Lab::ours();
+    lab.run(&args)
+        .is(1, &["l3l2: mm/one: two", "fail or pass", "failed"]);
+    lab.run(&args).is(0, &["10 passed, 0 failed"]);
+}
+
+#[test]
+fn a_program_that_never_ran_to_its_end_is_red_in_both_modes() {
+    let lab = Lab::new();
+    let run = |more: &[&str]| {
+        let mut args = vec!["selftest", "--mode", "l3l2", "--filter", "one"];
+        args.extend(more);
+        lab.run(&args)
+    };
+    run(&["--append", "fake=cannot-start"]).is(
+        1,
+        &[
+            "mm/one: preparation",
+            "it cannot be started",
+            "No such file or directory",
+        ],
+    );
+    run(&["--append", "fake=timeout"]).is(1, &["ran into the limit of 5 s"]);
+    run(&["--append", "fake=timeout", "--patience", "3"]).is(1, &["ran into the limit of 15 s"]);
+    run(&["--patience", "0"]).is(2, &["--patience"]);
+    let needs = |file: &str| {
+        let list = format!("{LIST}needs = ['files:{file}']\n");
+        std::fs::write(lab.path("selftests/list.toml"), list).unwrap();
+        lab.run(&["selftest", "--mode", "l3l2", "--filter", "two"])
+    };
+    needs("/there").is(0, &[]);
+    needs("/missing").is(1, &["mm/two: preparation", "needs /missing"]);
+}
+
+#[test]
+fn mixed_must_have_mixed() {
+    let lab = Lab::new();
+    let args = ["selftest", "--mode", "l3l2", "--mixed", "--append"];
+    let run = |what: &str| lab.run(&[&args[..], &[what]].concat());
+    run("fake=").is(0, &["11 passed, 0 failed"]);
+    run("fake=no-mixing").is(1, &["mixed l3l2", "nothing was mixed"]);
 }
 
 #[test]
@@ -376,12 +462,7 @@ fn a_kernel_warning_is_red_in_any_mode() {
 
 #[test]
 fn our_own_programs_must_pass_in_both_modes() {
-    let lab = Lab::new();
-    std::fs::write(
-        lab.path("selftests/list.toml"),
-        LIST.replace("dir = 'mm'", "dir = 'fpt'"),
-    )
-    .unwrap();
+    let lab = Lab::ours();
     for what in ["fake=not-ok", "fake=no-plan", "fake=timeout"] {
         lab.run(&["selftest", "--mode", "l3l2", "--append", what])
             .is(1, &[]);

@@ -128,6 +128,13 @@ fn main() {
     }
 }
 
+/// Has no other guest of this checkout asked so far?
+fn first_time() -> bool {
+    let pid = std::env::var_os("FAKE_QEMU_PID").expect("the tests set it");
+    let mark = std::path::PathBuf::from(pid).with_extension("once");
+    std::fs::File::create_new(mark).is_ok()
+}
+
 fn panic_lines() {
     say("[    1.000000] BUG: kernel NULL pointer dereference, address: 0000000000000000");
     say("[    1.000001] Kernel panic - not syncing: Fatal exception");
@@ -211,6 +218,10 @@ impl Fake {
                 self.out(id, Stream::Stdout, said);
                 self.exit(id, 0, false);
             }
+            ["test", "-e", file] => {
+                let code = i32::from(file.contains("missing"));
+                self.exit(id, code, false);
+            }
             ["fpt-init", "state"] => {
                 let text = self.state();
                 self.out(id, Stream::Stdout, &text);
@@ -230,6 +241,7 @@ impl Fake {
         } else {
             0
         };
+        let fallbacks = if self.what == "no-mixing" { 7 } else { n };
         let left = if self.what == "no-injection" {
             1000
         } else {
@@ -237,7 +249,7 @@ impl Fake {
         };
         format!(
             "others_kb {}\nothers_root 0\nothers_mid {leak}\nothers_bottom 0\nothers_bytes 0\n\
-             root_installs 0\nmid_installs {n}\nmid_fallbacks {n}\ndemotions {n}\ntainted {}\n\
+             root_installs 0\nmid_installs {n}\nmid_fallbacks {fallbacks}\ndemotions {n}\ntainted {}\n\
              pswpout {n}\noom_kill 0\ninjections_left {left}\n",
             100 + grown,
             i64::from(self.what == "tainted"),
@@ -249,9 +261,11 @@ impl Fake {
         if let Some(mark) = &exec.mark {
             say(&format!("[    2.000000] fpt-init: begin {mark}"));
         }
-        // "-m" at the end: only in modes other than radix.
-        let what = match self.what.strip_suffix("-m") {
+        // "-m" at the end: only in modes other than radix; "-once": there, and only the first time.
+        let once = self.what.strip_suffix("-once");
+        let what = match once.or(self.what.strip_suffix("-m")) {
             Some(_) if self.mode == "radix" => String::new(),
+            Some(_) if once.is_some() && (exec.mark.is_none() || !first_time()) => String::new(),
             Some(what) => what.to_string(),
             None => self.what.clone(),
         };
@@ -276,6 +290,10 @@ impl Fake {
             "no-plan" => tap = tap.replace("1..2\n", ""),
             "short" => tap = tap.replace("ok 2 two\n", ""),
             "timeout" => return self.exit(id, 0, true),
+            "cannot-start" => {
+                self.out(id, Stream::Stderr, "./one: No such file or directory\n");
+                return self.exit(id, 127, false);
+            }
             _ => {}
         }
         match argv {

@@ -53,6 +53,9 @@ pub struct Program {
     pub compare: bool,
     #[serde(default)]
     pub ignore_lines: Vec<String>,
+    /// Cases of a program that must pass which may be skipped in every mode.
+    #[serde(default)]
+    pub may_skip: Vec<String>,
     #[serde(default)]
     pub reason: String,
 }
@@ -115,6 +118,10 @@ pub fn programs(path: &Path) -> Result<Vec<Program>> {
             "unique is for programs with cases"
         } else if !p.ignore_lines.is_empty() && p.reason.is_empty() {
             "ignore_lines needs a reason"
+        } else if !p.may_skip.is_empty() && p.reason.is_empty() {
+            "may_skip needs a reason"
+        } else if !p.may_skip.is_empty() && !p.must_pass() {
+            "may_skip is for programs that must pass"
         } else if let Some(word) = p
             .needs
             .iter()
@@ -197,6 +204,8 @@ mod tests {
             (format!("{GOOD}timeot=3\n"), "timeot"),
             (format!("{GOOD}ignore_lines=['x']\n"), "reason"),
             (format!("{GOOD}needs=['swp']\n"), "swp"),
+            (format!("{GOOD}may_skip=['x']\ncompare=false\n"), "reason"),
+            (format!("{GOOD}may_skip=['x']\nreason='x'\n"), "must pass"),
             (format!("{GOOD}unique=true\n"), "unique"),
             (format!("{GOOD}figures=true\ncompare=false\n"), "figures"),
             (GOOD.replace("60", "0"), "timeout_s"),

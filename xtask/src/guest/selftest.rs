@@ -33,6 +33,15 @@ const RERUNS: usize = 3;
 const RADIX: &str = "radix";
 /// A case of this name stands for a test that could not even start: red, in both modes too.
 const PREPARE: &str = "preparation";
+/// So begins the outcome of a program that did not end in time: red, in both modes too, for nobody knows what
+/// would have come after it.
+const LIMIT: &str = "ran into the limit";
+/// A case of this name stands for results that differed until they were looked at again.
+const AT_FIRST: &str = "differed at first";
+/// So begins the remark of a case that fails in the mode as it does in radix.
+const ALIKE: &str = "fails as in radix: ";
+/// The group of cases that no single mode answers for.
+const EVERY: &str = "every mode";
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -64,11 +73,17 @@ pub struct Args {
     /// mix; PERCENT is 50 if it is left out
     #[arg(long, value_name = "PERCENT", num_args = 0..=1, default_missing_value = "50", value_parser = clap::value_parser!(u32).range(1..=100))]
     mixed: Option<u32>,
+    /// Multiply the programs' time limits: for slow kernels (debug, kasan) and busy hosts
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    patience: u64,
 }
 
 pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
     let all = list::programs(&ctx.root.join("selftests/list.toml"))?;
-    let programs = list::select(all, &args.filter)?;
+    let mut programs = list::select(all, &args.filter)?;
+    for program in &mut programs {
+        program.timeout_s = program.timeout_s.saturating_mul(args.patience);
+    }
     if args.list {
         for p in &programs {
             say!("\n", "{}  ({} s at most)", p.name, p.timeout_s);
@@ -116,10 +131,12 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
             plan: &plan,
             programs: &programs,
             allow: &allow,
+            all_modes: false,
         };
         let report = suite.compare(std::slice::from_ref(&mode))?;
         run.results(&report)?;
         print_failures(ctx, &report);
+        print_remarks(ctx, &report);
         Ok(report.conclude())
     })
 }
@@ -130,6 +147,31 @@ pub fn print_failures(ctx: &Ctx, report: &Report) {
         for line in case.detail.lines().take(30) {
             ctx.ui.info(&format!("    | {line}"));
         }
+    }
+}
+
+/// What is green and worth a look: cases that fail everywhere, and results that were not always the same.
+pub fn print_remarks(ctx: &Ctx, report: &Report) {
+    let names = |cases: &[&Case]| {
+        let names: BTreeSet<&str> = cases.iter().map(|c| c.suite.as_str()).collect();
+        names.into_iter().collect::<Vec<_>>().join(", ")
+    };
+    let passed = || report.cases.iter().filter(|c| c.outcome == Outcome::Passed);
+    let alike: Vec<&Case> = passed().filter(|c| c.detail.starts_with(ALIKE)).collect();
+    if !alike.is_empty() {
+        ctx.ui.info(&format!(
+            "{} of the passed cases fail, as in radix: {}",
+            alike.len(),
+            names(&alike)
+        ));
+    }
+    let first: Vec<&Case> = passed().filter(|c| c.name == AT_FIRST).collect();
+    if !first.is_empty() {
+        ctx.ui.info(&format!(
+            "{} programs differed from radix at first and not when run again: {}",
+            first.len(),
+            names(&first)
+        ));
     }
 }
 
@@ -145,7 +187,7 @@ pub fn build_parts(ctx: &Ctx, kernel: build::Kernel) -> Result<Parts> {
         tree.folder("selftests", &tests)?;
         tree.text("bin/fpt-prep", 0o755, include_str!("prep.sh"));
         tree.text("bin/fpt-stress", 0o755, include_str!("stress.sh"));
-        // Upstream's scripts are written for it; without, the list skips them.
+        // Upstream's scripts are written for it; without, their programs are red.
         let bash = std::path::Path::new("/bin/bash");
         if bash.exists() {
             tree.program("bin/bash", bash)?;
@@ -338,10 +380,7 @@ pub fn judge(program: &Program, exit: &vm::Exit, stdout: &str, stderr: &str) -> 
             .any(|i| c.name.contains(i.as_str()))
     });
     let (outcome, status) = match (exit.timeout, exit.signal, exit.code) {
-        (true, _, _) => (
-            format!("ran into the limit of {} s", program.timeout_s),
-            Status::Fail,
-        ),
+        (true, _, _) => (format!("{LIMIT} of {} s", program.timeout_s), Status::Fail),
         (_, 0, 0) => ("exit code 0".into(), Status::Pass),
         (_, 0, 2) => ("exit code 2".into(), Status::Xfail),
         (_, 0, 4) => ("exit code 4".into(), Status::Skip),
@@ -410,6 +449,8 @@ pub struct Suite<'a> {
     pub plan: &'a Plan,
     pub programs: &'a [Program],
     pub allow: &'a [Allow],
+    /// Every mode takes part: what is skipped in all of them is run by nobody.
+    pub all_modes: bool,
 }
 
 type Runs = BTreeMap<String, Vec<Ran>>;
@@ -418,6 +459,10 @@ type Runs = BTreeMap<String, Vec<Ran>>;
 struct ModeRun {
     runs: Runs,
     splats: Vec<Splat>,
+    /// Guests that died: during which program, and how.
+    deaths: Vec<(String, String)>,
+    /// Tables that became conventional because an allocation failed, in guests that lived to their end.
+    fallbacks: i64,
     ms: u64,
 }
 
@@ -453,7 +498,8 @@ impl Suite<'_> {
         }
         let mut report = Report::default();
         for (name, run) in &runs {
-            self.splat_cases(name, &run.splats, &mut report);
+            self.console_cases(name, run, &mut report);
+            self.mixed_case(name, run, &mut report);
         }
         let radix = runs.remove(RADIX).unwrap_or_default();
         let compared = names.iter().filter(|n| *n != RADIX);
@@ -462,6 +508,12 @@ impl Suite<'_> {
             any = true;
             if let Some(run) = runs.get_mut(name) {
                 self.compare_one(name, &radix, run, &mut report)?;
+            }
+        }
+        if self.all_modes {
+            let all: Vec<&Runs> = runs.values().chain([&radix]).map(|r| &r.runs).collect();
+            for program in self.programs {
+                report.cases.extend(never_run(program, &all));
             }
         }
         if !any {
@@ -510,12 +562,21 @@ impl Suite<'_> {
             // One after the other: the noise of a busy host is what this is meant to remove.
             for (name, runs) in [(RADIX, &mut radix_runs), (mode, &mut run.runs)] {
                 let again = self.mode(name, &format!("{name}-again"), &suspects, RERUNS)?;
-                self.splat_cases(&format!("{name}, again"), &again.splats, report);
-                // The reruns decide, as sets: the first runs shared the host with each other.
-                for (program, more) in again.runs {
-                    let key = format!("{name}: {program}");
-                    let old = runs.insert(program, more);
-                    first.insert(key, serde_json::to_value(old)?);
+                self.console_cases(&format!("{name}, again"), &again, report);
+                for program in &suspects {
+                    let more = again.runs.get(&program.name).cloned().unwrap_or_default();
+                    let old = runs.entry(program.name.clone()).or_default();
+                    first.insert(
+                        format!("{name}: {}", program.name),
+                        serde_json::to_value(&old)?,
+                    );
+                    if program.must_pass() {
+                        // One wrong result is one too many.
+                        old.extend(more);
+                    } else {
+                        // The reruns decide, as sets: the first runs shared the host with each other.
+                        *old = more;
+                    }
                 }
             }
         }
@@ -531,6 +592,18 @@ impl Suite<'_> {
         )?;
         for program in self.programs {
             self.verdict(mode, program, &radix_runs, &run.runs, report);
+        }
+        let still = differ(&radix_runs, &run.runs);
+        for program in suspects {
+            if still.iter().all(|p| p.name != program.name) {
+                report.cases.push(Case::new(
+                    &format!("{mode}: {}", program.name),
+                    AT_FIRST,
+                    Outcome::Passed,
+                    format!("not in {RERUNS} more runs; programs-{mode}.json has both"),
+                    0,
+                ));
+            }
         }
         Ok(())
     }
@@ -578,7 +651,7 @@ impl Suite<'_> {
                     tail(runs)
                 );
                 Case::failed(&suite, name, detail, ms)
-            } else if (program.must_pass() || name == PREPARE)
+            } else if (program.must_pass() || name == PREPARE || in_mode.iter().any(is_limit))
                 && (has(in_mode, Status::Fail) || (program.compare && has(in_radix, Status::Fail)))
             {
                 let detail = format!(
@@ -593,13 +666,12 @@ impl Suite<'_> {
             } else if in_mode.iter().all(|s| s.1 == Status::Pass) {
                 Case::new(&suite, name, Outcome::Passed, "", ms)
             } else {
-                Case::new(
-                    &suite,
-                    name,
-                    Outcome::Passed,
-                    format!("{}, in both modes", text(in_mode)),
-                    ms,
-                )
+                let remark = if has(in_mode, Status::Fail) {
+                    format!("{ALIKE}{}", text(in_mode))
+                } else {
+                    format!("{}, in both modes", text(in_mode))
+                };
+                Case::new(&suite, name, Outcome::Passed, remark, ms)
             };
             report.cases.push(case);
         }
@@ -615,8 +687,15 @@ impl Suite<'_> {
         }
     }
 
-    fn splat_cases(&self, mode: &str, splats: &[Splat], report: &mut Report) {
-        let suite = format!("console {mode}");
+    /// What no other result can make good: a guest that died, or a kernel that warned.
+    fn console_cases(&self, mode: &str, run: &ModeRun, report: &mut Report) {
+        let (suite, splats) = (format!("console {mode}"), &run.splats);
+        for (program, how) in &run.deaths {
+            let name = format!("a guest died (during {program})");
+            report
+                .cases
+                .push(Case::failed(&suite, &name, how.clone(), 0));
+        }
         if splats.is_empty() {
             report
                 .cases
@@ -637,6 +716,19 @@ impl Suite<'_> {
         }
     }
 
+    /// With `--mixed`: did tables of other shapes come about?
+    fn mixed_case(&self, mode: &str, run: &ModeRun, report: &mut Report) {
+        if self.plan.mixed.is_none() || mode == RADIX {
+            return;
+        }
+        let suite = format!("mixed {mode}");
+        let name = "allocations of nodes failed";
+        report.cases.push(match run.fallbacks {
+            n if n > 0 => Case::new(&suite, name, Outcome::Passed, format!("{n} fallbacks"), 0),
+            _ => Case::failed(&suite, name, "no fallbacks: nothing was mixed", 0),
+        });
+    }
+
     /// All programs in one mode. A guest that dies is replaced; the program that ran is marked.
     fn mode(
         &self,
@@ -653,6 +745,8 @@ impl Suite<'_> {
         let mut out = ModeRun::default();
         let mut deaths = 0;
         let mut guest: Option<Guest> = None;
+        // Those of the guest before its first program.
+        let mut fallbacks = 0;
         let mut count = 0;
         for (n, program) in programs.iter().enumerate() {
             for _ in 0..repeat {
@@ -665,7 +759,9 @@ impl Suite<'_> {
                         } else {
                             format!("{label}.{count}")
                         };
-                        self.fresh(mode, &name)?
+                        let mut fresh = self.fresh(mode, &name)?;
+                        fallbacks = self.fallbacks(mode, &mut fresh)?;
+                        fresh
                     }
                 };
                 stage.line(&format!("[{}/{}] {}", n + 1, programs.len(), program.name));
@@ -677,6 +773,7 @@ impl Suite<'_> {
                     Err(err) if vm::is_guest_end(&err) => {
                         let (line, _) = fail::report(&err);
                         out.splats.extend(fresh.splats(self.allow));
+                        out.deaths.push((program.name.clone(), line.clone()));
                         drop(fresh);
                         deaths += 1;
                         if deaths > DEATHS {
@@ -705,12 +802,38 @@ impl Suite<'_> {
             }
         }
         if let Some(mut guest) = guest {
+            out.fallbacks += self.fallbacks(mode, &mut guest)? - fallbacks;
             guest.quit()?;
             out.splats.extend(guest.splats(self.allow));
         }
         out.ms = start.elapsed().as_millis() as u64;
         stage.done("");
         Ok(out)
+    }
+
+    /// Nodes that the guest could not have so far; nobody asks without `--mixed`, or in radix.
+    fn fallbacks(&self, mode: &str, guest: &mut Guest) -> Result<i64> {
+        if self.plan.mixed.is_none() || mode == RADIX {
+            return Ok(0);
+        }
+        let (exit, said) = guest.run(Exec {
+            argv: vec!["fpt-init".into(), "state".into()],
+            timeout_s: 60,
+            ..Exec::default()
+        })?;
+        if exit.status() != 0 {
+            return Err(Fail::test(
+                "the guest does not tell the state of its page tables",
+                said,
+                "see the console log",
+            ));
+        }
+        let of = |line: &str| {
+            let (name, n) = line.split_once(' ')?;
+            let n: i64 = n.trim().parse().ok()?;
+            name.ends_with("_fallbacks").then_some(n)
+        };
+        Ok(said.lines().filter_map(of).sum())
     }
 
     fn fresh(&self, mode: &str, name: &str) -> Result<Guest> {
@@ -735,6 +858,31 @@ impl Suite<'_> {
         guest.shell("fpt-prep save")?;
         Ok(guest)
     }
+}
+
+/// Cases of a program of ours that each run in each mode skipped, though the list does not say that they may.
+fn never_run(program: &Program, all: &[&Runs]) -> Vec<Case> {
+    if !program.must_pass() {
+        return Vec::new();
+    }
+    let mut cases = BTreeMap::<&str, bool>::new();
+    let runs = all.iter().filter_map(|runs| runs.get(&program.name));
+    for seen in runs.flatten().flat_map(|r| &r.cases) {
+        let skipped = cases.entry(&seen.name).or_insert(true);
+        *skipped &= seen.status == Status::Skip;
+    }
+    cases
+        .into_iter()
+        .filter(|(name, skipped)| *skipped && !program.may_skip.iter().any(|m| m == name))
+        .map(|(name, _)| {
+            let suite = format!("{EVERY}: {}", program.name);
+            Case::failed(&suite, name, "it was skipped in every mode", 0)
+        })
+        .collect()
+}
+
+fn is_limit(seen: &(String, Status)) -> bool {
+    seen.0.starts_with(LIMIT)
 }
 
 fn plain_case(mode: &str, program: &Program, seen: &Seen) -> Case {
@@ -879,10 +1027,10 @@ fn one(guest: &mut Guest, program: &Program) -> Result<Ran> {
         })?;
         if exit.status() != 0 {
             return Ok(Ran::one(
-                "program",
-                format!("skip: no {file}"),
-                Status::Skip,
-                format!("{file} is not in the guest"),
+                PREPARE,
+                format!("no {file}"),
+                Status::Fail,
+                format!("the program needs {file}, which the guest has not"),
             ));
         }
     }
@@ -924,7 +1072,25 @@ fn one(guest: &mut Guest, program: &Program) -> Result<Ran> {
         }
     }
     let text = |raw: &[u8]| String::from_utf8_lossy(raw).into_owned();
-    Ok(judge(program, &exit, &text(&stdout), &text(&stderr)))
+    let (stdout, stderr) = (text(&stdout), text(&stderr));
+    if let Some(how) = cannot_start(&exit) {
+        return Ok(Ran::one(
+            PREPARE,
+            how,
+            Status::Fail,
+            format!("{stdout}{stderr}"),
+        ));
+    }
+    Ok(judge(program, &exit, &stdout, &stderr))
+}
+
+/// As init and every shell report it.
+fn cannot_start(exit: &vm::Exit) -> Option<&'static str> {
+    match (exit.timeout, exit.signal, exit.code) {
+        (false, 0, 126) => Some("it cannot be started (exit code 126)"),
+        (false, 0, 127) => Some("it cannot be started, not found (exit code 127)"),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -1010,6 +1176,26 @@ mod tests {
                 ("exit", Status::Pass),
             ]
         );
+    }
+
+    #[test]
+    fn what_every_mode_skips_is_red_unless_the_list_says_why() {
+        let mut program = program(true);
+        let ran = |text: &str| judge(&program, &exit(0, 0, false), text, "");
+        let skips = runs(&[ran("1..1\nok 1 a # SKIP\n")]);
+        let runs_it = runs(&[ran("1..1\nok 1 a\n")]);
+        // Of upstream's programs radix decides.
+        assert!(never_run(&program, &[&skips, &skips]).is_empty());
+        program.dir = "fpt".into();
+        let red = never_run(&program, &[&skips, &skips]);
+        assert_eq!(red.len(), 1);
+        assert_eq!(
+            (red[0].name.as_str(), red[0].outcome),
+            ("a", Outcome::Failed)
+        );
+        assert!(never_run(&program, &[&skips, &runs_it]).is_empty());
+        program.may_skip = vec!["a".into()];
+        assert!(never_run(&program, &[&skips, &skips]).is_empty());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::list;
 use super::parts::{self, Parts};
 use super::results::{Case, Outcome, Report};
 use super::rundir::{self, RunDir};
-use super::selftest::{self, check_mode, print_failures, Plan, Suite};
+use super::selftest::{self, check_mode, print_failures, print_remarks, Plan, Suite};
 use super::stress::{self, Stress};
 use super::tap::{self, Status};
 use super::vm::Guest;
@@ -172,6 +172,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
             ctx.ui.info("--- what failed");
             print_failures(ctx, &report);
         }
+        print_remarks(ctx, &report);
         ctx.ui.info(&format!("results: {}", run.path.display()));
         Ok(report.conclude())
     })
@@ -701,6 +702,7 @@ impl Tests<'_> {
             plan: &plan,
             programs: &programs,
             allow: &allow,
+            all_modes: true,
         };
         Ok(suite.compare(&modes)?.cases)
     }
