@@ -461,6 +461,36 @@ fn a_kernel_warning_is_red_in_any_mode() {
 }
 
 #[test]
+fn walk_and_kcount_refuse_a_guest_that_warned() {
+    let lab = Lab::new();
+    let walk = ["walk", "--mode", "l3l2"];
+    lab.run(&walk)
+        .is(0, &["3 entries visited", "4 entries visited"]);
+    lab.run(&[&walk[..], &["--append", "fake=warn"]].concat())
+        .is(1, &["the kernel warned", "at mm/memory.c:1"]);
+    lab.is_clean();
+    std::fs::write(lab.path("plugin.so"), "no plugin").unwrap();
+    let kcount = |what: &str| {
+        let mut cmd = lab.command(&["kcount", "--modes", "l3l2", "--runs", "1"]);
+        cmd.env("FPT_KCOUNT", lab.path("plugin.so"))
+            .env("FAKE_QEMU_DO", what)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        finish(cmd.spawn().unwrap())
+    };
+    kcount("warn").is(1, &["the kernel warned", "at mm/memory.c:1"]);
+    // What it says without a warning: the stand-in counts nothing.
+    let out = kcount("");
+    assert!(!out.stderr.contains("the kernel warned"), "{}", out.stderr);
+    lab.is_clean();
+    let said = std::fs::read_to_string(lab.latest().join("cmdline.txt")).unwrap();
+    assert!(
+        said.contains("loglevel=5") && !said.contains("quiet"),
+        "{said}"
+    );
+}
+
+#[test]
 fn our_own_programs_must_pass_in_both_modes() {
     let lab = Lab::ours();
     for what in ["fake=not-ok", "fake=no-plan", "fake=timeout"] {

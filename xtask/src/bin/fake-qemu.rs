@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A stand-in for QEMU in the tests of the runner: it takes QEMU's command line, prints a console, speaks the
-//! control channel, and misbehaves as the kernel word `fake=WHAT` says. Nothing is emulated.
+//! control channel, and misbehaves as the kernel word `fake=WHAT` says, or the variable `FAKE_QEMU_DO`. Nothing is
+//! emulated.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -64,7 +65,10 @@ fn main() {
     };
     let label = option("label=").unwrap_or_default();
     // "what@label": only under the simulator that has this label.
-    let what = word("fake=");
+    let what = match std::env::var("FAKE_QEMU_DO") {
+        Ok(what) => what,
+        Err(_) => word("fake="),
+    };
     let what = match what.split_once('@') {
         Some((what, only)) if only == label => what.to_string(),
         Some(_) => String::new(),
@@ -91,7 +95,9 @@ fn main() {
         UnixStream::connect(path).expect("the runner listens")
     };
     let ctl = socket("ctl");
-    let _monitor = socket("mon");
+    let monitor = socket("mon");
+    let mode = word("fpt=");
+    std::thread::spawn(move || serve_monitor(&monitor, &mode));
     say("[    0.000000] Linux version 6.12.0-fake");
     match what.as_str() {
         "hang-boot" => forever(),
@@ -125,6 +131,34 @@ fn main() {
             }
             _ => {}
         }
+    }
+}
+
+/// The monitor of a guest whose only program is at `walk-target`.
+fn serve_monitor(stream: &UnixStream, mode: &str) {
+    let root = "entry 4 PML4E pa 0x0000000001234120 value 0x0000000012200067 bits 9\n";
+    let upper = match mode {
+        "radix" => {
+            "entry 3 PDPTE pa 0x0000000012200120 value 0x0000000012212067 bits 9\n\
+             entry 2 PDE pa 0x0000000012212340 value 0x0000000002a00067 bits 9\n"
+        }
+        _ => "entry 2 PDE pa 0x0000000012212340 value 0x0000000002a00067 bits 18\n",
+    };
+    let rest = "entry 1 PTE pa 0x0000000002a00c48 value 0x8000000012345867 bits 9\n\
+                page pa 0x0000000012345000 size 4096 perm rw-u\n";
+    let walk = format!("{root}{upper}{rest}");
+    let mut answers = stream;
+    for line in BufReader::new(stream).lines() {
+        let Ok(line) = line else { return };
+        let text = if line.contains("info registers") {
+            "CPL=3"
+        } else if line.contains("info walk") {
+            &walk
+        } else {
+            ""
+        };
+        let answer = serde_json::json!({ "return": text });
+        let _ = writeln!(answers, "{answer}");
     }
 }
 
@@ -303,6 +337,13 @@ impl Fake {
                 self.exit(id, code.parse().expect("a number"), false);
             }
             ["sleep"] => {}
+            ["/init", "walk-target", ..] => {
+                self.out(
+                    id,
+                    Stream::Stdout,
+                    "target addr 0x123456789000 pfn 0x12345\n",
+                );
+            }
             [_, "-c", line] if line.contains("fpt/stats") => {
                 self.out(id, Stream::Stdout, "mid_live 3\nflat_bytes 6291456\n");
                 self.exit(id, 0, false);
