@@ -653,12 +653,16 @@ impl Guest {
         if let Some(args) = args {
             request["arguments"] = args;
         }
-        let mut stream = {
-            let monitor = locked(&self.monitor);
-            let stream = monitor
-                .as_ref()
-                .ok_or_else(|| broken("QEMU never connected".into()))?;
-            stream.try_clone().map_err(|e| broken(e.to_string()))?
+        // QEMU connected before the guest began, but the thread that accepts may be late on a busy host.
+        let give_up = Instant::now() + Duration::from_secs(5);
+        let mut stream = loop {
+            if let Some(stream) = locked(&self.monitor).as_ref() {
+                break stream.try_clone().map_err(|e| broken(e.to_string()))?;
+            }
+            if Instant::now() >= give_up {
+                return Err(broken("QEMU never connected".into()));
+            }
+            std::thread::sleep(Duration::from_millis(10));
         };
         stream
             .set_read_timeout(Some(Duration::from_secs(20)))
