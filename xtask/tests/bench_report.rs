@@ -18,6 +18,7 @@ const WORKLOADS: &str = "
 name = 'bfs'
 kind = 'static'
 binary = 'graph'
+edges = true
 scale.tiny = { argv = ['/workloads/graph', 'bfs'], memory_mib = 256, expect_s = 1, timeout_s = 2 }
 scale.paper = { argv = ['/workloads/graph', 'bfs'], memory_mib = 99999999, expect_s = 1, timeout_s = 2 }
 [[workload]]
@@ -25,7 +26,18 @@ name = 'gups'
 kind = 'static'
 binary = 'gups'
 scale.tiny = { argv = ['/workloads/gups'], memory_mib = 256, expect_s = 2, timeout_s = 2 }
-scale.medium = { argv = ['/workloads/gups'], memory_mib = 256, disk_mib = 999999999, expect_s = 2, timeout_s = 2 }
+[[workload]]
+name = 'store'
+kind = 'image'
+binary = 'store'
+packages = ['store-server']
+scale.medium = { argv = ['/workloads/store'], memory_mib = 256, disk_mib = 500000000, expect_s = 2, timeout_s = 2 }
+[[workload]]
+name = 'base'
+kind = 'image'
+binary = 'base'
+packages = ['base-server']
+scale.medium = { argv = ['/workloads/base'], memory_mib = 256, disk_mib = 400000000, expect_s = 2, timeout_s = 2 }
 ";
 
 impl Lab {
@@ -75,7 +87,14 @@ impl Lab {
         for dir in [self.path("tmp"), self.path("target/fpt/bench/m")] {
             for entry in std::fs::read_dir(&dir).into_iter().flatten() {
                 let name = entry.unwrap().file_name().to_string_lossy().into_owned();
-                let expected = ["cells", "config.toml", "report"].contains(&name.as_str());
+                let known = [
+                    "cells",
+                    "matrix.json",
+                    "config.toml",
+                    "config-others.toml",
+                    "report",
+                ];
+                let expected = known.contains(&name.as_str());
                 assert!(expected, "{name} is left in {}", dir.display());
             }
         }
@@ -109,7 +128,19 @@ fn a_matrix_runs_and_says_what_it_costs() {
         assert_eq!(cell["guest"]["page_tables_kb"], 4112);
         assert_eq!(cell["guest"]["fpt_stats"]["flat_bytes"], 6291456);
         assert_eq!(cell["provenance"]["icount"], true);
+        // Only radix' accesses are worth a computation of what other tables would do.
+        let organisations = cell["walksim"]["phases"][0]["organisations"].as_array();
+        let radix = name.ends_with("radix");
+        assert_eq!(organisations.unwrap().len(), if radix { 4 } else { 1 });
+        assert_eq!(cell["provenance"]["real_only"], !radix);
+        let stacks = read(lab.cells().join(format!("{name}.folded")));
+        assert_eq!(stacks, "load;page_fault;handle_mm_fault 40000\n");
     }
+    assert_eq!(
+        lab.cell("bfs-radix")["provenance"]["config_hash"],
+        lab.cell("bfs-l3l2")["provenance"]["config_hash"],
+        "they are made alike"
+    );
     lab.is_clean();
     // A second run under the same name would replace results.
     lab.bench(&[]).is(2, &["has results already", "--resume"]);
@@ -134,14 +165,127 @@ fn resume_runs_only_what_is_missing_or_changed() {
     // Without a name the newest; nothing is left to do.
     lab.run(&["bench", "--scale", "tiny", "--resume"])
         .is(0, &["4 of 4 cells are finished and unchanged"]);
-    // Other parameters are other cells.
-    lab.bench(&["--resume", "--set", "cycles.memory=200"])
-        .is(0, &["4 cells, about"]);
-    assert_ne!(lab.cell("bfs-radix")["hash"], before["hash"]);
+    // Neither does it take the scale, which the matrix knows.
+    lab.run(&["bench", "--resume"])
+        .is(0, &["4 of 4 cells are finished and unchanged"]);
+    lab.bench(&["--resume", "--modes", "radix"])
+        .is(0, &["2 of 2 cells are finished and unchanged"]);
+    lab.run(&["bench", "--resume"])
+        .is(0, &["4 of 4 cells are finished and unchanged"]);
     let empty = Lab::new();
     empty
         .run(&["bench", "--scale", "tiny", "--resume"])
         .is(2, &["there is no matrix to resume"]);
+}
+
+#[test]
+fn resume_does_not_make_another_matrix_of_it() {
+    let lab = Lab::new();
+    lab.bench(&["--set", "cycles.memory=190"]).is(0, &[]);
+    let before = ALL.map(|name| lab.cell(name));
+    let scale = "matrix 'm' was made with another --scale: tiny, not small";
+    lab.run(&["bench", "--resume", "--scale", "small"])
+        .is(2, &[scale, "choose another --name"]);
+    std::fs::write(lab.path("e"), "1 2\n").unwrap();
+    for (args, word) in [
+        (
+            vec!["--preset", "server"],
+            "another --preset: emt, not server",
+        ),
+        (vec!["--thp", "always"], "another --thp: never, not always"),
+        (vec!["--vcpus", "2"], "another --vcpus: 1, not 2"),
+        (
+            vec!["--set", "cycles.memory=200"],
+            "another --set or --config: ",
+        ),
+        (vec!["--append", "x"], "another --append: '', not 'x'"),
+        (
+            vec!["--all-organisations"],
+            "another --all-organisations: off, not on",
+        ),
+        (vec!["--edges", "e"], "another --edges: none, not "),
+    ] {
+        let mut all = vec!["--resume"];
+        all.extend(args);
+        lab.bench(&all).is(2, &[word]);
+    }
+    // Of a version that left no matrix.json: the cells say enough.
+    std::fs::rename(lab.path("target/fpt/bench/m/matrix.json"), lab.path("kept")).unwrap();
+    lab.bench(&["--resume", "--thp", "always"])
+        .is(2, &["another --thp: never, not always"]);
+    std::fs::rename(lab.path("kept"), lab.path("target/fpt/bench/m/matrix.json")).unwrap();
+    assert_eq!(ALL.map(|name| lab.cell(name)), before);
+    lab.bench(&["--resume", "--set", "cycles.memory=190"])
+        .is(0, &["4 of 4 cells are finished and unchanged"]);
+    // Nothing is lost where nothing is.
+    std::fs::remove_dir_all(lab.cells()).unwrap();
+    lab.bench(&["--resume", "--thp", "always"])
+        .is(0, &["4 of 4 cells have results"]);
+    assert_eq!(lab.cell("bfs-radix")["thp"], "always");
+}
+
+#[test]
+fn all_organisations_only_when_asked_for() {
+    let lab = Lab::new();
+    let count = |name: &str| {
+        let cell = lab.cell(name);
+        let all = cell["walksim"]["phases"][1]["organisations"].as_array();
+        all.map(Vec::len)
+    };
+    lab.bench(&["--all-organisations"]).is(0, &[]);
+    assert_eq!((count("bfs-radix"), count("bfs-l3l2")), (Some(4), Some(4)));
+    assert_eq!(lab.cell("bfs-l3l2")["provenance"]["real_only"], false);
+    std::fs::remove_dir_all(lab.path("target/fpt/bench/m")).unwrap();
+    // What was chosen by hand stays.
+    lab.bench(&["--set", "organisations=[\"real\", \"ecpt\"]"])
+        .is(0, &[]);
+    assert_eq!((count("bfs-radix"), count("bfs-l3l2")), (Some(2), Some(2)));
+}
+
+#[test]
+fn graphs_can_come_from_a_file() {
+    let lab = Lab::new();
+    std::fs::write(lab.path("graph.txt"), "# a graph\n1 2\n2 3\n").unwrap();
+    let out = lab.run(&[
+        "--dry-run",
+        "bench",
+        "--scale",
+        "tiny",
+        "--modes",
+        "radix",
+        "--edges",
+        "graph.txt",
+    ]);
+    out.is(0, &["label=bfs-radix", "graph.txt,if=none,id=disk0"]);
+    assert_eq!(out.stdout.lines().count(), 1, "only what reads edges");
+    lab.bench(&["--edges", "graph.txt"])
+        .is(0, &["2 of 2 cells have results"]);
+    let cell = lab.cell("bfs-l3l2");
+    let p = &cell["provenance"];
+    assert_eq!(p["argv"].as_array().unwrap()[1..], ["--edges", "/dev/vda"]);
+    let sum = "sha256";
+    assert_eq!(p["edges"][sum].as_str().map(str::len), Some(64));
+    lab.run(&["bench", "--resume"])
+        .is(0, &["2 of 2 cells are finished and unchanged"]);
+    // Another file is another graph.
+    std::fs::write(lab.path("graph.txt"), "1 2\n2 4\n").unwrap();
+    lab.run(&["bench", "--resume"]).is(0, &["2 cells, about"]);
+    assert_ne!(lab.cell("bfs-l3l2")["hash"], cell["hash"]);
+    for (args, word) in [
+        (
+            ["--edges", "none.txt", "--modes", "radix"],
+            "cannot read none.txt",
+        ),
+        (["--edges", "configs", "--modes", "radix"], "it is no file"),
+        (
+            ["--edges", "graph.txt", "--workloads", "gups"],
+            "'gups' reads no edges",
+        ),
+    ] {
+        let mut all = vec!["bench", "--scale", "tiny"];
+        all.extend(args);
+        lab.run(&all).is(2, &[word]);
+    }
 }
 
 #[test]
@@ -164,6 +308,24 @@ fn one_failed_cell_does_not_lose_the_others() {
         ("no-figures", 1, "the simulator left no result"),
         ("half-figures", 1, "the simulator's result cannot be read"),
         ("no-run", 1, "there is no phase 'run'"),
+        ("no-walks", 1, "no walk through the real tables was seen"),
+        (
+            "nothing-checked",
+            1,
+            "none of 5000 walks was compared with QEMU's own translation",
+        ),
+        ("no-faults", 1, "phase 'load' has no page fault"),
+        (
+            "stale",
+            1,
+            "26 of 2500000 data accesses found their page gone",
+        ),
+        (
+            "lost",
+            1,
+            "2001 of 1960000 kernel instructions have no known entry",
+        ),
+        ("no-flame", 1, "left no file of the page-fault path"),
         ("wrong-mode", 1, "the guest is not in mode l3l2"),
         (
             "no-thp",
@@ -289,8 +451,20 @@ fn what_cannot_fit_is_refused_before_anything_is_built() {
             "smaller --scale",
         ],
     );
+    // All images are made first: their sizes are added, the largest is there twice.
+    let sum = format!("it needs {:.1} GiB", (1_400_000_000f64 + 16.0) / 1024.0);
     lab.run(&["bench", "--scale", "medium"])
-        .is(69, &["does not fit onto the disk"]);
+        .is(69, &["does not fit onto the disk", &sum]);
+    // What is in the cache already takes no more.
+    let there = lab.path("cache/artefacts/image/x");
+    std::fs::create_dir_all(&there).unwrap();
+    std::fs::write(
+        there.join("meta.json"),
+        "{\"packages\":\"dash store-server\"}",
+    )
+    .unwrap();
+    let sum = format!("it needs {:.1} GiB", (800_000_000f64 + 16.0) / 1024.0);
+    lab.run(&["bench", "--scale", "medium"]).is(69, &[&sum]);
     assert!(!lab.path("pid").exists() && !lab.path("runs").exists());
 }
 
@@ -379,6 +553,52 @@ fn ctrl_c_keeps_what_is_finished_and_leaves_nothing_else() {
         "--resume",
     ])
     .is(1, &["1 of 2 cells are finished"]);
+}
+
+#[test]
+fn an_interrupted_matrix_is_the_newest() {
+    let lab = Lab::new();
+    // An older one, whole.
+    lab.run(&["bench", "--scale", "tiny", "--name", "old"])
+        .is(0, &[]);
+    let child = lab
+        .command(&[
+            "bench",
+            "--scale",
+            "tiny",
+            "--modes",
+            "radix",
+            "--name",
+            "m",
+            "--thp",
+            "always",
+            "--workloads",
+            "gups",
+            "--append",
+            "fake=forever@gups-radix",
+        ])
+        .env("FPT_SILENCE_S", "60")
+        .spawn()
+        .unwrap();
+    let start = Instant::now();
+    while !lab.path("pid").exists()
+        || std::fs::read_link(lab.path("target/fpt/bench/latest")).unwrap() != *"m"
+        || std::fs::read_dir(lab.path("tmp")).unwrap().count() != 1
+    {
+        assert!(start.elapsed() < Duration::from_secs(20));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    finish(child).is(130, &["interrupted"]);
+    // Without a word more: what it was, though no cell was finished.
+    let matrix = lab.path("target/fpt/bench/m/matrix.json");
+    let text = read(matrix.clone()).replace("fake=forever@gups-radix", "x");
+    std::fs::write(matrix, text).unwrap();
+    lab.run(&["bench", "--resume"])
+        .is(0, &["1 of 1 cells have results", "bench/m"]);
+    assert_eq!(lab.cell("gups-radix")["thp"], "always");
+    assert_eq!(lab.cell("gups-radix")["scale"], "tiny");
 }
 
 #[test]
@@ -499,16 +719,10 @@ fn a_report_shows_what_is_missing() {
         "{page}"
     );
     std::fs::remove_file(lab.cells().join("bfs-l3l2.json")).unwrap();
-    lab.bench(&[
-        "--modes",
-        "l3l2",
-        "--workloads",
-        "gups",
-        "--set",
-        "cycles.memory=200",
-        "--resume",
-    ])
-    .is(0, &[]);
+    let mut other = lab.cell("gups-radix");
+    other["mode"] = "l3l2".into();
+    other["provenance"]["config_hash"] = "another".into();
+    std::fs::write(lab.cells().join("gups-l3l2.json"), other.to_string()).unwrap();
     lab.run(&["report", "m"])
         .is(0, &["the cells were not made alike: configuration"]);
     let page = read(lab.path("target/fpt/bench/m/report/index.html"));

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::api::fail::did_you_mean;
 use crate::api::{Fail, Result};
@@ -12,7 +12,9 @@ use crate::api::{Fail, Result};
 /// Where the catalogue is, from the checkout's root.
 pub const FILE: &str = "workloads/workloads.toml";
 
-#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[derive(
+    clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Scale {
     /// Seconds: to see that everything works
@@ -52,7 +54,7 @@ pub struct Size {
     pub argv: Vec<String>,
     /// Memory of the guest.
     pub memory_mib: u64,
-    /// Disk that the guest may write (a temporary file of the host), and its image.
+    /// `image`: the size of the image in the cache.
     #[serde(default)]
     pub disk_mib: u64,
     /// Rough time under the simulator on one CPU of the reference host.
@@ -76,6 +78,9 @@ pub struct Workload {
     /// Not one of the matrix: runs only when it is named.
     #[serde(default)]
     pub extra: bool,
+    /// Takes `--edges FILE` instead of what makes its graph.
+    #[serde(default)]
+    pub edges: bool,
     pub scale: BTreeMap<Scale, Size>,
 }
 
@@ -148,7 +153,13 @@ fn parse(text: &str) -> Result<Vec<Workload>> {
         if w.scale.is_empty() {
             return bad(&w.name, "it has no scale");
         }
+        if w.edges && w.kind != Kind::Static {
+            return bad(&w.name, "edges are for kind static");
+        }
         for size in w.scale.values() {
+            if size.disk_mib > 0 && w.kind != Kind::Image {
+                return bad(&w.name, "disk_mib is for kind image");
+            }
             if size.argv.is_empty() {
                 return bad(&w.name, "argv is empty");
             }

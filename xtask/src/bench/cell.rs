@@ -2,7 +2,7 @@
 //! One cell: boot a guest under the simulator, run the program, collect what both say, doubt it.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
@@ -10,7 +10,7 @@ use fpt_init::proto::Exec;
 use fpt_walksim_model::report::Report;
 
 use super::schema::{Cell, Guest as Facts, Provenance, SCHEMA};
-use super::{catalogue, Bench, Planned, Thp};
+use super::{catalogue, Bench, Planned, Thp, RADIX};
 use crate::api::{code, fail, proc, store, Fail, Result, Stage};
 use crate::guest::qemu::{self, Spec};
 use crate::guest::rundir::{self, RunDir};
@@ -21,34 +21,36 @@ impl Bench<'_> {
     pub(super) fn spec(&self, cell: &Planned, config: &Path, out: &Path) -> Spec {
         let mut append = vec![
             "quiet".to_string(),
-            format!("transparent_hugepage={}", self.args.thp.name()),
+            format!("transparent_hugepage={}", self.settings.thp.name()),
         ];
-        append.extend(self.args.append.iter().cloned());
+        append.extend(self.settings.append.iter().cloned());
         Spec {
             kernel: self.parts.guest.kernel.vmlinux.clone(),
             initrd: self.parts.guest.image.path.clone(),
             mode: Some(cell.mode.clone()),
-            smp: self.args.vcpus,
+            smp: self.settings.vcpus,
             mem: format!("{}M", cell.size.memory_mib),
             append,
             share: None,
             plugin: Some(format!(
-                "{},config={},out={},vmlinux={},label={},helper={}",
+                "{},config={},out={},flame={},vmlinux={},label={},helper={}",
                 qemu::comma(&self.parts.plugin),
                 qemu::comma(config),
                 qemu::comma(out),
+                qemu::comma(&flame_of(out)),
                 qemu::comma(&self.parts.guest.kernel.vmlinux),
                 cell.name(),
                 if self.helper() { "on" } else { "off" }
             )),
             gdb: None,
             // Counted time takes one thread, that is one CPU.
-            icount: self.args.vcpus == 1,
+            icount: self.settings.vcpus == 1,
             shared_ram: false,
             drives: self
                 .parts
                 .images
                 .get(&cell.workload.name)
+                .or(self.settings.edges.as_ref().map(|e| &e.file))
                 .into_iter()
                 .cloned()
                 .collect(),
@@ -59,13 +61,13 @@ impl Bench<'_> {
     /// more, the order in which their misses reach the shared last level would be the host's.
     fn helper(&self) -> bool {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        self.args.vcpus == 1 && cpus >= self.jobs * 2
+        self.settings.vcpus == 1 && cpus >= self.jobs * 2
     }
 
     /// A result without figures yet.
     pub(super) fn blank(&self, cell: &Planned) -> Cell {
         let guest = &self.parts.guest;
-        let config = self.folder.join("config.toml");
+        let config = self.config_file(&cell.mode);
         let spec = self.spec(cell, &config, &config);
         let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let cpu = cpu
@@ -76,10 +78,10 @@ impl Bench<'_> {
             schema: SCHEMA.into(),
             workload: cell.workload.name.clone(),
             mode: cell.mode.clone(),
-            scale: self.args.scale.name().into(),
-            preset: self.args.preset.clone(),
-            thp: self.args.thp.name().into(),
-            vcpus: self.args.vcpus,
+            scale: self.settings.scale.name().into(),
+            preset: self.settings.preset.clone(),
+            thp: self.settings.thp.name().into(),
+            vcpus: self.settings.vcpus,
             memory_mib: cell.size.memory_mib,
             error: None,
             began_utc: rundir::utc(SystemTime::now()),
@@ -93,9 +95,11 @@ impl Bench<'_> {
                 qemu_hash: guest.qemu.hash.clone(),
                 initramfs_hash: guest.image.hash.clone(),
                 plugin_hash: self.parts.plugin_hash.clone(),
-                config_hash: crate::api::hash::of_text(&self.parts.config),
+                config_hash: crate::api::hash::of_text(&self.settings.config),
+                real_only: cell.mode != RADIX && self.parts.config_of_others.is_some(),
                 commit: self.parts.commit.clone(),
                 argv: cell.size.argv.clone(),
+                edges: self.settings.edges.clone(),
                 kernel_args: spec.kernel_args(),
                 icount: spec.icount,
                 host_cpu: cpu.to_string(),
@@ -118,20 +122,41 @@ pub(super) fn run(
     let name = cell.name();
     // The simulator's own file is an intermediate: what counts goes into the cell.
     let out = bench.folder.join(format!(".{name}.walksim.json"));
-    let _guard = proc::remove_on_exit(&out);
-    if out.exists() {
-        std::fs::remove_file(&out).with_context(|| format!("cannot remove {}", out.display()))?;
+    let (flame, kept) = (flame_of(&out), bench.file(&name).with_extension(FLAME));
+    let _guards = [proc::remove_on_exit(&out), proc::remove_on_exit(&flame)];
+    for old in [&out, &flame, &kept] {
+        if old.exists() {
+            std::fs::remove_file(old)
+                .with_context(|| format!("cannot remove {}", old.display()))?;
+        }
     }
-    let config = bench.folder.join("config.toml");
+    let config = bench.config_file(&cell.mode);
     let result = guest(bench, run, cell, stage, &config, &out, &mut made.guest);
     let figures = figures(&out);
     // Also of a guest that died: they may tell how far it came.
     made.walksim = figures.as_ref().ok().cloned();
-    if out.exists() {
-        let _ = std::fs::remove_file(&out);
+    let result = result.and_then(|()| check(&figures?)).and_then(|()| {
+        std::fs::rename(&flame, &kept).map_err(|e| {
+            Fail::test(
+                "the simulator left no file of the page-fault path",
+                e.to_string(),
+                "see qemu.log in the run folder",
+            )
+        })
+    });
+    for old in [&out, &flame] {
+        if old.exists() {
+            let _ = std::fs::remove_file(old);
+        }
     }
-    result?;
-    check(&figures?)
+    result
+}
+
+/// What the files with the stacks of page faults are called, beside the cells.
+const FLAME: &str = "folded";
+
+fn flame_of(out: &Path) -> PathBuf {
+    out.with_extension(FLAME)
 }
 
 fn guest(
@@ -147,7 +172,7 @@ fn guest(
     let mut guest = Guest::start(bench.ctx, run, &bench.parts.guest.qemu, &spec, &cell.name())?;
     guest.wait_ready(Some(stage))?;
     check_mode(&mut guest, &cell.mode)?;
-    check_thp(&mut guest, bench.args.thp)?;
+    check_thp(&mut guest, bench.settings.thp)?;
     facts.uname = guest.boot.uname.clone();
     facts.fpt_stats_before = stats(&mut guest)?;
     facts.page_tables_before_kb = page_tables(&mut guest)?;
@@ -295,7 +320,13 @@ fn figures(out: &Path) -> Result<Report> {
     })
 }
 
-/// Figures that are not whole, or that the simulator itself doubts, are none.
+/// Of this many accesses at most one may find its page gone from the tables (`stale`), and of this many kernel
+/// instructions at most one may be without a known entry (`lost_entries`). Sound cells have none of either;
+/// two CPUs may meet a few.
+const STALE_ONE_IN: u64 = 100_000;
+const LOST_ONE_IN: u64 = 1000;
+
+/// Figures that are not whole, that the simulator itself doubts, or for which nothing was checked, are none.
 pub(super) fn check(report: &Report) -> Result<()> {
     let bad = |why: String| {
         Err(Fail::test(
@@ -333,6 +364,43 @@ pub(super) fn check(report: &Report) -> Result<()> {
             }
             Some(_) => {}
         }
+    }
+    let real = || {
+        let organisations = report.phases.iter().flat_map(|p| &p.organisations);
+        organisations.filter(|o| o.name == "real")
+    };
+    let walks: u64 = real().map(|o| o.walks).sum();
+    if walks == 0 {
+        return bad("no walk through the real tables was seen".into());
+    }
+    let every = report.config.sim.check_every;
+    if every > 0 && report.checks.walks_checked == 0 {
+        return bad(format!(
+            "none of {walks} walks was compared with QEMU's own translation (sim.check_every = {every})"
+        ));
+    }
+    let faults =
+        |p: &fpt_walksim_model::report::Phase| p.instructions.kernel_by_category.page_fault;
+    if report
+        .phases
+        .iter()
+        .any(|p| p.name == "load" && faults(p) == 0)
+    {
+        return bad("phase 'load' has no page fault, although it touches new memory".into());
+    }
+    let accesses: u64 = report.phases.iter().map(|p| p.accesses.data()).sum();
+    let stale = report.checks.stale;
+    if stale > accesses / STALE_ONE_IN {
+        return bad(format!(
+            "{stale} of {accesses} data accesses found their page gone from the tables (stale)"
+        ));
+    }
+    let kernel: u64 = report.phases.iter().map(|p| p.instructions.kernel).sum();
+    let lost = report.checks.lost_entries;
+    if lost > kernel / LOST_ONE_IN {
+        return bad(format!(
+            "{lost} of {kernel} kernel instructions have no known entry (lost_entries)"
+        ));
     }
     Ok(())
 }

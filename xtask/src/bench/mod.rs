@@ -7,6 +7,7 @@ mod cell;
 mod parts;
 pub mod plan;
 pub mod schema;
+pub mod settings;
 #[doc(hidden)]
 pub mod synthetic;
 
@@ -23,6 +24,7 @@ use catalogue::{Scale, Workload};
 use parts::BenchParts;
 use plan::{Host, Need};
 use schema::Cell;
+use settings::{Old, Settings};
 
 pub use schema::SCHEMA;
 
@@ -34,24 +36,30 @@ pub struct Args {
     /// Workloads, comma-separated [default: all of workloads/workloads.toml that are not extra]
     #[arg(long, value_delimiter = ',')]
     pub workloads: Vec<String>,
-    /// How big
-    #[arg(long, value_enum, default_value_t = Scale::Small)]
-    pub scale: Scale,
-    /// Hardware that is modelled: emt or server
-    #[arg(long, default_value = "emt")]
-    pub preset: String,
+    /// How big [default: small; with --resume as the matrix was made, and so on]
+    #[arg(long, value_enum)]
+    pub scale: Option<Scale>,
+    /// Hardware that is modelled: emt or server [default: emt]
+    #[arg(long)]
+    pub preset: Option<String>,
     /// Changes to the preset, as TOML
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Change one value of the preset, e.g. tlb.stlb.entries=2048 (may be given several times)
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Transparent huge pages of the guest
-    #[arg(long, value_enum, default_value_t = Thp::Never)]
-    pub thp: Thp,
-    /// Virtual CPUs: with 1 the clock of the guest counts instructions, and runs nearly repeat
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=2))]
-    pub vcpus: u32,
+    /// Transparent huge pages of the guest [default: never]
+    #[arg(long, value_enum)]
+    pub thp: Option<Thp>,
+    /// Virtual CPUs: with 1 the clock of the guest counts instructions, and runs nearly repeat [default: 1]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=2))]
+    pub vcpus: Option<u32>,
+    /// Compute ideal, radix and ECPT in every mode, not only on radix' accesses: guests take longer
+    #[arg(long)]
+    pub all_organisations: bool,
+    /// A file of edges that graph workloads read instead of generating a graph; runs only those
+    #[arg(long, value_name = "FILE")]
+    pub edges: Option<PathBuf>,
     /// More words for the kernel's command line
     #[arg(long, allow_hyphen_values = true)]
     pub append: Vec<String>,
@@ -75,12 +83,14 @@ impl Args {
         Args {
             modes: Vec::new(),
             workloads: workloads.iter().map(|w| w.to_string()).collect(),
-            scale,
-            preset: "emt".into(),
+            scale: Some(scale),
+            preset: None,
             config: None,
             set: Vec::new(),
-            thp: Thp::Never,
-            vcpus: 1,
+            thp: None,
+            vcpus: None,
+            all_organisations: false,
+            edges: None,
             append: Vec::new(),
             resume: false,
             name: None,
@@ -91,7 +101,10 @@ impl Args {
     }
 }
 
-#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(
+    clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
 pub enum Thp {
     Never,
     Always,
@@ -108,6 +121,16 @@ impl Thp {
 
 /// A kernel with less than 512 MiB, its own part not counted, has no transparent huge pages.
 const THP_MIB: u64 = 768;
+
+/// Where a guest finds the file of edges. It is the only disk: programs of images read none.
+const EDGES_DISK: &str = "/dev/vda";
+/// Guest memory with a file of edges: so much, and so many times the file.
+const EDGES_MIB: u64 = 512;
+const EDGES_MEMORY: u64 = 14;
+
+const RADIX: &str = "radix";
+/// The simulator's configuration in other modes than radix, if it is another.
+const CONFIG_OF_OTHERS: &str = "config-others.toml";
 
 /// Guests at a time, unless `--jobs` says otherwise.
 const JOBS: usize = 2;
@@ -130,7 +153,6 @@ impl Planned {
         Need {
             name: self.name(),
             memory_mib: self.size.memory_mib,
-            disk_mib: self.size.disk_mib,
             seconds: self.size.expect_s,
         }
     }
@@ -146,14 +168,24 @@ pub fn base(ctx: &Ctx) -> PathBuf {
 
 pub fn main(ctx: &Ctx, args: Args, jobs: Option<u16>) -> Result<i32> {
     let jobs = jobs.map_or(JOBS, usize::from);
-    let modes = modes(ctx, &args)?;
-    let workloads = chosen(ctx, &args)?;
-    let config = parts::config(&args)?;
     let folder = if ctx.dry_run {
         base(ctx).join("dry-run")
     } else {
         folder(ctx, &args)?
     };
+    let old = match args.resume {
+        true => Old::load(&folder)?,
+        false => None,
+    };
+    let (settings, workloads, modes) = settle(ctx, &args, old.as_ref())?;
+    let has_cells = std::fs::read_dir(folder.join("cells")).is_ok_and(|mut d| d.next().is_some());
+    if has_cells && !args.resume && !ctx.dry_run {
+        return Err(Fail::usage(
+            format!("{} has results already", folder.display()),
+            "another matrix would replace them",
+            "add --resume to go on with it, or choose another --name",
+        ));
+    }
     // What cannot fit is refused before minutes of building.
     let rough: Vec<Need> = workloads
         .iter()
@@ -161,26 +193,29 @@ pub fn main(ctx: &Ctx, args: Args, jobs: Option<u16>) -> Result<i32> {
         .filter_map(|(w, m)| {
             Some(Need {
                 name: format!("{}-{m}", w.name),
-                memory_mib: w.scale.get(&args.scale)?.memory_mib,
-                disk_mib: w.scale.get(&args.scale)?.disk_mib,
-                seconds: w.scale.get(&args.scale)?.expect_s,
+                memory_mib: w.scale.get(&settings.scale)?.memory_mib,
+                seconds: w.scale.get(&settings.scale)?.expect_s,
             })
         })
         .collect();
-    plan::fit(&rough, jobs, host(&base(ctx))?)?;
+    let images = parts::images_to_make(ctx, &workloads, settings.scale);
+    plan::fit(&rough, &images, jobs, host(ctx, &base(ctx))?)?;
 
-    let parts = parts::build(ctx, &workloads, &config)?;
+    let parts = parts::build(ctx, &workloads, &settings)?;
     let bench = Bench {
         ctx,
         args: &args,
+        settings: &settings,
         parts: &parts,
         folder: &folder,
         jobs,
+        newest: true,
     };
     let planned = bench.cells(&workloads, &modes)?;
     if ctx.dry_run {
         for cell in &planned {
-            let spec = bench.spec(cell, &folder.join("config.toml"), &folder.join("out.json"));
+            let config = bench.config_file(&cell.mode);
+            let spec = bench.spec(cell, &config, &folder.join("out.json"));
             ctx.ui
                 .command(&spec.command(&parts.guest.qemu, &std::env::temp_dir().join("fpt")));
         }
@@ -192,7 +227,6 @@ pub fn main(ctx: &Ctx, args: Args, jobs: Option<u16>) -> Result<i32> {
     rundir::recorded(&run, || {
         let total = planned.len();
         let failed = bench.matrix(&run, planned)?;
-        link_latest(&folder)?;
         say!("\n", "{}", folder.display());
         if failed.is_empty() {
             return Ok(code::OK);
@@ -214,25 +248,61 @@ pub fn within(
     args: &Args,
     folder: &Path,
 ) -> Result<(Vec<String>, Failed)> {
-    let modes = modes(ctx, args)?;
-    let workloads = chosen(ctx, args)?;
-    let parts = parts::build(ctx, &workloads, &parts::config(args)?)?;
+    let (settings, workloads, modes) = settle(ctx, args, None)?;
+    let parts = parts::build(ctx, &workloads, &settings)?;
     let bench = Bench {
         ctx,
         args,
+        settings: &settings,
         parts: &parts,
         folder,
         jobs: JOBS,
+        newest: false,
     };
     let planned = bench.cells(&workloads, &modes)?;
     let names = planned.iter().map(Planned::name).collect();
     Ok((names, bench.matrix(run, planned)?))
 }
 
-fn chosen(ctx: &Ctx, args: &Args) -> Result<Vec<Workload>> {
-    let all = catalogue::load(&ctx.root)?;
-    let mut workloads = catalogue::select(all, &args.workloads, args.scale)?;
-    if args.thp == Thp::Always {
+/// Options, workloads and modes of this call.
+fn settle(
+    ctx: &Ctx,
+    args: &Args,
+    old: Option<&Old>,
+) -> Result<(Settings, Vec<Workload>, Vec<String>)> {
+    let modes = modes(ctx, args, old)?;
+    let mut settings = Settings::resolve(args, old)?;
+    let workloads = chosen(ctx, args, &settings, old)?;
+    let names = workloads.iter().map(|w| w.name.clone()).collect();
+    settings.asked(old, &modes, names);
+    Ok((settings, workloads, modes))
+}
+
+fn chosen(ctx: &Ctx, args: &Args, settings: &Settings, old: Option<&Old>) -> Result<Vec<Workload>> {
+    let mut all = catalogue::load(&ctx.root)?;
+    let wanted = match (args.workloads.as_slice(), old) {
+        ([], Some(old)) => &old.settings.workloads,
+        (given, _) => given,
+    };
+    if let Some(edges) = &settings.edges {
+        let reads = |name: &String| all.iter().any(|w| w.name == *name && !w.edges);
+        if let Some(other) = wanted.iter().find(|w| reads(w)) {
+            return Err(Fail::usage(
+                format!("workload '{other}' reads no edges"),
+                format!("--edges {} was given", edges.file.display()),
+                "name graph workloads, or leave --workloads out to run them all",
+            ));
+        }
+        all.retain(|w| w.edges);
+        let mib = edges.file.metadata().map_or(0, |m| m.len() >> 20);
+        for size in all.iter_mut().flat_map(|w| w.scale.values_mut()) {
+            size.argv.truncate(1);
+            size.argv.extend(["--edges", EDGES_DISK].map(String::from));
+            size.memory_mib = size.memory_mib.max(EDGES_MIB + mib * EDGES_MEMORY);
+        }
+    }
+    let mut workloads = catalogue::select(all, wanted, settings.scale)?;
+    if settings.thp == Thp::Always {
         for size in workloads.iter_mut().flat_map(|w| w.scale.values_mut()) {
             size.memory_mib = size.memory_mib.max(THP_MIB);
         }
@@ -240,7 +310,7 @@ fn chosen(ctx: &Ctx, args: &Args) -> Result<Vec<Workload>> {
     Ok(workloads)
 }
 
-fn modes(ctx: &Ctx, args: &Args) -> Result<Vec<String>> {
+fn modes(ctx: &Ctx, args: &Args, old: Option<&Old>) -> Result<Vec<String>> {
     let mut modes: Vec<String> = Vec::new();
     for word in &args.modes {
         let unlisted = args.unlisted_modes && crate::api::modes::ALL.contains(&word.as_str());
@@ -250,6 +320,9 @@ fn modes(ctx: &Ctx, args: &Args) -> Result<Vec<String>> {
         if !modes.contains(word) {
             modes.push(word.clone());
         }
+    }
+    if let ([], Some(old)) = (modes.as_slice(), old) {
+        modes.clone_from(&old.settings.modes);
     }
     if modes.is_empty() {
         modes = Mode::all(&ctx.root)?
@@ -289,7 +362,8 @@ fn folder(ctx: &Ctx, args: &Args) -> Result<PathBuf> {
             }
         }
         (None, false) => {
-            let stem = format!("{}-{}", rundir::utc(SystemTime::now()), args.scale.name());
+            let scale = args.scale.unwrap_or(Scale::Small);
+            let stem = format!("{}-{}", rundir::utc(SystemTime::now()), scale.name());
             let mut name = stem.clone();
             let mut n = 1;
             while base.join(&name).exists() {
@@ -299,20 +373,12 @@ fn folder(ctx: &Ctx, args: &Args) -> Result<PathBuf> {
             name
         }
     };
-    let folder = base.join(&name);
-    let has_cells = std::fs::read_dir(folder.join("cells")).is_ok_and(|mut d| d.next().is_some());
-    if has_cells && !args.resume {
-        return Err(Fail::usage(
-            format!("matrix '{name}' has results already"),
-            folder.display().to_string(),
-            "add --resume to go on with it, or choose another --name",
-        ));
-    }
-    Ok(folder)
+    Ok(base.join(&name))
 }
 
-/// What is free now: memory that programs can get, and disk below `dir` (its nearest parent that exists).
-fn host(dir: &Path) -> Result<Host> {
+/// What is free now: memory that programs can get, and disk below `dir` (its nearest parent that exists)
+/// and below the cache, where guest images are.
+fn host(ctx: &Ctx, dir: &Path) -> Result<Host> {
     let text = std::fs::read_to_string("/proc/meminfo").context("cannot read /proc/meminfo")?;
     let kib = text
         .lines()
@@ -323,14 +389,27 @@ fn host(dir: &Path) -> Result<Host> {
     Ok(Host {
         memory_mib: kib / 1024,
         disk_mib: disk_free_mib(dir)?,
+        cache_mib: match same_disk(dir, &ctx.cache) {
+            true => None,
+            false => Some(disk_free_mib(&ctx.cache)?),
+        },
     })
 }
 
-pub(crate) fn disk_free_mib(dir: &Path) -> Result<u64> {
-    let there = dir
-        .ancestors()
+fn there(dir: &Path) -> &Path {
+    dir.ancestors()
         .find(|d| d.exists())
-        .unwrap_or(Path::new("/"));
+        .unwrap_or(Path::new("/"))
+}
+
+fn same_disk(a: &Path, b: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let device = |p: &Path| there(p).metadata().map(|m| m.dev()).ok();
+    device(a) == device(b)
+}
+
+pub(crate) fn disk_free_mib(dir: &Path) -> Result<u64> {
+    let there = there(dir);
     let stat = rustix::fs::statvfs(there)
         .with_context(|| format!("cannot see how much disk {} has", there.display()))?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize) >> 20)
@@ -339,9 +418,12 @@ pub(crate) fn disk_free_mib(dir: &Path) -> Result<u64> {
 pub(crate) struct Bench<'a> {
     ctx: &'a Ctx,
     args: &'a Args,
+    settings: &'a Settings,
     parts: &'a BenchParts,
     folder: &'a Path,
     jobs: usize,
+    /// Is it what `report` and `--resume` take without a name?
+    newest: bool,
 }
 
 struct Queue {
@@ -374,7 +456,7 @@ impl Bench<'_> {
     fn cells(&self, workloads: &[Workload], modes: &[String]) -> Result<Vec<Planned>> {
         let mut out = Vec::new();
         for workload in workloads {
-            let Some(size) = workload.scale.get(&self.args.scale) else {
+            let Some(size) = workload.scale.get(&self.settings.scale) else {
                 continue;
             };
             for mode in modes {
@@ -389,6 +471,21 @@ impl Bench<'_> {
             }
         }
         Ok(out)
+    }
+
+    /// Only radix' accesses are worth a computation of what other tables would do.
+    fn config(&self, mode: &str) -> &str {
+        match &self.parts.config_of_others {
+            Some(text) if mode != RADIX => text,
+            _ => &self.settings.config,
+        }
+    }
+
+    fn config_file(&self, mode: &str) -> PathBuf {
+        self.folder.join(match &self.parts.config_of_others {
+            Some(_) if mode != RADIX => CONFIG_OF_OTHERS,
+            _ => settings::CONFIG,
+        })
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -419,8 +516,9 @@ impl Bench<'_> {
             ));
         }
         let needs: Vec<Need> = todo.iter().map(Planned::need).collect();
-        let host = host(self.folder)?;
-        let cost = plan::fit(&needs, self.jobs, host)?;
+        let host = host(self.ctx, self.folder)?;
+        // Images are there by now.
+        let cost = plan::fit(&needs, &[], self.jobs, host)?;
         if !todo.is_empty() {
             self.ctx.ui.info(&format!(
                 "{}; free: {} of memory, {} of disk",
@@ -430,10 +528,14 @@ impl Bench<'_> {
             ));
         }
         store::make_dir(&self.folder.join("cells"))?;
-        store::write_atomic(
-            &self.folder.join("config.toml"),
-            self.parts.config.as_bytes(),
-        )?;
+        self.settings.write(self.folder)?;
+        if let Some(text) = &self.parts.config_of_others {
+            store::write_atomic(&self.folder.join(CONFIG_OF_OTHERS), text.as_bytes())?;
+        }
+        if self.newest {
+            // Before the first cell: an interrupted matrix is the newest, too.
+            link_latest(self.folder)?;
+        }
         let start = Instant::now();
         let failed = self.run_all(run, todo, total, kept, host.budget_mib())?;
         let names: Vec<&str> = failed.iter().map(|f| f.0.as_str()).collect();
@@ -596,7 +698,11 @@ impl Bench<'_> {
             .text("qemu", &self.parts.guest.qemu.hash)
             .text("initramfs", &self.parts.guest.image.hash)
             .text("plugin", &self.parts.plugin_hash)
-            .text("config", &self.parts.config)
+            .text("config", self.config(&cell.mode))
+            .text(
+                "edges",
+                self.settings.edges.as_ref().map_or("", |e| &e.sha256),
+            )
             .text("image", &self.parts.image_hash(&cell.workload.name))
             .text("workload", &cell.workload.name)
             .text("argv", &cell.size.argv.join("\n"))

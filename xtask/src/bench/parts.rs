@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::catalogue::{Kind, Workload};
+use super::catalogue::{Kind, Scale, Workload};
+use super::settings::Settings;
 use super::Args;
 use crate::api::{hash, Cmd, Ctx, Fail, Result};
 use crate::build::{self, artefact, Profile};
@@ -15,8 +16,8 @@ pub struct BenchParts {
     pub guest: Parts,
     pub plugin: PathBuf,
     pub plugin_hash: String,
-    /// Complete configuration of the simulator, TOML.
-    pub config: String,
+    /// The simulator's configuration in other modes than radix, if it is another.
+    pub config_of_others: Option<String>,
     /// Disk image of each workload that has one.
     pub images: BTreeMap<String, PathBuf>,
     /// Commit of the checkout, if it is one.
@@ -35,7 +36,7 @@ impl BenchParts {
 }
 
 /// The simulator's configuration: preset, then `--config`, then each `--set`.
-pub fn config(args: &Args) -> Result<String> {
+pub fn config(args: &Args, preset: &str) -> Result<String> {
     let text = match &args.config {
         None => None,
         Some(path) => Some(std::fs::read_to_string(path).map_err(|e| {
@@ -58,7 +59,7 @@ pub fn config(args: &Args) -> Result<String> {
         sets.push((key.trim().to_string(), value.trim().to_string()));
     }
     let config =
-        fpt_walksim_model::config::resolve(&args.preset, text.as_deref(), &sets).map_err(|e| {
+        fpt_walksim_model::config::resolve(preset, text.as_deref(), &sets).map_err(|e| {
             Fail::usage(
                 "the simulator's configuration is not right",
                 e.to_string(),
@@ -68,7 +69,69 @@ pub fn config(args: &Args) -> Result<String> {
     Ok(config.to_toml())
 }
 
-pub fn build(ctx: &Ctx, workloads: &[Workload], config: &str) -> Result<BenchParts> {
+/// Without the computed organisations, which are looked at on radix' accesses only. `None`: as it is, since
+/// organisations were chosen by hand or there is nothing to leave out.
+fn real_only(settings: &Settings) -> Result<Option<String>> {
+    if settings.all_organisations {
+        return Ok(None);
+    }
+    let bad = |e: fpt_walksim_model::config::ConfigError| {
+        Fail::usage(
+            "the simulator's configuration is not right",
+            e.to_string(),
+            "choose another --name",
+        )
+    };
+    let mut config = fpt_walksim_model::config::parse(&settings.config).map_err(bad)?;
+    let usual = fpt_walksim_model::config::resolve(&settings.preset, None, &[]).map_err(bad)?;
+    if config.organisations != usual.organisations
+        || !config.organisations.iter().any(|o| o == REAL)
+    {
+        return Ok(None);
+    }
+    config.organisations = vec![REAL.into()];
+    Ok(Some(config.to_toml()))
+}
+
+const REAL: &str = "real";
+
+/// Sizes in MiB of the images that these workloads need and that are not there yet, each once. (One that is
+/// older than a week may be made anew.)
+pub fn images_to_make(ctx: &Ctx, workloads: &[Workload], scale: Scale) -> Vec<u64> {
+    let there = images_there(&ctx.cache.join("artefacts/image"));
+    let mut sizes: BTreeMap<Vec<&str>, u64> = BTreeMap::new();
+    for w in workloads.iter().filter(|w| w.kind == Kind::Image) {
+        let mut packages: Vec<&str> = w.packages.iter().map(String::as_str).collect();
+        packages.sort_unstable();
+        packages.dedup();
+        let mib = w.scale.get(&scale).map_or(0, |s| s.disk_mib);
+        if !there.iter().any(|t| made_of(t, &packages)) {
+            let size = sizes.entry(packages).or_default();
+            *size = (*size).max(mib);
+        }
+    }
+    sizes.into_values().collect()
+}
+
+/// Lists of packages of the images in the cache.
+fn images_there(dir: &std::path::Path) -> Vec<String> {
+    std::fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .filter_map(|e| std::fs::read_to_string(e.ok()?.path().join("meta.json")).ok())
+        .filter_map(|text| serde_json::from_str::<artefact::Meta>(&text).ok())
+        .filter_map(|mut meta| meta.remove("packages"))
+        .collect()
+}
+
+/// Is that the list of an image with `packages` and what is in every image?
+fn made_of(list: &str, packages: &[&str]) -> bool {
+    let list: Vec<&str> = list.split(' ').collect();
+    packages.iter().all(|p| list.contains(p)) && list.len() <= packages.len() + 1
+}
+
+pub fn build(ctx: &Ctx, workloads: &[Workload], settings: &Settings) -> Result<BenchParts> {
+    let config_of_others = real_only(settings)?;
     let kernel = parts::kernel(ctx, Profile::Fpt)?;
     let qemu = parts::qemu(ctx, false)?;
     let plugin = match parts::named("FPT_WALKSIM", "simulator")? {
@@ -113,7 +176,7 @@ pub fn build(ctx: &Ctx, workloads: &[Workload], config: &str) -> Result<BenchPar
         },
         plugin,
         plugin_hash,
-        config: config.to_string(),
+        config_of_others,
         images,
         commit: commit(ctx),
     })

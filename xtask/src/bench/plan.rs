@@ -15,7 +15,6 @@ const RESULT_MIB: u64 = 4;
 pub struct Need {
     pub name: String,
     pub memory_mib: u64,
-    pub disk_mib: u64,
     pub seconds: u64,
 }
 
@@ -30,7 +29,10 @@ impl Need {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Host {
     pub memory_mib: u64,
+    /// For results.
     pub disk_mib: u64,
+    /// For images, if that is another file system.
+    pub cache_mib: Option<u64>,
 }
 
 impl Host {
@@ -77,7 +79,7 @@ pub fn cost(needs: &[Need], jobs: usize, budget_mib: u64) -> Cost {
     };
     let mut todo: Vec<&Need> = needs.iter().collect();
     let mut running: Vec<(u64, &Need)> = Vec::new();
-    let (mut now, mut disk) = (0, 0);
+    let mut now = 0;
     while !todo.is_empty() || !running.is_empty() {
         let used: u64 = running.iter().map(|(_, n)| n.host_mib()).sum();
         let next = (running.len() < jobs.max(1))
@@ -90,9 +92,8 @@ pub fn cost(needs: &[Need], jobs: usize, budget_mib: u64) -> Cost {
         if let Some(at) = next {
             let need = todo.remove(at);
             running.push((now + need.seconds, need));
-            let sum = |of: fn(&Need) -> u64| running.iter().map(|(_, n)| of(n)).sum();
-            cost.memory_mib = cost.memory_mib.max(sum(Need::host_mib));
-            disk = disk.max(sum(|n| n.disk_mib));
+            let sum = running.iter().map(|(_, n)| n.host_mib()).sum();
+            cost.memory_mib = cost.memory_mib.max(sum);
             continue;
         }
         let first = running
@@ -105,7 +106,6 @@ pub fn cost(needs: &[Need], jobs: usize, budget_mib: u64) -> Cost {
         }
     }
     cost.seconds = now;
-    cost.disk_mib += disk;
     cost
 }
 
@@ -124,8 +124,17 @@ pub fn next<T>(
         .position(|t| used_mib.saturating_add(host_mib(t)) <= budget_mib)
 }
 
-/// What the matrix costs on this host, or why it cannot be run here.
-pub fn fit(needs: &[Need], jobs: usize, host: Host) -> Result<Cost> {
+/// Disk for images that are to be made: all are kept, and the largest is there twice while it is made.
+pub fn images_mib(images: &[u64]) -> u64 {
+    let sum = images
+        .iter()
+        .fold(0u64, |sum, mib| sum.saturating_add(*mib));
+    sum.saturating_add(images.iter().copied().max().unwrap_or(0))
+}
+
+/// What the matrix costs on this host, or why it cannot be run here. `images`: sizes of those that are to
+/// be made first.
+pub fn fit(needs: &[Need], images: &[u64], jobs: usize, host: Host) -> Result<Cost> {
     // The first of the biggest.
     if let Some(big) = needs.iter().rev().max_by_key(|n| n.host_mib()) {
         if big.host_mib() > host.budget_mib() {
@@ -141,13 +150,28 @@ pub fn fit(needs: &[Need], jobs: usize, host: Host) -> Result<Cost> {
             ));
         }
     }
-    let cost = cost(needs, jobs, host.budget_mib());
+    let mut cost = cost(needs, jobs, host.budget_mib());
+    let images = images_mib(images);
+    let none = |what: &str, needs: u64, free: u64| {
+        Err(Fail::infra(
+            format!("{what} onto the disk"),
+            format!("it needs {}, {} are free", size(needs), size(free)),
+            "free some space (`cargo xtask clean` empties this project's cache), or choose a smaller --scale or fewer --workloads",
+        ))
+    };
+    match host.cache_mib {
+        None => cost.disk_mib = cost.disk_mib.saturating_add(images),
+        Some(free) if images > free => {
+            return none(
+                "the matrix' guest images do not fit, in the cache,",
+                images,
+                free,
+            )
+        }
+        Some(_) => {}
+    }
     if cost.disk_mib > host.disk_mib {
-        return Err(Fail::infra(
-            "the matrix does not fit onto the disk",
-            format!("it needs {}, {} are free", size(cost.disk_mib), size(host.disk_mib)),
-            "free some space (`cargo xtask clean` empties this project's cache), or choose a smaller --scale",
-        ));
+        return none("the matrix does not fit", cost.disk_mib, host.disk_mib);
     }
     Ok(cost)
 }
@@ -179,7 +203,6 @@ mod tests {
         Need {
             name: name.into(),
             memory_mib,
-            disk_mib: 100,
             seconds,
         }
     }
@@ -194,7 +217,7 @@ mod tests {
         let cost = cost(&needs, 2, 10_000);
         assert_eq!(cost.seconds, 30, "c runs beside b when a has ended");
         assert_eq!(cost.memory_mib, 2 * 1512);
-        assert_eq!(cost.disk_mib, 3 * RESULT_MIB + 200);
+        assert_eq!(cost.disk_mib, 3 * RESULT_MIB);
         assert_eq!(super::cost(&needs, 1, 10_000).seconds, 55);
         assert_eq!(
             super::cost(&needs, 2, 2000).seconds,
@@ -222,9 +245,12 @@ mod tests {
         let host = |memory_mib, disk_mib| Host {
             memory_mib,
             disk_mib,
+            cache_mib: None,
         };
-        let line = |h| crate::api::fail::report(&fit(&needs, 2, h).unwrap_err());
-        assert!(fit(&needs, 2, host(20_000, 1000)).is_ok());
+        let line = |h| crate::api::fail::report(&fit(&needs, &[30, 50], 2, h).unwrap_err());
+        // A result, both images, the larger of them once more.
+        let cost = fit(&needs, &[30, 50], 2, host(20_000, 1000)).unwrap();
+        assert_eq!(cost.disk_mib, RESULT_MIB + 130);
         let (text, code) = line(host(9000, 1000));
         assert!(
             text.contains("gups-radix does not fit into this host's memory"),
@@ -233,7 +259,22 @@ mod tests {
         assert!(text.contains("8.5 GiB (8.0 GiB for the guest)"), "{text}");
         assert_eq!(code, 69);
         let (text, code) = line(host(20_000, 50));
-        assert!(text.contains("it needs 104 MiB, 50 MiB are free"), "{text}");
+        assert!(text.contains("it needs 134 MiB, 50 MiB are free"), "{text}");
+        assert_eq!(code, 69);
+        let apart = |cache| Host {
+            cache_mib: Some(cache),
+            ..host(20_000, 50)
+        };
+        assert_eq!(
+            fit(&needs, &[30, 50], 2, apart(130)).unwrap().disk_mib,
+            RESULT_MIB
+        );
+        let (text, code) = line(apart(129));
+        assert!(text.contains("in the cache"), "{text}");
+        assert!(
+            text.contains("it needs 130 MiB, 129 MiB are free"),
+            "{text}"
+        );
         assert_eq!(code, 69);
     }
 

@@ -59,12 +59,18 @@ pub struct Provenance {
     pub qemu_hash: String,
     pub initramfs_hash: String,
     pub plugin_hash: String,
-    /// Of the resolved configuration of the simulator.
+    /// Of the resolved configuration of the simulator, with all organisations.
     pub config_hash: String,
+    /// Only the real tables were simulated, whatever other organisations the configuration names.
+    #[serde(default)]
+    pub real_only: bool,
     /// Of the checkout; empty outside of git.
     pub commit: String,
     /// The program in the guest.
     pub argv: Vec<String>,
+    /// What graph programs read instead of generating it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edges: Option<super::settings::Edges>,
     /// The kernel's command line.
     pub kernel_args: String,
     /// Virtual time counts instructions: two runs give nearly the same figures.

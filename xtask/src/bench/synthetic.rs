@@ -4,8 +4,8 @@
 
 use fpt_walksim_model::config::Config;
 use fpt_walksim_model::report::{
-    ByCache, BySize, Categories, Checks, Cycles, Instructions, Kind, Organisation, Phase, Report,
-    TlbLevel, Tlbs, SCHEMA,
+    Accesses, ByCache, BySize, Categories, Checks, Cycles, Function, Instructions, Kind,
+    Organisation, Phase, Report, Task, TlbLevel, Tlbs, Untranslated, SCHEMA,
 };
 
 /// Kernel instructions, entry reads and cycles of `mode` as parts of radix'.
@@ -124,6 +124,37 @@ pub fn report(mode: &str, label: &str) -> Report {
                 organisation("ideal", unit, all, 0.0, 0.0),
                 organisation("ecpt", unit, all, 0.7, 0.8),
             ],
+            accesses: Accesses {
+                user_data: 400 * unit,
+                user_fetch: 300 * unit,
+                kernel_data: 100 * unit,
+                kernel_fetch: 80 * unit,
+            },
+            page_fault_functions: [
+                ("clear_page_orig", 100.0, 1.0),
+                ("handle_mm_fault", 40.0, known.kernel),
+            ]
+            .map(|(name, each, part)| Function {
+                name: name.into(),
+                instructions: of(part, (each * unit as f64) as u64),
+            })
+            .to_vec(),
+            tasks: vec![
+                Task {
+                    task: "0xffff888000001000".into(),
+                    user: 999 * unit,
+                    kernel: by.sum() - unit,
+                },
+                Task {
+                    task: "0xffff888000002000".into(),
+                    user: unit,
+                    kernel: unit,
+                },
+            ],
+            untranslated: Untranslated {
+                fetch: unit / 1000,
+                ..Untranslated::default()
+            },
             ..Phase::default()
         }
     };
@@ -140,6 +171,56 @@ pub fn report(mode: &str, label: &str) -> Report {
             ..Checks::default()
         },
         phases: vec![phase("load", 1000), phase("run", 4000)],
+    }
+}
+
+/// What the stand-in for QEMU leaves where the simulator would, by the plugin's options, with the fault
+/// `what`. A full disk is one of the things to be tested: nothing is said of errors.
+pub fn leave(option: impl Fn(&str) -> Option<String>, mode: &str, what: &str) {
+    let (Some(config), Some(out)) = (option("config="), option("out=")) else {
+        return;
+    };
+    let mut report = report(mode, &option("label=").unwrap_or_default());
+    let text = std::fs::read_to_string(config).unwrap_or_default();
+    if let Ok(config) = fpt_walksim_model::config::parse(&text) {
+        for phase in &mut report.phases {
+            phase
+                .organisations
+                .retain(|o| config.organisations.contains(&o.name));
+        }
+        report.config = config;
+    }
+    match what {
+        "no-figures" => return,
+        "half-figures" => {
+            let _ = std::fs::write(out, "{\"schema\":");
+            return;
+        }
+        _ => spoil(&mut report, what),
+    }
+    if let (Some(flame), true) = (option("flame="), what != "no-flame") {
+        let _ = std::fs::write(flame, "load;page_fault;handle_mm_fault 40000\n");
+    }
+    let _ = serde_json::to_string(&report).map(|text| std::fs::write(out, text));
+}
+
+/// Figures as a fault of the simulator would make them.
+fn spoil(report: &mut Report, what: &str) {
+    match what {
+        "mismatch" => report.checks.mismatches = 3,
+        "no-run" => report.phases.truncate(1),
+        "no-walks" => {
+            let all = report.phases.iter_mut().flat_map(|p| &mut p.organisations);
+            all.for_each(|o| o.walks = 0);
+        }
+        "nothing-checked" => report.checks.walks_checked = 0,
+        "no-faults" => {
+            let by = &mut report.phases[0].instructions.kernel_by_category;
+            by.other += std::mem::take(&mut by.page_fault);
+        }
+        "stale" => report.checks.stale = 26,
+        "lost" => report.checks.lost_entries = 2001,
+        _ => {}
     }
 }
 
@@ -162,5 +243,17 @@ mod tests {
         let mut bad = super::report("radix", "x");
         bad.complete = false;
         assert!(super::super::cell::check(&bad).is_err());
+        for what in ["no-walks", "nothing-checked", "no-faults", "stale", "lost"] {
+            let mut bad = super::report("radix", "x");
+            super::spoil(&mut bad, what);
+            assert!(super::super::cell::check(&bad).is_err(), "{what}");
+        }
+        // A few are no fault, and who wants no checks has none.
+        let mut good = super::report("radix", "x");
+        good.checks.stale = 25;
+        good.checks.lost_entries = 2000;
+        good.checks.walks_checked = 0;
+        good.config.sim.check_every = 0;
+        super::super::cell::check(&good).unwrap();
     }
 }

@@ -13,10 +13,9 @@ struct Fake {
     ctl: UnixStream,
     what: String,
     mode: String,
-    /// Where a simulator would leave its result.
-    figures: Option<String>,
+    /// Its options: where a simulator would leave its result.
+    plugin: String,
     thp: String,
-    label: String,
     /// How often the state was asked for.
     states: i64,
 }
@@ -109,9 +108,8 @@ fn main() {
         ctl,
         what,
         mode: word("fpt="),
-        figures: option("config=").and_then(|_| option("out=")),
         thp: word("transparent_hugepage="),
-        label,
+        plugin,
         states: 0,
     };
     fake.send(&Ev::Ready {
@@ -177,21 +175,11 @@ fn panic_lines() {
 
 impl Fake {
     fn leave_figures(&self) {
-        let Some(path) = &self.figures else { return };
-        let mut report = xtask::bench::synthetic::report(&self.mode, &self.label);
-        match self.what.as_str() {
-            "no-figures" => return,
-            "half-figures" => {
-                let _ = std::fs::write(path, "{\"schema\":");
-                return;
-            }
-            "mismatch" => report.checks.mismatches = 3,
-            "no-run" => report.phases.truncate(1),
-            _ => {}
-        }
-        let text = serde_json::to_string(&report).expect("a report");
-        // A full disk is one of the things to be tested.
-        let _ = std::fs::write(path, text);
+        let option = |key: &str| {
+            let mut all = self.plugin.split(',');
+            all.find_map(|o| o.strip_prefix(key)).map(str::to_string)
+        };
+        xtask::bench::synthetic::leave(option, &self.mode, &self.what);
     }
 
     fn send(&mut self, ev: &Ev) {
