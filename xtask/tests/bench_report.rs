@@ -677,6 +677,9 @@ fn a_report_is_one_page_and_its_files() {
     ] {
         assert!(page.contains(word), "{word}");
     }
+    // The published figure of the run phase stands beside ours of the run phase.
+    assert!(page
+        .contains("<td class=\"text\">run phase</td><td class=\"text\">all</td><td>-6.4 %</td>"));
     // 5 % of 60 cycles a walk.
     let csv = read(dir.join("report.csv"));
     assert!(
@@ -687,6 +690,24 @@ fn a_report_is_one_page_and_its_files() {
     let json: serde_json::Value = serde_json::from_str(&read(dir.join("report.json"))).unwrap();
     assert_eq!(json["schema"], "fpt-report/1");
     assert_eq!(json["command"], "cargo xtask report");
+    let functions = read(dir.join("functions.csv"));
+    assert!(
+        functions.starts_with("workload,mode,phase,function,instructions,schema\n")
+            && functions.contains("gups,l3l2,run,handle_mm_fault,156800,fpt-report/1\n"),
+        "{functions}"
+    );
+    let tasks = read(dir.join("tasks.csv"));
+    assert!(
+        tasks.contains("bfs,radix,load,0xffff888000001000,999000,399000,fpt-report/1\n"),
+        "{tasks}"
+    );
+    for word in [
+        "Page-fault path by function",
+        "handle_mm_fault",
+        "Instructions by process",
+    ] {
+        assert!(page.contains(word), "{word}");
+    }
     for name in [
         "figure3-kernel-instructions-all",
         "figure4-walk-latency-run",
@@ -697,8 +718,26 @@ fn a_report_is_one_page_and_its_files() {
             svg.contains("FPT-Linux, matrix m:"),
             "each says where it comes from"
         );
+        let hash = json["matrix_hash"].as_str().unwrap();
         let png = std::fs::read(dir.join(format!("figures/{name}.png"))).unwrap();
-        assert_eq!(&png[..4], b"\x89PNG");
+        let decoder = png::Decoder::new(std::io::Cursor::new(png));
+        let reader = decoder.read_info().unwrap();
+        let chunks = &reader.info().uncompressed_latin1_text;
+        for (name, value) in [
+            ("Source", format!("matrix m {hash}")),
+            (
+                "Command",
+                "cargo xtask bench --scale tiny --name m; cargo xtask report".into(),
+            ),
+            (
+                "Creation Time",
+                json["written_utc"].as_str().unwrap().into(),
+            ),
+        ] {
+            assert!(svg.contains(&format!("\n{name}: {value}\n")), "{svg}");
+            let chunk = chunks.iter().find(|c| c.keyword == name).unwrap();
+            assert_eq!(chunk.text, value);
+        }
     }
     // By name, by folder, elsewhere.
     lab.run(&["report", "m", "--out", "x"]).is(0, &[]);
@@ -759,7 +798,7 @@ fn two_matrices_are_compared() {
     }
     let csv = read(lab.path("c/compare.csv"));
     assert!(
-        csv.contains("bfs,radix,all,real,emt,walk_latency,60.0,60.0,1.0"),
+        csv.contains("bfs,radix,all,real,emt,walk_latency,60.0,60.0,1.0,fpt-compare/1"),
         "{csv}"
     );
     lab.run(&[

@@ -102,8 +102,31 @@ pub fn svg(chart: &Chart, width: u32) -> Result<String> {
     Ok(text)
 }
 
-/// The chart as a PNG file: twice as many pixels as the SVG of this width has.
-pub fn png(chart: &Chart, width: u32) -> Result<Vec<u8>> {
+/// Facts for who finds the file alone: name and value.
+pub type Facts<'a> = &'a [(&'static str, String)];
+
+/// An SVG document with `facts` in its head.
+pub fn stamped(svg: &str, facts: Facts) -> String {
+    let Some(end) = svg
+        .find("<svg ")
+        .and_then(|at| Some(at + svg[at..].find('>')? + 1))
+    else {
+        return svg.to_string();
+    };
+    let lines: Vec<String> = facts
+        .iter()
+        .map(|(name, value)| format!("{name}: {}", super::html::esc(value)))
+        .collect();
+    format!(
+        "{}\n<metadata>\n{}\n</metadata>{}",
+        &svg[..end],
+        lines.join("\n"),
+        &svg[end..]
+    )
+}
+
+/// The chart as a PNG file: twice as many pixels as the SVG of this width has. `facts` are its text chunks.
+pub fn png(chart: &Chart, width: u32, facts: Facts) -> Result<Vec<u8>> {
     fonts();
     let layout = Layout::new(chart, width as i32);
     let size = (width * 2, layout.height as u32 * 2);
@@ -118,6 +141,13 @@ pub fn png(chart: &Chart, width: u32) -> Result<Vec<u8>> {
     let mut encoder = png::Encoder::new(&mut out, size.0, size.1);
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
+    for (name, value) in facts {
+        // Such a chunk holds Latin-1.
+        let plain = value.replace(|c: char| !(' '..='~').contains(&c), "?");
+        encoder
+            .add_text_chunk(name.to_string(), plain)
+            .map_err(failed)?;
+    }
     let mut writer = encoder.write_header().map_err(failed)?;
     writer.write_image_data(&pixels).map_err(failed)?;
     writer.finish().map_err(failed)?;
@@ -515,11 +545,17 @@ mod tests {
             for n in 0..3 {
                 assert!(svg.contains(&format!("group{n}")));
             }
-            let png = png(&chart, width).unwrap();
+            let facts = [("Command", "bench — <x>".to_string())];
+            let stamped = stamped(&svg, &facts);
+            assert!(stamped.contains("<metadata>\nCommand: bench — &lt;x&gt;\n</metadata>"));
+            assert_eq!(stamped.matches("<metadata>").count(), 1);
+            let png = png(&chart, width, &facts).unwrap();
+            let text: &[u8] = b"tEXtCommand\0bench ? <x>";
+            assert!(png.windows(text.len()).any(|w| w == text));
             assert_eq!(&png[1..4], b"PNG");
             assert_eq!(
                 png,
-                super::png(&chart, width).unwrap(),
+                super::png(&chart, width, &facts).unwrap(),
                 "the same input, the same bytes"
             );
         }
@@ -529,7 +565,7 @@ mod tests {
     fn nothing_to_draw_is_no_panic() {
         for chart in [Chart::default(), chart(0), chart(1)] {
             svg(&chart, 380).unwrap();
-            png(&chart, 1000).unwrap();
+            png(&chart, 1000, &[]).unwrap();
         }
         let mut odd = chart(1);
         odd.groups[0].bars[0].parts[0].value = f64::NAN;

@@ -11,15 +11,27 @@ use crate::api::Result;
 
 pub const SCHEMA: &str = "fpt-report/1";
 
-/// One line per row, columns by the names of the fields, in their order. Empty: no figure.
-pub fn csv<T: Serialize>(rows: &[T]) -> Result<String> {
-    let mut writer = csv::Writer::from_writer(Vec::new());
+/// One line per row, columns by the names of the fields, in their order. Empty: no figure. The last column
+/// says in each line what the columns mean.
+pub fn csv<T: Serialize>(rows: &[T], schema: &str) -> Result<String> {
+    let bad = |e: String| anyhow::anyhow!("cannot encode the rows: {e}");
+    let mut plain = csv::Writer::from_writer(Vec::new());
     for row in rows {
-        writer.serialize(row).context("cannot encode a row")?;
+        plain.serialize(row).context("cannot encode a row")?;
     }
-    let raw = writer
-        .into_inner()
-        .map_err(|e| anyhow::anyhow!("cannot encode the rows: {e}"))?;
+    let plain = plain.into_inner().map_err(|e| bad(e.to_string()))?;
+    let mut reader = csv::ReaderBuilder::new()
+        .has_headers(false)
+        .from_reader(plain.as_slice());
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    for (n, record) in reader.records().enumerate() {
+        let mut record = record.context("cannot encode a row")?;
+        record.push_field(if n == 0 { "schema" } else { schema });
+        writer
+            .write_record(&record)
+            .context("cannot encode a row")?;
+    }
+    let raw = writer.into_inner().map_err(|e| bad(e.to_string()))?;
     String::from_utf8(raw).context("cannot encode the rows")
 }
 
@@ -91,6 +103,7 @@ pub fn json(table: &Table, command: &str, date: &str) -> Result<String> {
     let value = json!({
         "schema": SCHEMA,
         "matrix": table.matrix.name,
+        "matrix_hash": table.matrix.hash(),
         "written_utc": date,
         "command": command,
         "differences": table.matrix.differences(),
@@ -115,12 +128,14 @@ mod tests {
     fn csv_is_whole() {
         let matrix = matrix();
         let table = Table::new(&matrix);
-        let text = csv(&table.rows).unwrap();
+        let text = csv(&table.rows, SCHEMA).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), table.rows.len() + 1);
         assert!(
             lines[0].starts_with("workload,mode,phase,organisation,kind,preset,instructions_user")
         );
+        assert!(lines[0].ends_with(",untranslated_data,untranslated_fetch,schema"));
+        assert!(lines[1..].iter().all(|l| l.ends_with(",fpt-report/1")));
         let columns = lines[0].split(',').count();
         assert!(lines.iter().all(|l| l.split(',').count() == columns));
         assert!(lines

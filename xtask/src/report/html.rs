@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One page that holds everything: no script, no font, no picture from elsewhere.
 
+use super::detail;
 use super::figures::{number, percent, Figure, Grid, PHASES};
 use super::metrics::{Of, Table, GRAPHS, RADIX};
 use super::published::{Over, CITED, PUBLISHED};
@@ -215,7 +216,7 @@ fn published(t: &Table) -> String {
                 Over::Graphs => GRAPHS.to_vec(),
                 Over::One(name) => vec![name],
             };
-            let ours = t.mean(&set, p.mode, super::metrics::ALL, p.of);
+            let ours = t.mean(&set, p.mode, p.phase, p.of);
             let theirs = if p.low == p.high {
                 percent(p.low)
             } else {
@@ -224,6 +225,11 @@ fn published(t: &Table) -> String {
             vec![
                 p.mode.to_string(),
                 p.of.title().to_string(),
+                PHASES
+                    .iter()
+                    .find(|(phase, _)| *phase == p.phase)
+                    .map_or(p.phase, |(_, title)| *title)
+                    .to_string(),
                 match p.over {
                     Over::All => "all".into(),
                     Over::Graphs => "graphs".to_string(),
@@ -242,6 +248,7 @@ fn published(t: &Table) -> String {
         &[
             "mode",
             "what",
+            "phase",
             "workloads",
             "published",
             "here",
@@ -255,7 +262,7 @@ fn published(t: &Table) -> String {
          are given there as speed-ups, radix over the mode; they are turned round here. The workloads behind &quot;all&quot; \
          are not the same ones at the same size, so that equal numbers are not to be expected.</p>\n",
     );
-    out.push_str(&table(&grid, &[0, 1, 2, 5, 6]));
+    out.push_str(&table(&grid, &[0, 1, 2, 3, 6, 7]));
     out.push_str("<ul>\n");
     for line in CITED {
         out.push_str(&format!("<li>{}</li>\n", esc(line)));
@@ -296,6 +303,11 @@ fn checks(t: &Table) -> String {
             report.checks.hits_checked.to_string(),
             report.checks.mismatches.to_string(),
             report.checks.stale.to_string(),
+            report.checks.lost_entries.to_string(),
+            (report.phases.iter())
+                .map(|p| p.untranslated.fetch)
+                .sum::<u64>()
+                .to_string(),
             report.checks.conservation.clone(),
             synthetic.map_or("-".into(), percent),
         ]);
@@ -308,6 +320,8 @@ fn checks(t: &Table) -> String {
             "hits checked",
             "mismatches",
             "stale",
+            "lost entries",
+            "untranslated fetches",
             "conservation",
             "computed radix / real",
         ],
@@ -315,7 +329,7 @@ fn checks(t: &Table) -> String {
     );
     format!(
         "<h2 id=\"checks\">What was checked</h2>\n<p>Each cell's program checked its own result. Walks and TLB hits were compared with \
-         QEMU's own translation; a mismatch makes the cell fail. The last column is the latency of the computed radix walk against \
+         what QEMU's own walk and translation give; a mismatch makes the cell fail, and so does a cell in which nothing was compared. The last column is the latency of the computed radix walk against \
          the real one in the radix guest.</p>\n<details><summary>The numbers</summary>\n{}</details>\n",
         table(&grid, &[0, 1])
     )
@@ -381,6 +395,7 @@ fn provenance(t: &Table, command: &str) -> String {
     let p = &cell.provenance;
     let mut facts: Vec<(&str, String)> = vec![
         ("matrix", t.matrix.name.clone()),
+        ("its hash", hash::short(&t.matrix.hash()).into()),
         ("command of the first cell", p.command.clone()),
         ("command of this report", command.to_string()),
         ("scale", cell.scale.clone()),
@@ -527,6 +542,8 @@ pub fn page(t: &Table, figures: &[(Figure, Vec<Drawn>)], command: &str, date: &s
     );
     body.push_str("<nav>");
     let links = figures.iter().map(|(f, _)| (f.id, f.title)).chain([
+        ("functions", "Page-fault path by function"),
+        ("tasks", "Instructions by process"),
         ("published", "Published figures"),
         ("kinds", "Real or not"),
         ("checks", "Checks"),
@@ -545,6 +562,8 @@ pub fn page(t: &Table, figures: &[(Figure, Vec<Drawn>)], command: &str, date: &s
     for (f, drawn) in figures {
         body.push_str(&figure(f, drawn));
     }
+    body.push_str(&detail::functions_page(t));
+    body.push_str(&detail::tasks_page(t));
     body.push_str(&published(t));
     body.push_str(real_or_not());
     body.push_str(&checks(t));

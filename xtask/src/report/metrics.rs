@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Context as _;
-use fpt_walksim_model::report::{ByCache, Categories, Instructions, Kind, Organisation};
+use fpt_walksim_model::report::{ByCache, Categories, Kind, Organisation, Phase};
 use serde::Serialize;
 
 use crate::api::{modes, Fail, Result};
@@ -127,6 +127,16 @@ impl Matrix {
             .find(|c| c.workload == workload && c.mode == mode)
     }
 
+    /// Names exactly these results, wherever they are drawn: of what each cell's figures depend on, and when
+    /// it was run.
+    pub fn hash(&self) -> String {
+        let mut inputs = crate::api::hash::Inputs::new();
+        for cell in &self.cells {
+            inputs.text(&cell.name(), &format!("{} {}", cell.hash, cell.began_utc));
+        }
+        inputs.finish()
+    }
+
     /// What the cells do not agree on although figures compare them; empty in a sound matrix.
     pub fn differences(&self) -> Vec<String> {
         type Fact = (&'static str, fn(&Cell) -> String);
@@ -218,6 +228,9 @@ pub struct Row {
     pub cycles_tlb: f64,
     /// All page tables of the guest at the end of the run phase.
     pub page_table_kb: Option<u64>,
+    /// Accesses of the phase that are in no figure of a TLB (docs/walksim-schema.md).
+    pub untranslated_data: u64,
+    pub untranslated_fetch: u64,
 }
 
 impl Row {
@@ -260,10 +273,14 @@ struct Sum {
     /// Instructions that the simulator set against its cycles (without warm-up).
     instructions: f64,
     cycles: [f64; 5],
+    untranslated: [u64; 2],
 }
 
 impl Sum {
-    fn add(&mut self, i: &Instructions, o: &Organisation) {
+    fn add(&mut self, phase: &Phase, o: &Organisation) {
+        let i = &phase.instructions;
+        self.untranslated[0] += phase.untranslated.data;
+        self.untranslated[1] += phase.untranslated.fetch;
         self.user += i.user;
         self.kernel += i.kernel;
         self.once += i.kernel_strings_once;
@@ -330,6 +347,8 @@ impl Sum {
             cycles_instruction,
             cycles_tlb,
             page_table_kb: cell.guest.page_tables_kb,
+            untranslated_data: self.untranslated[0],
+            untranslated_fetch: self.untranslated[1],
         }
     }
 }
@@ -346,14 +365,14 @@ pub fn rows(matrix: &Matrix) -> Vec<Row> {
         for phase in &report.phases {
             for o in &phase.organisations {
                 let mut one = Sum::default();
-                one.add(&phase.instructions, o);
+                one.add(phase, o);
                 out.push(one.row(cell, &phase.name, o));
                 let key = (o.name.clone(), o.preset.clone());
                 let entry = sums.entry(key).or_insert_with(|| {
                     order.push(o);
                     (order.len() - 1, Sum::default())
                 });
-                entry.1.add(&phase.instructions, o);
+                entry.1.add(phase, o);
             }
         }
         let mut both: Vec<(usize, Sum)> = sums.into_values().collect();
@@ -559,6 +578,11 @@ pub mod tests {
         assert_eq!(ideal.kind, "counterfactual");
         assert_eq!((ideal.walk_latency, ideal.accesses_per_walk), (None, None));
         assert_eq!(table.rows.len(), 9 * 4 * 3);
+        assert_eq!((radix.untranslated_data, radix.untranslated_fetch), (0, 5));
+        let mut other = matrix.clone();
+        assert_eq!(other.hash(), matrix.hash());
+        other.cells[0].hash = "other".into();
+        assert_ne!(other.hash(), matrix.hash());
         assert!(matrix.differences().is_empty());
     }
 

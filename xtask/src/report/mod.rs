@@ -2,6 +2,7 @@
 //! `cargo xtask report`: what a matrix of `bench` says, as a page, pictures, CSV and JSON.
 
 mod compare;
+mod detail;
 pub mod draw;
 mod export;
 mod figures;
@@ -179,12 +180,34 @@ fn source(matrix: &Matrix, date: &str) -> String {
     text
 }
 
+/// What each picture's file says of itself.
+fn facts(matrices: &[&Matrix], command: &str, date: &str) -> Vec<(&'static str, String)> {
+    let each = |of: &dyn Fn(&Matrix) -> String| {
+        let all: Vec<String> = matrices.iter().map(|m| of(m)).collect();
+        all.join("; ")
+    };
+    let bench = |m: &Matrix| {
+        let first = m.cells.first();
+        first.map_or(String::new(), |c| c.provenance.command.clone())
+    };
+    vec![
+        ("Software", "FPT-Linux".into()),
+        (
+            "Source",
+            each(&|m| format!("matrix {} {}", m.name, m.hash())),
+        ),
+        ("Command", format!("{}; {command}", each(&bench))),
+        ("Creation Time", date.into()),
+    ]
+}
+
 /// Page, pictures, CSV and JSON of a matrix; the page's path.
 pub fn write(ctx: &Ctx, matrix: &Matrix, out: &Path) -> Result<PathBuf> {
     let stage = ctx.ui.stage(&format!("report of {}", matrix.name));
     let table = Table::new(matrix);
     let (date, command) = (rundir::utc(SystemTime::now()), command(ctx));
     let source = source(matrix, &date);
+    let facts = facts(&[matrix], &command, &date);
     let mut drawn = Vec::new();
     for figure in figures::all(&table, &source) {
         let mut pictures = Vec::new();
@@ -194,12 +217,18 @@ pub fn write(ctx: &Ctx, matrix: &Matrix, out: &Path) -> Result<PathBuf> {
                 1 => figure.id.to_string(),
                 _ => format!("{}-{phase}", figure.id),
             };
-            pictures.push(picture(out, &name, phase, chart)?);
+            pictures.push(picture(out, &name, phase, chart, &facts)?);
         }
         drawn.push((figure, pictures));
     }
     let write = |name: &str, text: String| store::write_atomic(&out.join(name), text.as_bytes());
-    write("report.csv", export::csv(&table.rows)?)?;
+    write("report.csv", export::csv(&table.rows, export::SCHEMA)?)?;
+    let functions = detail::functions(matrix);
+    write("functions.csv", export::csv(&functions, export::SCHEMA)?)?;
+    write(
+        "tasks.csv",
+        export::csv(&detail::tasks(matrix), export::SCHEMA)?,
+    )?;
     write("report.json", export::json(&table, &command, &date)?)?;
     // Last: who sees the page finds the rest.
     write("index.html", html::page(&table, &drawn, &command, &date))?;
@@ -228,12 +257,14 @@ fn picture(
     name: &str,
     phase: &'static str,
     chart: &draw::Chart,
+    facts: draw::Facts,
 ) -> Result<html::Drawn> {
     let wide = draw::svg(chart, WIDE)?;
     let narrow = draw::svg(chart, NARROW)?;
     let dir = out.join("figures");
-    store::write_atomic(&dir.join(format!("{name}.svg")), wide.as_bytes())?;
-    store::write_atomic(&dir.join(format!("{name}.png")), &draw::png(chart, WIDE)?)?;
+    let file = |kind: &str| dir.join(format!("{name}.{kind}"));
+    store::write_atomic(&file("svg"), draw::stamped(&wide, facts).as_bytes())?;
+    store::write_atomic(&file("png"), &draw::png(chart, WIDE, facts)?)?;
     Ok(html::Drawn {
         phase,
         wide,
@@ -257,6 +288,7 @@ fn compared(ctx: &Ctx, a: &Matrix, b: &Matrix, out: &Path) -> Result<i32> {
     }
     let (date, command) = (rundir::utc(SystemTime::now()), command(ctx));
     let source = format!("A: {} B: {}", source(a, &date), source(b, &date));
+    let facts = facts(&[a, b], &command, &date);
     let mut drawn = Vec::new();
     for of in [Of::KernelInstructions, Of::WalkLatency, Of::Ipc, Of::Cycles] {
         let name = serde_json::to_value(of)
@@ -266,7 +298,13 @@ fn compared(ctx: &Ctx, a: &Matrix, b: &Matrix, out: &Path) -> Result<i32> {
         let chart = compare::chart(&pairs, of, &source);
         drawn.push((
             of,
-            picture(out, &format!("compare-{name}"), metrics::ALL, &chart)?,
+            picture(
+                out,
+                &format!("compare-{name}"),
+                metrics::ALL,
+                &chart,
+                &facts,
+            )?,
         ));
     }
     let json = serde_json::json!({
@@ -282,7 +320,8 @@ fn compared(ctx: &Ctx, a: &Matrix, b: &Matrix, out: &Path) -> Result<i32> {
     });
     let text = serde_json::to_string_pretty(&json).context("cannot encode the comparison")?;
     store::write_atomic(&out.join("compare.json"), format!("{text}\n").as_bytes())?;
-    store::write_atomic(&out.join("compare.csv"), export::csv(&pairs)?.as_bytes())?;
+    let csv = export::csv(&pairs, compare::SCHEMA)?;
+    store::write_atomic(&out.join("compare.csv"), csv.as_bytes())?;
     let page = compare::page(a, b, &pairs, &drawn, &command, &date);
     store::write_atomic(&out.join("index.html"), page.as_bytes())?;
     say!("\n", "{}", out.join("index.html").display());

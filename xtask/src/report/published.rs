@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use super::metrics::Of;
+use super::metrics::{Of, ALL};
 
 /// One published figure.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -11,6 +11,8 @@ pub struct Published {
     pub source: &'static str,
     pub mode: &'static str,
     pub of: Of,
+    /// `load`, `run`, or `all`: both.
+    pub phase: &'static str,
     /// Which workloads.
     pub over: Over,
     /// Value in the mode over value in radix: from, to.
@@ -43,6 +45,7 @@ const fn one(
         source,
         mode,
         of,
+        phase: ALL,
         over,
         low,
         high,
@@ -52,7 +55,7 @@ const fn one(
 
 const KERNEL: Of = Of::KernelInstructions;
 
-pub const PUBLISHED: [Published; 15] = [
+pub const PUBLISHED: [Published; 16] = [
     // "Better by x" is the ratio of latencies, radix over the mode.
     one(
         EMT,
@@ -90,8 +93,20 @@ pub const PUBLISHED: [Published; 15] = [
         Over::All,
         0.963,
         0.963,
-        "3.7 % fewer; run phase alone 6.4 % fewer",
+        "3.7 % fewer",
     ),
+    Published {
+        phase: "run",
+        ..one(
+            EMT,
+            "l4l3-l2l1",
+            Of::Cycles,
+            Over::All,
+            0.936,
+            0.936,
+            "6.4 % fewer",
+        )
+    },
     one(
         CSV,
         "l3l2",
