@@ -11,7 +11,7 @@ use crate::api::{Cmd, Ctx, Fail, Result};
 use crate::build::{toolchain, Compiler};
 
 pub use setup::{setup, SetupArgs};
-pub use table::{meson_wheel, system_meson};
+pub use table::{meson_wheel, system_meson, BROWSERS};
 use table::{Item, TABLE};
 
 /// What an item is needed for.
@@ -27,6 +27,8 @@ pub enum For {
     Image,
     StockQemu,
     Gdb,
+    /// The tests of the report's page.
+    Browser,
 }
 
 impl For {
@@ -47,7 +49,7 @@ impl For {
             For::Selftests => "selftest",
             For::Guest => "run",
             For::Image => "build-image",
-            For::StockQemu => "test",
+            For::StockQemu | For::Browser => "test",
             For::Gdb => "gdb",
         }
     }

@@ -43,6 +43,9 @@ impl Item {
     }
 }
 
+/// What shows the report's page without a screen, by package and program: the smallest first.
+pub const BROWSERS: [&str; 3] = ["chromium-headless-shell", "chromium", "google-chrome"];
+
 /// The packages of the kernel's Rust toolchain.
 pub fn rust_packages(distro: Distro) -> &'static [&'static str] {
     match distro {
@@ -89,7 +92,9 @@ macro_rules! header {
     };
 }
 
-use For::{Fetch, Gdb, Guest, Image, Kernel, KernelGcc, Patch, Qemu, Selftests, StockQemu};
+use For::{
+    Browser, Fetch, Gdb, Guest, Image, Kernel, KernelGcc, Patch, Qemu, Selftests, StockQemu,
+};
 
 pub const TABLE: &[Item] = &[
     program!("apt-get", "apt", &[Fetch, Image]),
@@ -202,6 +207,17 @@ pub const TABLE: &[Item] = &[
     program!("mke2fs", "e2fsprogs", &[Image]),
     program!("qemu-system-x86_64", "qemu-system-x86", &[StockQemu]),
     program!("gdb", "gdb", &[Gdb]),
+    Item {
+        name: "a browser",
+        needed: &[Browser],
+        check: |_| {
+            BROWSERS
+                .iter()
+                .find_map(|name| program_path(name).ok())
+                .ok_or_else(|| "not installed".into())
+        },
+        how: How::Apt(BROWSERS[0]),
+    },
 ];
 
 const fn file_item(
