@@ -5,8 +5,9 @@
 use fpt_walksim_model::config::Config;
 use fpt_walksim_model::report::{
     Accesses, ByCache, BySize, Categories, Checks, Cycles, Function, Instructions, Kind,
-    Organisation, Phase, Report, Task, TlbLevel, Tlbs, Untranslated, SCHEMA,
+    Organisation, Phase, Report, TlbLevel, Tlbs, Untranslated, SCHEMA,
 };
+use serde_json::json;
 
 /// Kernel instructions, entry reads and cycles of `mode` as parts of radix'.
 pub struct Known {
@@ -139,18 +140,16 @@ pub fn report(mode: &str, label: &str) -> Report {
                 instructions: of(part, (each * unit as f64) as u64),
             })
             .to_vec(),
-            tasks: vec![
-                Task {
-                    task: "0xffff888000001000".into(),
-                    user: 999 * unit,
-                    kernel: by.sum() - unit,
-                },
-                Task {
-                    task: "0xffff888000002000".into(),
-                    user: unit,
-                    kernel: unit,
-                },
-            ],
+            tasks: [
+                ("0xffff888000001000", "bfs", 999 * unit, by.sum() - unit),
+                ("0xffff888000002000", "kworker/0:1", unit, unit),
+            ]
+            .into_iter()
+            .filter_map(|(task, comm, user, kernel)| {
+                let text = json!({"task": task, "comm": comm, "user": user, "kernel": kernel});
+                serde_json::from_value(text).ok()
+            })
+            .collect(),
             untranslated: Untranslated {
                 fetch: unit / 1000,
                 ..Untranslated::default()

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use fpt_walksim_model::report::Task;
+
 use super::figures::{number, percent, Grid};
 use super::html::{esc, table};
 use super::metrics::{Matrix, Table, RADIX};
@@ -32,6 +34,8 @@ pub struct TaskRow {
     mode: String,
     phase: String,
     task: String,
+    /// Of the program; empty if the simulator did not say.
+    name: String,
     instructions_user: u64,
     instructions_kernel: u64,
 }
@@ -64,16 +68,24 @@ pub fn functions(matrix: &Matrix) -> Vec<FunctionRow> {
 
 pub fn tasks(matrix: &Matrix) -> Vec<TaskRow> {
     phases(matrix, |cell, phase| {
-        let row = |t: &fpt_walksim_model::report::Task| TaskRow {
+        let row = |t: &Task| TaskRow {
             workload: cell.workload.clone(),
             mode: cell.mode.clone(),
             phase: phase.name.clone(),
             task: t.task.clone(),
+            name: name(t),
             instructions_user: t.user,
             instructions_kernel: t.kernel,
         };
         phase.tasks.iter().map(row).collect()
     })
+}
+
+/// By its field in the file, which not every version of the simulator writes.
+fn name(task: &Task) -> String {
+    let value = serde_json::to_value(task).unwrap_or_default();
+    let name = value.get("comm").and_then(|n| n.as_str());
+    name.unwrap_or_default().to_string()
 }
 
 /// Sums of some cells: by function, and of the whole path.
@@ -201,20 +213,21 @@ pub fn tasks_page(t: &Table) -> String {
         let Some(report) = cell.figures() else {
             continue;
         };
-        let mut by: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+        let mut by: BTreeMap<(&str, String), (u64, u64)> = BTreeMap::new();
         for task in report.phases.iter().flat_map(|p| &p.tasks) {
-            let sum = by.entry(&task.task).or_default();
+            let sum = by.entry((&task.task, name(task))).or_default();
             sum.0 += task.user;
             sum.1 += task.kernel;
         }
         let kernel: u64 = report.phases.iter().map(|p| p.instructions.kernel).sum();
-        let mut by: Vec<(&str, (u64, u64))> = by.into_iter().collect();
-        by.sort_by_key(|(task, (user, kernel))| (std::cmp::Reverse(user + kernel), *task));
-        for (n, (task, (user, own))) in by.into_iter().take(TASKS).enumerate() {
+        let mut by: Vec<_> = by.into_iter().collect();
+        by.sort_by_key(|(task, (user, kernel))| (std::cmp::Reverse(user + kernel), task.clone()));
+        for (n, ((task, name), (user, own))) in by.into_iter().take(TASKS).enumerate() {
             rows.push(vec![
                 cell.workload.clone(),
                 cell.mode.clone(),
                 (n + 1).to_string(),
+                if name.is_empty() { "-".into() } else { name },
                 task.to_string(),
                 number(user as f64),
                 number(own as f64),
@@ -229,6 +242,7 @@ pub fn tasks_page(t: &Table) -> String {
         "workload",
         "mode",
         "no.",
+        "name",
         "task_struct",
         "user",
         "kernel",
@@ -238,9 +252,9 @@ pub fn tasks_page(t: &Table) -> String {
     .to_vec();
     format!(
         "<h2 id=\"tasks\">Instructions by process</h2>\n<p>The busiest {TASKS} tasks of each cell, both phases together. A task is \
-         known by the address of its <code>task_struct</code>; the same address in two cells need not be the same program. More \
+         known by the address of its <code>task_struct</code> and by its name, if the simulator says it. More \
          of them, by phase, are in <code>tasks.csv</code>.</p>\n<details><summary>The numbers</summary>\n{}</details>\n",
-        table(&Grid { head, rows }, &[0, 1, 3])
+        table(&Grid { head, rows }, &[0, 1, 3, 4])
     )
 }
 
