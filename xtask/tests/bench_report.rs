@@ -771,6 +771,14 @@ fn a_report_shows_what_is_missing() {
     assert!(
         page.contains("Cells that were not made alike") && page.contains("not run:</b> bfs-l3l2")
     );
+    // An interrupted matrix may have no cell of a workload.
+    std::fs::remove_file(lab.cells().join("bfs-radix.json")).unwrap();
+    lab.run(&["report", "m"]).is(
+        0,
+        &["2 cells were not run; `cargo xtask bench --resume --name m` runs them"],
+    );
+    let page = read(lab.path("target/fpt/bench/m/report/index.html"));
+    assert!(page.contains("not run:</b> bfs-radix, bfs-l3l2"), "{page}");
 }
 
 #[test]

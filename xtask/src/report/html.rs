@@ -493,14 +493,7 @@ fn failures(t: &Table) -> String {
         }
         out.push_str("</ul></div>\n");
     }
-    let mut missing = Vec::new();
-    for w in t.matrix.workloads() {
-        for m in t.matrix.modes() {
-            if t.matrix.cell(w, m).is_none() {
-                missing.push(format!("{w}-{m}"));
-            }
-        }
-    }
+    let missing = t.matrix.missing();
     if !missing.is_empty() {
         out.push_str(&format!(
             "<div class=\"bad\"><b>Cells that were not run:</b> {}</div>\n",

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::api::{modes, Fail, Result};
 use crate::bench::schema::{Cell, SCHEMA};
+use crate::bench::settings::{Old, Settings};
 
 /// The order of the paper's figures; others follow by name.
 const ORDER: [&str; 12] = [
@@ -40,6 +41,8 @@ pub const LITTLE: f64 = 0.005;
 pub struct Matrix {
     pub name: String,
     pub cells: Vec<Cell>,
+    /// Names of all cells that were asked for, as far as that is known.
+    pub asked: Vec<String>,
 }
 
 fn rank(name: &str, order: &[&str]) -> usize {
@@ -82,7 +85,16 @@ impl Matrix {
             .ok()
             .and_then(|d| Some(d.file_name()?.to_string_lossy().into_owned()))
             .unwrap_or_default();
-        Ok(Matrix::new(name, found))
+        let mut matrix = Matrix::new(name, found);
+        if let Some(old) = Old::load(dir)? {
+            let Settings {
+                workloads, modes, ..
+            } = &old.settings;
+            matrix.asked = (workloads.iter())
+                .flat_map(|w| modes.iter().map(move |m| format!("{w}-{m}")))
+                .collect();
+        }
+        Ok(matrix)
     }
 
     pub fn new(name: String, mut cells: Vec<Cell>) -> Matrix {
@@ -97,7 +109,11 @@ impl Matrix {
             };
             key(a).cmp(&key(b))
         });
-        Matrix { name, cells }
+        Matrix {
+            name,
+            cells,
+            asked: Vec::new(),
+        }
     }
 
     fn unique<'a>(&'a self, of: impl Fn(&'a Cell) -> &'a str) -> Vec<&'a str> {
@@ -125,6 +141,20 @@ impl Matrix {
         self.cells
             .iter()
             .find(|c| c.workload == workload && c.mode == mode)
+    }
+
+    /// Cells that were asked for, or that others would stand beside, and that are not there.
+    pub fn missing(&self) -> Vec<String> {
+        let mut names: Vec<String> = (self.workloads().iter())
+            .flat_map(|w| self.modes().into_iter().map(move |m| format!("{w}-{m}")))
+            .collect();
+        for name in &self.asked {
+            if !names.contains(name) {
+                names.push(name.clone());
+            }
+        }
+        names.retain(|n| self.cells.iter().all(|c| c.name() != *n));
+        names
     }
 
     /// Names exactly these results, wherever they are drawn: of what each cell's figures depend on, and when

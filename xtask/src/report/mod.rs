@@ -244,6 +244,13 @@ pub fn write(ctx: &Ctx, matrix: &Matrix, out: &Path) -> Result<PathBuf> {
             matrix.cells.len()
         ));
     }
+    let missing = matrix.missing().len();
+    if missing > 0 {
+        ctx.ui.warn(&format!(
+            "{missing} cells were not run; `cargo xtask bench --resume --name {}` runs them",
+            matrix.name
+        ));
+    }
     for line in matrix.differences() {
         ctx.ui
             .warn(&format!("the cells were not made alike: {line}"));
