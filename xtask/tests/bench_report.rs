@@ -679,8 +679,8 @@ fn a_report_is_one_page_and_its_files() {
         assert!(page.contains(word), "{word}");
     }
     // The published figure of the run phase stands beside ours of the run phase.
-    assert!(page
-        .contains("<td class=\"text\">run phase</td><td class=\"text\">all</td><td>-6.4 %</td>"));
+    let run = "<td class=\"text\">l4l3-l2l1: cycles, end to end, run phase</td><td>-6.4 %</td>";
+    assert!(page.contains(run), "{page}");
     // 5 % of 60 cycles a walk.
     let csv = read(dir.join("report.csv"));
     assert!(
@@ -885,7 +885,10 @@ fn the_page_fits_wide_and_narrow_windows() {
     let probe = "<script>for (const d of document.querySelectorAll('details')) d.open = true;\
         const shown = [...document.querySelectorAll('svg')].filter(s => s.getBoundingClientRect().width > 0);\
         document.title = ['probe', document.documentElement.scrollWidth, shown.length,\
-        Math.min(...shown.map(s => s.getBoundingClientRect().width))].join(' ');</script>";
+        Math.min(...shown.map(s => s.getBoundingClientRect().width)),\
+        shown.reduce((n, s) => n + [...s.querySelectorAll('text')].filter(t => {\
+            const b = t.getBBox(); return b.x < 0 || b.x + b.width > s.viewBox.baseVal.width; }).length, 0)\
+        ].join(' ');</script>";
     std::fs::write(
         lab.path("x/probe.html"),
         page.replace("</body>", &format!("{probe}</body>")),
@@ -928,6 +931,7 @@ fn the_page_fits_wide_and_narrow_windows() {
         // Each picture once: the other width is hidden.
         assert_eq!(words[1], 22.0, "{title}");
         assert!(words[2] > 300.0, "{title}: a picture too small to read");
+        assert_eq!(words[3], 0.0, "{title}: texts that the picture's edge cuts");
         let shot = lab.path("shot.png");
         run(&[format!("--screenshot={}", shot.display())]);
         let decoder =

@@ -65,8 +65,11 @@ const EDGE: i32 = 12;
 const GAP: i32 = 28;
 const BAR: i32 = 15;
 const HEAD: i32 = 20;
-const LABEL: i32 = 78;
+const LABEL: i32 = 92;
 const VALUE: i32 = 104;
+const TITLE: i32 = 15;
+/// Of the title.
+const LINE: i32 = 20;
 /// From here on two columns.
 const TWO: i32 = 760;
 
@@ -154,13 +157,24 @@ pub fn png(chart: &Chart, width: u32, facts: Facts) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// Lines of at most `width` pixels, by a mean width of characters.
+/// About how wide a text is in the widest of the usual fonts: who reads an SVG has a font of his own.
+fn wide(text: &str, size: i32) -> i32 {
+    let each = |c: char| match c {
+        'i' | 'j' | 'l' | '.' | ',' | ':' | ';' | '\'' | ' ' => 0.32,
+        'f' | 'r' | 't' | '(' | ')' | '-' => 0.41,
+        'm' | 'w' | 'M' | 'W' | '%' => 0.95,
+        c if c.is_ascii_uppercase() => 0.72,
+        _ => 0.63,
+    };
+    (text.chars().map(each).sum::<f64>() * f64::from(size)).ceil() as i32
+}
+
+/// Lines of at most `width` pixels.
 fn wrap(text: &str, width: i32, size: i32) -> Vec<String> {
-    let most = (f64::from(width) / (f64::from(size) * 0.50)).max(10.0) as usize;
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
         match lines.last_mut() {
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= most => {
+            Some(line) if wide(&format!("{line} {word}"), size) <= width => {
                 line.push(' ');
                 line.push_str(word);
             }
@@ -236,6 +250,7 @@ struct Column {
 struct Layout {
     width: i32,
     height: i32,
+    title: Vec<String>,
     note: Vec<String>,
     source: Vec<String>,
     /// Rows of keys, each with its left edges.
@@ -251,12 +266,14 @@ struct Layout {
 impl Layout {
     fn new(chart: &Chart, width: i32) -> Layout {
         let inner = width - 2 * EDGE;
+        // Bold letters are wider.
+        let title = wrap(&chart.title, inner, TITLE + 2);
         let note = wrap(&chart.note, inner, 12);
         let source = wrap(&chart.source, inner, 10);
         let mut keys: Vec<Vec<(i32, usize)>> = vec![Vec::new()];
         let mut x = EDGE;
         for (n, key) in chart.keys.iter().enumerate() {
-            let wide = 18 + key.label.chars().count() as i32 * 7 + 14;
+            let wide = 18 + wide(&key.label, 12) + 14;
             if x + wide > width - EDGE && x > EDGE {
                 keys.push(Vec::new());
                 x = EDGE;
@@ -266,7 +283,7 @@ impl Layout {
             }
             x += wide;
         }
-        let y_keys = EDGE + 24 + note.len() as i32 * 16 + 4;
+        let y_keys = EDGE + title.len() as i32 * LINE + 4 + note.len() as i32 * 16 + 4;
         let y_bars = y_keys + keys.len() as i32 * 18 + 4;
         let tall = |g: &Group| HEAD + g.bars.len() as i32 * BAR + 10;
         let total: i32 = chart.groups.iter().map(tall).sum();
@@ -308,6 +325,7 @@ impl Layout {
         let bars = column_width - LABEL - VALUE;
         Layout {
             width,
+            title,
             height: y_axis + 36 + source.len() as i32 * 14 + EDGE,
             note,
             source,
@@ -407,9 +425,12 @@ impl<DB: DrawingBackend> Pen<'_, DB> {
     }
 
     fn chart(&self, chart: &Chart, at: &Layout) -> Result<()> {
-        self.text(&chart.title, (EDGE, EDGE + 8), 15, INK, true, HPos::Left)?;
+        for (n, line) in at.title.iter().enumerate() {
+            let y = EDGE + 8 + n as i32 * LINE;
+            self.text(line, (EDGE, y), TITLE, INK, true, HPos::Left)?;
+        }
         for (n, line) in at.note.iter().enumerate() {
-            let y = EDGE + 28 + n as i32 * 16;
+            let y = EDGE + 8 + at.title.len() as i32 * LINE + n as i32 * 16;
             self.text(line, (EDGE, y), 12, SOFT, false, HPos::Left)?;
         }
         for (row, keys) in at.keys.iter().enumerate() {

@@ -436,7 +436,8 @@ fn hit_levels(table: &Table, source: &str) -> Figure {
                     .modes()
                     .iter()
                     .map(|mode| {
-                        let row = table.real(w, mode, phase).filter(|r| r.entry_reads > 0);
+                        let found = table.real(w, mode, phase);
+                        let row = found.filter(|r| r.entry_reads > 0);
                         Bar {
                             label: mode.to_string(),
                             parts: row.map_or(Vec::new(), |row| {
@@ -450,7 +451,7 @@ fn hit_levels(table: &Table, source: &str) -> Figure {
                                     .collect()
                             }),
                             text: row.and_then(|r| r.accesses_per_walk).map_or_else(
-                                || "no walks".into(),
+                                || found.map_or("no figure", |_| "no walks").into(),
                                 |a| format!("{} per walk", number(a)),
                             ),
                             hatched: false,
