@@ -228,13 +228,13 @@ pub fn tasks_page(t: &Table) -> String {
                 cell.mode.clone(),
                 (n + 1).to_string(),
                 if name.is_empty() { "-".into() } else { name },
-                task.to_string(),
                 number(user as f64),
                 number(own as f64),
                 match kernel {
                     0 => "-".into(),
                     all => format!("{:.1} %", own as f64 * 100.0 / all as f64),
                 },
+                task.to_string(),
             ]);
         }
     }
@@ -243,10 +243,10 @@ pub fn tasks_page(t: &Table) -> String {
         "mode",
         "no.",
         "name",
-        "task_struct",
         "user",
         "kernel",
         "part of kernel",
+        "task_struct",
     ]
     .map(String::from)
     .to_vec();
@@ -254,7 +254,7 @@ pub fn tasks_page(t: &Table) -> String {
         "<h2 id=\"tasks\">Instructions by process</h2>\n<p>The busiest {TASKS} tasks of each cell, both phases together. A task is \
          known by the address of its <code>task_struct</code> and by its name, if the simulator says it. More \
          of them, by phase, are in <code>tasks.csv</code>.</p>\n<details><summary>The numbers</summary>\n{}</details>\n",
-        table(&Grid { head, rows }, &[0, 1, 3, 4])
+        table(&Grid { head, rows }, &[0, 1, 3, 7])
     )
 }
 

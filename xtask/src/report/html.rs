@@ -30,8 +30,9 @@ td:first-child, th:first-child, td.text, th.text { text-align: left; }
 td { white-space: nowrap; }
 td.text { white-space: normal; min-width: 6em; }
 .words td.text { min-width: 10em; }
-td:first-child, th:first-child { position: sticky; left: 0; }
-td:first-child { background: #fff; }
+.words td.text:first-child { min-width: 7em; }
+td:first-child, th:first-child { position: sticky; left: 0; background-clip: padding-box; }
+td:first-child { background-color: #fff; }
 summary { cursor: pointer; color: #1f5a9c; margin: 6px 0; }
 .bad { border-left: 4px solid #c43c39; background: #fdf1f0; padding: 8px 12px; margin: 12px 0; }
 .note { border-left: 4px solid #2f6db5; background: #f0f5fb; padding: 8px 12px; margin: 12px 0; }
