@@ -266,6 +266,11 @@ fn graphs_can_come_from_a_file() {
     assert_eq!(p["argv"].as_array().unwrap()[1..], ["--edges", "/dev/vda"]);
     let sum = "sha256";
     assert_eq!(p["edges"][sum].as_str().map(str::len), Some(64));
+    // A disk has whole sectors.
+    let copies = lab.path("cache/artefacts/edges");
+    let made = std::fs::read_dir(&copies).unwrap().next().unwrap().unwrap();
+    let text = read(made.path().join("edges"));
+    assert!(text.len() == 512 && text.trim_end() == "# a graph\n1 2\n2 3");
     lab.run(&["bench", "--resume"])
         .is(0, &["2 of 2 cells are finished and unchanged"]);
     // Another file is another graph.

@@ -50,7 +50,7 @@ impl Bench<'_> {
                 .parts
                 .images
                 .get(&cell.workload.name)
-                .or(self.settings.edges.as_ref().map(|e| &e.file))
+                .or(self.parts.edges.as_ref())
                 .into_iter()
                 .cloned()
                 .collect(),

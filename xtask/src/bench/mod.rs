@@ -198,7 +198,8 @@ pub fn main(ctx: &Ctx, args: Args, jobs: Option<u16>) -> Result<i32> {
             })
         })
         .collect();
-    let images = parts::images_to_make(ctx, &workloads, settings.scale);
+    let mut images = parts::images_to_make(ctx, &workloads, settings.scale);
+    images.extend(parts::edges_to_copy(ctx, &settings)?);
     plan::fit(&rough, &images, jobs, host(ctx, &base(ctx))?)?;
 
     let parts = parts::build(ctx, &workloads, &settings)?;

@@ -2,10 +2,13 @@
 //! What a matrix is made of: kernel, QEMU, simulator, its configuration, guest image, disk images.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
 
 use super::catalogue::{Kind, Scale, Workload};
-use super::settings::Settings;
+use super::settings::{Edges, Settings};
 use super::Args;
 use crate::api::{hash, Cmd, Ctx, Fail, Result};
 use crate::build::{self, artefact, Profile};
@@ -20,6 +23,8 @@ pub struct BenchParts {
     pub config_of_others: Option<String>,
     /// Disk image of each workload that has one.
     pub images: BTreeMap<String, PathBuf>,
+    /// What graph programs read, as a disk.
+    pub edges: Option<PathBuf>,
     /// Commit of the checkout, if it is one.
     pub commit: String,
 }
@@ -113,8 +118,57 @@ pub fn images_to_make(ctx: &Ctx, workloads: &[Workload], scale: Scale) -> Vec<u6
     sizes.into_values().collect()
 }
 
+const SECTOR: u64 = 512;
+const EDGES: &str = "edges";
+
+/// The copy of a file of edges that is to be made, if QEMU cannot take the file itself: a disk has whole sectors.
+fn edges_copy(ctx: &Ctx, edges: &Edges) -> Result<Option<PathBuf>> {
+    let size = edges.file.metadata().map_err(|e| {
+        Fail::usage(
+            format!("cannot read {}", edges.file.display()),
+            e.to_string(),
+            "name an existing file with --edges",
+        )
+    })?;
+    let copy = artefact::dir(ctx, EDGES, &edges.sha256).join(EDGES);
+    Ok((size.len() % SECTOR != 0).then_some(copy))
+}
+
+/// Its size in MiB, if it is not there.
+pub fn edges_to_copy(ctx: &Ctx, settings: &Settings) -> Result<Option<u64>> {
+    let Some(edges) = &settings.edges else {
+        return Ok(None);
+    };
+    let copy = edges_copy(ctx, edges)?.filter(|c| !c.is_file());
+    Ok(copy.and_then(|_| Some((edges.file.metadata().ok()?.len() >> 20) + 1)))
+}
+
+/// The file as a disk, filled up with empty lines.
+fn edges_disk(ctx: &Ctx, edges: &Edges) -> Result<PathBuf> {
+    let Some(copy) = edges_copy(ctx, edges)?.filter(|_| !ctx.dry_run) else {
+        return Ok(edges.file.clone());
+    };
+    if !copy.is_file() {
+        artefact::create(ctx, EDGES, &edges.sha256, &artefact::Meta::new(), |dir| {
+            let made = dir.join(EDGES);
+            artefact::copy(&edges.file, &made)?;
+            fill_up(&made).with_context(|| format!("cannot write {}", made.display()))
+        })?;
+    }
+    Ok(copy)
+}
+
+fn fill_up(path: &Path) -> std::io::Result<()> {
+    let mut file = std::fs::OpenOptions::new().append(true).open(path)?;
+    let rest = file.metadata()?.len() % SECTOR;
+    if rest > 0 {
+        file.write_all(&vec![b'\n'; (SECTOR - rest) as usize])?;
+    }
+    Ok(())
+}
+
 /// Lists of packages of the images in the cache.
-fn images_there(dir: &std::path::Path) -> Vec<String> {
+fn images_there(dir: &Path) -> Vec<String> {
     std::fs::read_dir(dir)
         .into_iter()
         .flatten()
@@ -163,6 +217,8 @@ pub fn build(ctx: &Ctx, workloads: &[Workload], settings: &Settings) -> Result<B
         let packages: Vec<&str> = w.packages.iter().map(String::as_str).collect();
         images.insert(w.name.clone(), image::image(ctx, &packages)?);
     }
+    let edges = settings.edges.as_ref();
+    let edges = edges.map(|e| edges_disk(ctx, e)).transpose()?;
     let plugin_hash = if ctx.dry_run && !plugin.is_file() {
         String::new()
     } else {
@@ -178,6 +234,7 @@ pub fn build(ctx: &Ctx, workloads: &[Workload], settings: &Settings) -> Result<B
         plugin_hash,
         config_of_others,
         images,
+        edges,
         commit: commit(ctx),
     })
 }
