@@ -98,18 +98,14 @@ impl Pwc {
         }
     }
 
-    /// A page's invalidation takes the entries above it along.
+    /// INVLPG takes all entries of its PCID along, whatever the address (SDM vol. 3, 4.10.4.1).
     pub fn flush(&mut self, what: Flush) {
         for array in &mut self.arrays {
             match what {
                 Flush::All => array.keys.fill(0),
-                Flush::AddressSpace { pcid } => {
+                Flush::AddressSpace { pcid } | Flush::Page { pcid, .. } => {
                     let pcid = u64::from(pcid);
                     retain(array, |key| key >> 4 & 0xfff == pcid);
-                }
-                Flush::Page { va, pcid } => {
-                    let wanted = array.key(va, pcid);
-                    retain(array, |key| key == wanted);
                 }
             }
         }
@@ -180,11 +176,11 @@ mod tests {
         // the next 2 MiB: only the root's entry
         assert_eq!(p.lookup(va + (2 << 20), 0), Some(Level::L4));
         assert_eq!(p.lookup(va, 1), None);
-        p.flush(Flush::Page {
-            va: va + 4096,
-            pcid: 0,
-        });
+        // INVLPG anywhere in the address space, and only there
+        p.fill(va, 1, 2);
+        p.flush(Flush::Page { va: 0, pcid: 0 });
         assert_eq!(p.lookup(va, 0), None);
+        assert_eq!(p.lookup(va, 1), Some(Level::L2));
         p.fill(va, 3, 3);
         p.flush(Flush::AddressSpace { pcid: 2 });
         assert_eq!(p.lookup(va, 3), Some(Level::L3));

@@ -253,13 +253,12 @@ impl Slow {
         for tlb in [&mut self.l1i, &mut self.l1d, &mut self.stlb] {
             tlb.flush(what);
         }
-        for (_, shift, store) in &mut self.pwc {
-            store.drop(|(number, p)| match what {
+        // The SDM: INVLPG invalidates "all entries in all paging-structure caches associated with the current PCID,
+        // regardless of the linear addresses to which they correspond".
+        for (_, _, store) in &mut self.pwc {
+            store.drop(|(_, p)| match what {
                 Flush::All => true,
-                Flush::AddressSpace { pcid } => *p == pcid,
-                Flush::Page { va, pcid } => {
-                    *p == pcid && (va & ((1 << 48) - 1)) >> *shift == *number
-                }
+                Flush::AddressSpace { pcid } | Flush::Page { pcid, .. } => *p == pcid,
             });
         }
     }

@@ -483,17 +483,11 @@ impl Organisation for Ecpt {
     }
 
     fn flush(&mut self, what: Flush) {
-        for (cwc, shift) in [
-            (&mut self.pmd, Level::L2.shift()),
-            (&mut self.pud, Level::L3.shift()),
-        ] {
+        for cwc in [&mut self.pmd, &mut self.pud] {
             match what {
-                Flush::All => cwc.lines.clear(),
+                // As page-walk caches do.
+                Flush::All | Flush::Page { .. } => cwc.lines.clear(),
                 Flush::AddressSpace { .. } => cwc.lines.retain(|l| l.0 == KERNEL),
-                Flush::Page { va, .. } => {
-                    let line = (va & VA_MASK) >> shift >> HEADERS;
-                    cwc.lines.retain(|l| l.1 != line);
-                }
             }
         }
     }
