@@ -98,6 +98,8 @@ pub struct Core {
     i: Side,
     stlb: Tlb,
     stlb_stats: TlbStats,
+    /// Translations that the second-level TLB was asked for.
+    stlb_asked: u64,
     flushes: report::Flushes,
     pcid: u16,
     lanes: Lanes,
@@ -115,6 +117,7 @@ impl Core {
             i: Side::new(&config.tlb.l1i, pcids, config.cache.l1i),
             stlb: Tlb::new(&config.tlb.stlb, pcids),
             stlb_stats: TlbStats::default(),
+            stlb_asked: 0,
             flushes: report::Flushes::default(),
             pcid: 0,
             lanes: Lanes::new(config, shared)?,
@@ -275,6 +278,7 @@ impl Core {
                 page
             }
             None => {
+                self.stlb_asked += 1;
                 let page = match self.stlb.access(va, pcid) {
                     Some(page) => {
                         walker.stlb_hit(va, page.pa, page.size);
@@ -283,6 +287,8 @@ impl Core {
                     }
                     None => {
                         let Some(walk) = walker.walk(va).filter(|w| w.page < SYNTHETIC) else {
+                            // Counts as no access of a TLB.
+                            self.stlb_asked -= 1;
                             side.nowhere();
                             return None;
                         };
@@ -342,6 +348,7 @@ impl Core {
             side.uncached = 0;
         }
         self.stlb_stats = TlbStats::default();
+        self.stlb_asked = 0;
         self.flushes = report::Flushes::default();
         self.prefetches = 0;
         self.lanes.reset_counters();
@@ -368,11 +375,10 @@ impl Core {
             hits: by_size(s.hits),
             misses: by_size(s.misses),
         };
-        let missed = sum(self.d.stats.misses) + sum(self.i.stats.misses);
         let tlb = report::Tlbs {
             l1i: level(fetch.saturating_sub(self.i.untranslated), &self.i.stats),
             l1d: level(data.saturating_sub(self.d.untranslated), &self.d.stats),
-            stlb: level(missed, &self.stlb_stats),
+            stlb: level(self.stlb_asked, &self.stlb_stats),
             flushes: self.flushes,
         };
         let one = |lane: &Lane| {
@@ -390,7 +396,7 @@ impl Core {
                 tlb,
                 walks: sum(lane.walks),
                 walks_by_page_size: by_size(lane.walks),
-                walk_entry_reads: lane.walk.by_what.iter().sum(),
+                walk_entry_reads: lane.walk.reads,
                 walk_cycles: lane.walk.cycles,
                 entry_reads_by_cache: stats.walk,
                 caches: report::Caches {
@@ -404,6 +410,9 @@ impl Core {
                     fetch_misses: stats.fetch,
                     prefetches: self.prefetches,
                     prefetches_from_memory: stats.prefetch.memory,
+                    prefetch_reads: stats.prefetch,
+                    l2_lookups: stats.l2,
+                    llc_lookups: stats.llc,
                 },
                 ..report::Organisation::default()
             };

@@ -20,6 +20,9 @@ pub struct Stats {
     pub fetch: ByCache,
     pub walk: ByCache,
     pub prefetch: ByCache,
+    /// How often L2 and the last level were asked, for whatever.
+    pub l2: u64,
+    pub llc: u64,
 }
 
 /// L2, and what was found where. The last level may belong to several cores and is lent to each call.
@@ -46,9 +49,12 @@ impl Memory {
 
     #[inline(always)]
     fn find(&mut self, llc: &mut Cache, line: u64) -> From {
+        self.stats.l2 += 1;
         if self.l2.access(line) {
-            From::L2
-        } else if llc.access(line) {
+            return From::L2;
+        }
+        self.stats.llc += 1;
+        if llc.access(line) {
             From::Llc
         } else {
             From::Memory

@@ -32,16 +32,26 @@ pub struct Report {
 /// What the simulation checked about itself.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Checks {
-    /// Walks whose result was compared with QEMU's own translation.
+    /// Walks for data accesses whose page was compared with QEMU's own translation of the access.
     pub walks_checked: u64,
-    /// STLB hits whose frame was compared with QEMU's own translation.
+    /// Data accesses to pages walked earlier whose address was compared with QEMU's own translation, and hits of the
+    /// second-level TLB that were compared with the walk.
     pub hits_checked: u64,
+    /// Kept walks that were compared, entry by entry, with a new one.
+    #[serde(default)]
+    pub entries_checked: u64,
+    /// Walks for fetches whose page was compared with where the code was when QEMU translated it.
+    #[serde(default)]
+    pub fetches_checked: u64,
+    /// Blocks whose place was compared with where QEMU read their code.
+    #[serde(default)]
+    pub code_checked: u64,
     /// Comparisons that differed. Each is an error.
     pub mismatches: u64,
     /// Accesses that succeeded although the tables no longer map the address: the guest had changed the
     /// entry and not yet invalidated it, which the architecture allows.
     pub stale: u64,
-    /// Instructions that were executed in kernel mode without a known entry.
+    /// Kernel instructions that followed user ones, or began, without a known entry.
     pub lost_entries: u64,
     /// `ok`, or the law that does not hold.
     pub conservation: String,
@@ -59,6 +69,9 @@ pub struct Phase {
     /// Accesses of this phase that warmed the models up and are in no figure.
     pub warmup_accesses: u64,
     pub instructions: Instructions,
+    /// Entries of the kernel that were seen, by category; nested ones, too.
+    #[serde(default)]
+    pub entries: Categories,
     /// Instructions of page faults by kernel function, the most expensive first.
     pub page_fault_functions: Vec<Function>,
     pub accesses: Accesses,
@@ -72,7 +85,7 @@ pub struct Phase {
 pub struct Instructions {
     /// Each element of a REP string instruction counts as one instruction.
     pub user: u64,
-    /// As `user`; the sum of `kernel_by_category`.
+    /// As `user`.
     pub kernel: u64,
     /// Kernel instructions when a REP string instruction counts as one, whatever its number of elements.
     pub kernel_strings_once: u64,
@@ -268,6 +281,14 @@ pub struct Caches {
     pub prefetches: u64,
     /// Lines that had to come from memory for it.
     pub prefetches_from_memory: u64,
+    /// Where the prefetcher found its lines.
+    #[serde(default)]
+    pub prefetch_reads: ByCache,
+    /// How often L2 and the last level were asked, by whomever.
+    #[serde(default)]
+    pub l2_lookups: u64,
+    #[serde(default)]
+    pub llc_lookups: u64,
 }
 
 /// Cycles by what they are spent on; `total` is the sum of the others.

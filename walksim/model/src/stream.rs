@@ -46,12 +46,15 @@ const FETCH_NOWHERE: u64 = 4;
 const LEARN: u64 = 5;
 /// The next of the batch's invalidations.
 const FLUSH: u64 = 6;
+/// The next of the batch's new walks is to be compared with the one that is kept.
+const CHECK: u64 = 7;
 const TAG: u64 = LINE - 1;
 
 #[derive(Default)]
 struct Batch {
     ops: Vec<u64>,
     walks: Vec<Walk>,
+    checks: Vec<Walk>,
     flushes: Vec<Flush>,
 }
 
@@ -59,6 +62,7 @@ impl Batch {
     fn clear(&mut self) {
         self.ops.clear();
         self.walks.clear();
+        self.checks.clear();
         self.flushes.clear();
     }
 }
@@ -240,10 +244,14 @@ impl Known {
     }
 }
 
-/// What the models found when they compared their TLBs with the translations.
+/// What the models found when they compared their TLBs with the translations, and these with new walks.
 #[derive(Clone, Debug, Default)]
 pub struct Compared {
     pub hits: u64,
+    /// Kept walks that were compared with new ones.
+    pub entries: u64,
+    /// Those that differed and were then invalidated: the guest had changed an entry and not yet said so.
+    pub stale: u64,
     pub mismatches: u64,
     /// The first few mismatches.
     pub texts: Vec<String>,
@@ -259,7 +267,7 @@ impl Compared {
 }
 
 /// A walk in one line of the host's cache.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, PartialEq)]
 #[repr(align(64))]
 struct Packed {
     /// From bit 0: number of the 4 KiB page; from bit 52: visited entries (0: no walk), size, global.
@@ -326,7 +334,12 @@ struct Walks {
     every: u64,
     hits: u64,
     compared: Compared,
+    /// Walks that differ from the tables. The guest may not have invalidated them yet, as it must.
+    suspects: Vec<Walk>,
 }
+
+/// Suspects beyond these are not waited for.
+const MAX_SUSPECTS: usize = 16;
 
 impl Walks {
     fn find(&self, va: u64) -> Option<&Packed> {
@@ -337,6 +350,51 @@ impl Walks {
         if let Some(place) = self.walks.get_mut(index(walk.va)) {
             *place = Packed::new(walk);
         }
+    }
+
+    /// `fresh` is how things are now, at an address whose walk is kept.
+    fn check(&mut self, fresh: &Walk) {
+        self.compared.entries += 1;
+        let kept = self.find(fresh.va).copied().unwrap_or_default();
+        if kept == Packed::new(fresh) {
+            return;
+        }
+        let kept = kept.walk(fresh.va);
+        if self.suspects.len() < MAX_SUSPECTS {
+            self.suspects.push(kept);
+        } else {
+            self.differs(&kept);
+        }
+    }
+
+    fn differs(&mut self, kept: &Walk) {
+        self.compared.mismatch(|| {
+            format!(
+                "the tables changed and nothing was invalidated: {:#x} was led by {:x?} to {:#x}",
+                kept.va,
+                kept.visited(),
+                kept.page
+            )
+        });
+    }
+
+    /// The guest invalidates: what differed may do so.
+    fn flush(&mut self, what: Flush) {
+        let before = self.suspects.len();
+        self.suspects.retain(|s| match what {
+            Flush::All => false,
+            Flush::AddressSpace { .. } => s.global,
+            Flush::Page { va, .. } => va >> s.size.shift() != s.va >> s.size.shift(),
+        });
+        self.compared.stale += (before - self.suspects.len()) as u64;
+    }
+
+    /// What was found since the last time. What differs and has not been invalidated by now is a mismatch.
+    fn compared(&mut self) -> Compared {
+        for suspect in std::mem::take(&mut self.suspects) {
+            self.differs(&suspect);
+        }
+        std::mem::take(&mut self.compared)
     }
 }
 
@@ -381,6 +439,7 @@ impl Seat {
     fn run(&mut self, batch: &Batch) {
         let Seat { core, walks } = self;
         let mut learnt = batch.walks.iter();
+        let mut checks = batch.checks.iter();
         let mut flushes = batch.flushes.iter();
         for op in &batch.ops {
             let address = op & !TAG;
@@ -391,7 +450,11 @@ impl Seat {
                 DATA_NOWHERE => core.data_nowhere(),
                 FETCH_NOWHERE => core.fetch_nowhere(),
                 LEARN => learnt.next().into_iter().for_each(|w| walks.learn(w)),
-                _ => flushes.next().into_iter().for_each(|f| core.flush(*f)),
+                CHECK => checks.next().into_iter().for_each(|w| walks.check(w)),
+                _ => flushes.next().into_iter().for_each(|f| {
+                    walks.flush(*f);
+                    core.flush(*f);
+                }),
             }
         }
     }
@@ -470,6 +533,7 @@ impl Stream {
                 every,
                 hits: 0,
                 compared: Compared::default(),
+                suspects: Vec::new(),
             },
         };
         Stream {
@@ -525,6 +589,19 @@ impl Stream {
         self.known.learn(walk.va, walk);
         self.batch.walks.push(*walk);
         self.push(LEARN);
+    }
+
+    /// A walk of a page that is known, made anew: the one that is kept must be the same, entry by entry.
+    pub fn check(&mut self, fresh: &Walk) {
+        self.batch.checks.push(*fresh);
+        self.push(CHECK);
+    }
+
+    /// The root of the tables is another one. Pages that keep their translation (global ones) are led to by other entries
+    /// now.
+    pub fn root_changed(&mut self) {
+        self.known.flush(Flush::All);
+        self.last = NO_LINE;
     }
 
     /// Is this data access to the line of the last one? Counts it, if so.
@@ -635,7 +712,7 @@ impl Stream {
         let mut cores = Vec::new();
         let mut compared = Vec::new();
         for seat in &mut engine.seats {
-            compared.push(std::mem::take(&mut seat.walks.compared));
+            compared.push(seat.walks.compared());
             cores.push(&mut seat.core);
         }
         f(&mut cores, compared)
@@ -903,6 +980,87 @@ mod tests {
         let compared = stream.settled(|_, compared| compared);
         assert_eq!(compared[0].mismatches, 1);
         assert!(compared[0].texts[0].contains("the tables lead to"));
+    }
+
+    #[test]
+    fn a_changed_entry_shows_unless_it_is_invalidated() {
+        let find = |change: fn(&mut Walk), then: Option<Flush>| {
+            let mut stream = Stream::new(vec![core("[\"real\"]")], 1);
+            let mut guest = Guest::new(true, true);
+            access(&mut stream, &mut guest, 0x1000);
+            access(&mut stream, &mut guest, 0x9000);
+            let mut fresh = guest.walk(0x1000);
+            change(&mut fresh);
+            stream.check(&fresh);
+            if let Some(what) = then {
+                stream.flush(what);
+            }
+            stream.settled(|_, compared| compared[0].clone())
+        };
+        let same = find(|_| {}, None);
+        assert_eq!((same.entries, same.mismatches, same.stale), (1, 0, 0));
+        let changes: [fn(&mut Walk); 6] = [
+            |w| w.entries[1].pa += 8,
+            |w| w.entries[3].index_bits = 18,
+            |w| w.root += 4096,
+            |w| w.page += 4096,
+            |w| w.n -= 1,
+            |w| w.global = true,
+        ];
+        let page = |va| Some(Flush::Page { va, pcid: 0 });
+        for change in changes {
+            let lost = find(change, None);
+            assert_eq!((lost.mismatches, lost.stale), (1, 0));
+            assert!(lost.texts[0].contains("nothing was invalidated"));
+            for what in [
+                page(0x1fff),
+                Some(Flush::All),
+                Some(Flush::AddressSpace { pcid: 0 }),
+            ] {
+                let late = find(change, what);
+                assert_eq!((late.mismatches, late.stale), (0, 1));
+            }
+            assert_eq!(find(change, page(0x2000)).mismatches, 1);
+        }
+    }
+
+    /// An organisation that reads what it has no name for.
+    struct Nameless;
+
+    impl Organisation for Nameless {
+        fn name(&self) -> &'static str {
+            "nameless"
+        }
+        fn kind(&self) -> Kind {
+            Kind::Counterfactual
+        }
+        fn reads(&self) -> &'static [&'static str] {
+            &["slot"]
+        }
+        fn walk(&mut self, walk: &Walk, _: u16, port: &mut Port<'_>) {
+            port.read(usize::from(walk.va > 0x4000), walk.page);
+        }
+        fn flush(&mut self, _: Flush) {}
+        fn report(&self, _: &mut Report) {}
+        fn reset_counters(&mut self) {}
+    }
+
+    #[test]
+    fn an_organisation_cannot_hide_reads() {
+        for (pages, good) in [(5, true), (6, false)] {
+            let mut core = core("[\"real\"]");
+            core.lanes().replace(0, Box::new(Nameless));
+            let mut stream = Stream::new(vec![core], 1);
+            let mut guest = Guest::new(false, false);
+            (0..pages).for_each(|i| access(&mut stream, &mut guest, i << 12));
+            let mut phase = crate::report::Phase {
+                organisations: stream.settled(|cores, _| cores[0].report(pages, 0)),
+                ..Default::default()
+            };
+            phase.accesses.user_data = pages;
+            let law = crate::result::conservation(&phase);
+            assert_eq!(law.is_ok(), good, "{law:?}");
+        }
     }
 
     struct Bad;

@@ -58,6 +58,7 @@ pub fn make(name: &str, config: &Config) -> Option<Box<dyn Organisation>> {
 /// Counters of a walker.
 #[derive(Clone, Copy, Default)]
 pub struct WalkStats {
+    pub reads: u64,
     pub by_what: [u64; MAX_READS],
     pub cycles: f64,
 }
@@ -88,6 +89,7 @@ impl<'a> Port<'a> {
     /// Reads the entry at a physical address through the caches, counts it, and returns the latency in
     /// cycles, which the caller spends.
     pub fn read(&mut self, what: usize, pa: u64) -> f64 {
+        self.stats.reads += 1;
         if let Some(n) = self.stats.by_what.get_mut(what) {
             *n += 1;
         }
