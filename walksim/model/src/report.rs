@@ -127,8 +127,11 @@ pub struct Function {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Task {
-    /// Identifies the task within the run: the address of its `task_struct`, in hexadecimal.
+    /// The address of its `task_struct`, in hexadecimal. Another task may get it when this one is gone.
     pub task: String,
+    /// The name that the kernel has for it; empty if it is not known.
+    #[serde(default)]
+    pub comm: String,
     pub user: u64,
     pub kernel: u64,
 }

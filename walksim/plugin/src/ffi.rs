@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::ffi::{c_char, c_int, c_uint, c_void, CStr};
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Once, OnceLock};
 
 use fpt_walksim_model::walk::{Entry, Flush, Size, Walk, MAX_ENTRIES};
@@ -39,6 +39,13 @@ struct Scoreboard {
 #[repr(C)]
 struct HwAddr {
     _opaque: [u8; 0],
+}
+
+/// The public part of glib's.
+#[repr(C)]
+struct GByteArray {
+    data: *mut u8,
+    len: c_uint,
 }
 
 /// `qemu_plugin_u64`
@@ -106,6 +113,7 @@ type SimpleCb = extern "C" fn(PluginId);
 type AtExitCb = extern "C" fn(PluginId, *mut c_void);
 type FlushCb = extern "C" fn(PluginId, c_uint, c_uint, u64, u64);
 type WalkFn = unsafe extern "C" fn(u64, *mut PluginWalk) -> bool;
+type NewBytesFn = unsafe extern "C" fn() -> *mut GByteArray;
 type RegisterFlushFn = unsafe extern "C" fn(PluginId, FlushCb);
 
 extern "C" {
@@ -116,6 +124,8 @@ extern "C" {
     fn qemu_plugin_tb_get_insn(tb: *const Tb, index: usize) -> *mut InsnHandle;
     fn qemu_plugin_insn_data(insn: *const InsnHandle, dest: *mut c_void, len: usize) -> usize;
     fn qemu_plugin_insn_vaddr(insn: *const InsnHandle) -> u64;
+    fn qemu_plugin_insn_haddr(insn: *const InsnHandle) -> *mut c_void;
+    fn qemu_plugin_read_memory_vaddr(addr: u64, data: *mut GByteArray, len: usize) -> bool;
     fn qemu_plugin_register_vcpu_insn_exec_cb(
         insn: *mut InsnHandle,
         cb: UdataCb,
@@ -170,6 +180,8 @@ struct Plugin {
     everything: AtomicBool,
     /// The id of the first mark.
     first: AtomicU32,
+    /// Where the host has the guest's memory, less its physical address: below and beyond 4 GiB.
+    bases: [AtomicU64; 2],
 }
 
 // SAFETY: the scoreboard pointer is only handed back to QEMU, whose functions on it may be called from
@@ -191,6 +203,7 @@ static SLOTS: Once = Once::new();
 struct Qemu {
     slot: *mut Slot,
     walk: WalkFn,
+    reader: Option<Reader>,
 }
 
 impl Host for Qemu {
@@ -213,6 +226,10 @@ impl Host for Qemu {
     fn bytes(&self, info: u32) -> u64 {
         // SAFETY: no preconditions; `info` is a value.
         1 << (unsafe { qemu_plugin_mem_size_shift(info) } & 7)
+    }
+
+    fn read(&mut self, va: u64, to: &mut [u8]) -> bool {
+        self.reader.as_mut().is_some_and(|r| r.read(va, to))
     }
 
     #[inline(always)]
@@ -366,6 +383,7 @@ extern "C" fn marked(index: c_uint, data: *mut c_void) {
     let id = (word & 0xff) as u8;
     guarded(|| {
         let shared = &plugin.shared;
+        v.look_at_task();
         if word & 0x100 != 0 {
             if shared.end(id) {
                 v.catch_up();
@@ -526,12 +544,7 @@ fn word(n: usize) -> *mut c_void {
     std::ptr::without_provenance_mut(n)
 }
 
-fn carry_out(
-    plugin: &Plugin,
-    insn: *mut InsnHandle,
-    action: Action,
-    page: &mut Option<(u64, u64)>,
-) {
+fn carry_out(plugin: &Plugin, insn: *mut InsnHandle, action: Action, page: &mut CodePage) {
     let same = plugin.shared.options.empty == Some(Empty::Same);
     match action {
         Action::Add(which, n) => {
@@ -544,9 +557,21 @@ fn carry_out(
                     n,
                 );
             }
+            if which == (Counter::Packed { kernel: true }) {
+                let sum = member(plugin, std::mem::offset_of!(Slot, kernel_sum));
+                let n = n & u64::from(u32::MAX);
+                // SAFETY: as above.
+                unsafe {
+                    qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu(insn, ADD_U64, sum, n)
+                };
+            }
         }
-        Action::Fetch { va, .. } => {
+        Action::Fetch { va, second } => {
             let line = place(plugin, va, page);
+            // Once for each page of a block.
+            if !second && !std::mem::replace(&mut page.compared, true) {
+                compare_code(plugin, insn, line);
+            }
             let cb = if same { empty_fetch } else { fetched };
             let last = member(plugin, std::mem::offset_of!(Slot, fetch_line));
             let data = std::ptr::from_ref(line).cast_mut().cast();
@@ -628,17 +653,28 @@ fn on_exec(insn: *mut InsnHandle, cb: UdataCb, data: usize) {
     unsafe { qemu_plugin_register_vcpu_insn_exec_cb(insn, cb, CB_NO_REGS, word(data)) };
 }
 
-/// Where a line of code is now. `page`: of the last question, as most lines of a block are in one page.
-fn place(plugin: &Plugin, va: u64, page: &mut Option<(u64, u64)>) -> &'static CodeLine {
+/// The page of the code that is being translated, as most lines of a block are in one page.
+#[derive(Default)]
+struct CodePage {
+    /// Virtual and physical address.
+    found: Option<(u64, u64)>,
+    compared: bool,
+}
+
+/// Where a line of code is now.
+fn place(plugin: &Plugin, va: u64, page: &mut CodePage) -> &'static CodeLine {
     let number = va >> 12;
-    let pa = match *page {
+    let pa = match page.found {
         Some((n, pa)) if n == number => pa,
         _ => {
             let found = walk(plugin.walk, va);
             let pa = found.map_or(u64::MAX, |w| {
                 (w.page | va & ((1 << w.size.shift()) - 1)) & !0xfff
             });
-            *page = Some((number, pa));
+            *page = CodePage {
+                found: Some((number, pa)),
+                compared: false,
+            };
             pa
         }
     };
@@ -647,6 +683,35 @@ fn place(plugin: &Plugin, va: u64, page: &mut Option<(u64, u64)>) -> &'static Co
     lock(&plugin.lines)
         .entry(line)
         .or_insert_with(|| Box::leak(Box::new(line)))
+}
+
+/// Compares the walk of code with where QEMU reads it. QEMU tells an address of the host's, which is the guest's physical
+/// one plus the same number all over its memory, or plus another one beyond 4 GiB.
+fn compare_code(plugin: &Plugin, insn: *mut InsnHandle, line: &CodeLine) {
+    // SAFETY: insn is valid during the translation callback.
+    let host = unsafe { qemu_plugin_insn_haddr(insn) }.addr() as u64;
+    if host == 0 || line.pa == u64::MAX || !plugin.shared.checking() {
+        return;
+    }
+    let base = host.wrapping_sub(line.pa);
+    let Some(known) = plugin.bases.get(usize::from(line.pa >> 32 != 0)) else {
+        return;
+    };
+    let mut found = output::Found {
+        code: 1,
+        ..output::Found::default()
+    };
+    if let Err(old) = known.compare_exchange(0, base, Ordering::Relaxed, Ordering::Relaxed) {
+        if old != base {
+            found.mismatch(format!(
+                "the tables lead from {:#x} to {:#x}, QEMU reads its code {:#x} bytes from there",
+                line.va,
+                line.pa,
+                base.wrapping_sub(old)
+            ));
+        }
+    }
+    lock(&plugin.shared.results).found(found);
 }
 
 fn instrument(plugin: &Plugin, tb: *mut Tb) {
@@ -687,7 +752,7 @@ fn instrument(plugin: &Plugin, tb: *mut Tb) {
     let mut actions = Vec::new();
     let symbols = plugin.shared.symbols.as_ref();
     plan(&block, symbols, depth, &mut Factory::new(), &mut actions);
-    let mut page = None;
+    let mut page = CodePage::default();
     for (index, action) in actions {
         if let Some(insn) = handles.get(index) {
             carry_out(plugin, *insn, action, &mut page);
@@ -724,6 +789,39 @@ extern "C" fn translated(_id: PluginId, tb: *mut Tb) {
             instrument(plugin, tb);
         }
     });
+}
+
+/// Functions of glib and a buffer of its, which QEMU's memory reads need. glib is part of every QEMU.
+struct Reader {
+    buffer: *mut GByteArray,
+}
+
+impl Reader {
+    fn new() -> Option<Reader> {
+        let new = optional(c"g_byte_array_new")?;
+        // SAFETY: the name determines the type.
+        let new = unsafe { std::mem::transmute::<*mut c_void, NewBytesFn>(new) };
+        // SAFETY: no preconditions.
+        let buffer = unsafe { new() };
+        (!buffer.is_null()).then_some(Reader { buffer })
+    }
+
+    /// In vCPU context only.
+    fn read(&mut self, va: u64, to: &mut [u8]) -> bool {
+        // SAFETY: the buffer is glib's and never freed; QEMU sets its length.
+        if !unsafe { qemu_plugin_read_memory_vaddr(va, self.buffer, to.len()) } {
+            return false;
+        }
+        // SAFETY: as above.
+        let array = unsafe { &*self.buffer };
+        if array.data.is_null() || (array.len as usize) < to.len() {
+            return false;
+        }
+        // SAFETY: glib's array has at least as many bytes.
+        let from = unsafe { std::slice::from_raw_parts(array.data, to.len()) };
+        to.copy_from_slice(from);
+        true
+    }
 }
 
 /// A function of QEMU that an older one does not have.
@@ -780,6 +878,7 @@ fn install(id: PluginId, info: &Info, args: &[String]) -> Result<(), String> {
         let host = Qemu {
             slot: std::ptr::null_mut(),
             walk,
+            reader: Reader::new(),
         };
         let v = Box::new(Vcpu::new(host, shared.clone(), index)?);
         if let Some(place) = VCPUS.get(index as usize) {
@@ -795,6 +894,7 @@ fn install(id: PluginId, info: &Info, args: &[String]) -> Result<(), String> {
         lines: Mutex::new(HashMap::new()),
         everything: AtomicBool::new(everything),
         first: AtomicU32::new(u32::MAX),
+        bases: [AtomicU64::new(0), AtomicU64::new(0)],
     };
     let _ = ID.set(id);
     PLUGIN.set(plugin).map_err(|_| "loaded twice".to_owned())?;

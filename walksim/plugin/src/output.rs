@@ -8,11 +8,15 @@ use std::path::Path;
 use std::time::Instant;
 
 use fpt_walksim_model::config::Config;
-use fpt_walksim_model::report::{Checks, Function, Phase, Report, Task, SCHEMA};
+use fpt_walksim_model::report::{self, Checks, Function, Phase, Report, SCHEMA};
 use fpt_walksim_model::result::{conservation, finish, Add};
+
+use crate::vcpu::Task;
 
 /// Errors beyond these are counted only.
 const MAX_ERRORS: usize = 20;
+/// One in so many kernel instructions may be without a known entry.
+const MAX_LOST: u64 = 1000;
 /// Tasks listed in a phase.
 const MAX_TASKS: usize = 20;
 
@@ -21,6 +25,9 @@ const MAX_TASKS: usize = 20;
 pub struct Found {
     pub walks: u64,
     pub hits: u64,
+    pub entries: u64,
+    pub fetches: u64,
+    pub code: u64,
     pub stale: u64,
     pub lost: u64,
     pub mismatches: u64,
@@ -42,7 +49,7 @@ struct Open {
     phase: Phase,
     /// Half instructions by path of functions.
     paths: HashMap<Vec<String>, u64>,
-    tasks: HashMap<u64, (u64, u64)>,
+    tasks: HashMap<Task, (u64, u64)>,
     since: Option<f64>,
     began: Instant,
     /// CPUs that have handed their figures in.
@@ -144,6 +151,9 @@ impl Results {
     pub fn found(&mut self, found: Found) {
         self.checks.walks_checked += found.walks;
         self.checks.hits_checked += found.hits;
+        self.checks.entries_checked += found.entries;
+        self.checks.fetches_checked += found.fetches;
+        self.checks.code_checked += found.code;
         self.checks.stale += found.stale;
         self.checks.lost_entries += found.lost;
         self.checks.mismatches += found.mismatches;
@@ -158,7 +168,7 @@ impl Results {
         number: usize,
         phase: &Phase,
         paths: Vec<(Vec<String>, u64)>,
-        tasks: &HashMap<u64, (u64, u64)>,
+        tasks: &HashMap<Task, (u64, u64)>,
     ) {
         let Some(open) = self.phases.get_mut(number) else {
             return;
@@ -186,7 +196,9 @@ impl Results {
         let top = self.config.sim.top_functions as usize;
         let phases: Vec<Phase> = self.phases.iter().map(|p| p.done(machines, top)).collect();
         for (phase, open) in phases.iter().zip(&self.phases).filter(|(p, _)| p.ended) {
-            let laws = conservation(phase).and_then(|()| open.functions_add_up());
+            let laws = conservation(phase)
+                .and_then(|()| open.functions_add_up())
+                .and_then(|()| open.tasks_add_up());
             if let Err(law) = laws {
                 errors.push(format!("a conservation law does not hold: {law}"));
                 checks.conservation = law;
@@ -196,7 +208,18 @@ impl Results {
             errors.push(format!(
                 "{} of {} compared translations differ from QEMU's",
                 checks.mismatches,
-                checks.walks_checked + checks.hits_checked
+                checks.walks_checked
+                    + checks.hits_checked
+                    + checks.entries_checked
+                    + checks.fetches_checked
+                    + checks.code_checked
+            ));
+        }
+        let kernel: u64 = phases.iter().map(|p| p.instructions.kernel).sum();
+        if checks.lost_entries > kernel / MAX_LOST {
+            errors.push(format!(
+                "no known entry led to {} of {kernel} kernel instructions: is vmlinux= the kernel that the guest runs?",
+                checks.lost_entries
             ));
         }
         if at_exit {
@@ -261,6 +284,19 @@ impl Open {
         ))
     }
 
+    /// Kernel instructions, counted by QEMU all in all and by task.
+    fn tasks_add_up(&self) -> Result<(), String> {
+        let by_task: u64 = self.tasks.values().map(|(_, kernel)| kernel).sum();
+        let kernel = self.phase.instructions.kernel;
+        if by_task == kernel {
+            return Ok(());
+        }
+        Err(format!(
+            "{}: kernel instructions by task: {by_task} is not {kernel}",
+            self.phase.name
+        ))
+    }
+
     fn done(&self, machines: &[Config], top: usize) -> Phase {
         let mut phase = self.phase.clone();
         finish(&mut phase, machines);
@@ -280,13 +316,16 @@ impl Open {
         functions.sort_by(|a, b| (b.instructions, &a.name).cmp(&(a.instructions, &b.name)));
         functions.truncate(top);
         phase.page_fault_functions = functions;
-        let mut tasks: Vec<(u64, (u64, u64))> = self.tasks.iter().map(|(t, n)| (*t, *n)).collect();
+        let mut tasks: Vec<(Task, (u64, u64))> = self.tasks.iter().map(|(t, n)| (*t, *n)).collect();
         tasks.sort_by_key(|(task, (user, kernel))| (std::cmp::Reverse(user + kernel), *task));
         tasks.truncate(MAX_TASKS);
         phase.tasks = tasks
             .into_iter()
-            .map(|(task, (user, kernel))| Task {
-                task: format!("{task:#x}"),
+            .map(|(task, (user, kernel))| report::Task {
+                task: format!("{:#x}", task.address),
+                comm: String::from_utf8_lossy(&task.comm)
+                    .trim_end_matches('\0')
+                    .to_owned(),
                 user,
                 kernel,
             })
@@ -347,12 +386,35 @@ mod tests {
     }
 
     #[test]
+    fn tasks_must_add_up() {
+        for (kernel, good) in [(2, true), (3, false)] {
+            let mut r = Results::new(Config::default(), "", 1);
+            let n = r.begin(b'R', 0);
+            let mut phase = Phase::default();
+            phase.instructions.kernel = 2;
+            phase.instructions.kernel_by_category.syscall = 2;
+            phase.instructions.kernel_by_innermost_entry.syscall = 2;
+            let tasks = HashMap::from([(Task::default(), (9, kernel))]);
+            r.add(n, &phase, Vec::new(), &tasks);
+            r.end(b'R');
+            let report = r.report(&[], true);
+            assert_eq!(report.errors.is_empty(), good, "{:?}", report.errors);
+            assert_eq!(report.checks.conservation == "ok", good);
+        }
+    }
+
+    #[test]
     fn functions_and_stacks() {
         let mut r = Results::new(Config::default(), "", 1);
         let n = r.begin(7, 0);
         let path = |p: &[&str], n: u64| (p.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>(), n);
         let paths = vec![path(&["a"], 4), path(&["a", "b"], 7), path(&["c", "b"], 3)];
-        r.add(n, &Phase::default(), paths, &HashMap::from([(16, (1, 2))]));
+        let task = Task {
+            address: 16,
+            comm: *b"bfs\0\0\0\0\0\0\0\0\0\0\0\0\0",
+        };
+        let tasks = HashMap::from([(task, (1, 2))]);
+        r.add(n, &Phase::default(), paths, &tasks);
         let report = r.report(&[], false);
         let phase = &report.phases[0];
         assert_eq!(phase.name, "phase-07");
@@ -363,7 +425,8 @@ mod tests {
                 instructions: 5
             }
         );
-        assert_eq!(phase.tasks[0].task, "0x10");
+        let task = &phase.tasks[0];
+        assert_eq!((task.task.as_str(), task.comm.as_str()), ("0x10", "bfs"));
         assert_eq!(
             r.flame(),
             "phase-07;page_fault;a 2\nphase-07;page_fault;a;b 3\nphase-07;page_fault;c;b 1\n"

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use object::{Object, ObjectSection, ObjectSymbol, SectionKind, SymbolKind};
 
+use crate::decode;
 use crate::kernel::Category;
 
 /// What happens where an instruction is executed.
@@ -30,6 +31,9 @@ pub struct Symbols {
     /// Start and name, ascending.
     functions: Vec<(u64, String)>,
     text_end: u64,
+    /// Offsets in a `task_struct`: of the stack pointer that a task switch keeps, of the name.
+    stack: u64,
+    comm: Option<u64>,
 }
 
 /// Vectors that have a stub of their own.
@@ -57,13 +61,44 @@ impl Symbols {
             .filter(|(address, _, name)| *address >> 63 != 0 && !name.is_empty())
             .collect();
         all.sort_unstable();
-        let symbols = Symbols::from_list(&all);
+        let mut symbols = Symbols::from_list(&all);
         if symbols.entry_text.0 == 0 || symbols.switch.0 == 0 {
             return Err(format!(
                 "{shown} has no symbols __entry_text_start and __switch_to_asm: give the vmlinux that the guest boots, with its symbol table"
             ));
         }
+        let bytes = |start: u64, size: u64| {
+            let mut all = file.sections();
+            let found = all.find_map(|s| s.data_range(start, size).ok().flatten());
+            found.unwrap_or_default()
+        };
+        let (start, end) = symbols.switch;
+        symbols.stack = stack_offset(bytes(start, end - start)).unwrap_or(0);
+        let first_task = file.symbols().find(|s| s.name() == Ok("init_task"));
+        if let (Some(task), true) = (first_task, symbols.stack > 0) {
+            symbols.comm = comm_offset(bytes(task.address(), task.size()));
+        }
         Ok(symbols)
+    }
+
+    /// Where the stack pointer of a task that does not run is in its `task_struct`; 0 if that is not known.
+    pub fn stack(&self) -> u64 {
+        self.stack
+    }
+
+    /// Where a task's name is in its `task_struct`.
+    pub fn comm(&self) -> Option<u64> {
+        self.comm
+    }
+
+    /// With nothing but the fields of a task.
+    #[cfg(test)]
+    pub fn of_task(stack: u64, comm: u64) -> Symbols {
+        Symbols {
+            stack,
+            comm: Some(comm),
+            ..Symbols::default()
+        }
     }
 
     /// `all`: (address, size, name), ascending.
@@ -160,6 +195,23 @@ impl Symbols {
     }
 }
 
+/// From the code of the task switch.
+fn stack_offset(code: &[u8]) -> Option<u64> {
+    let at = (0..code.len()).find(|i| code.get(*i..).is_some_and(decode::leaves_stack))?;
+    let (kind, rest) = (code.get(at + 2)?, code.get(at + 3..)?);
+    Some(match kind {
+        0x67 => u64::from(*rest.first()?),
+        _ => u64::from(u32::from_le_bytes(rest.get(..4)?.try_into().ok()?)),
+    })
+}
+
+/// From the first task, which is there before the kernel runs.
+fn comm_offset(task: &[u8]) -> Option<u64> {
+    const NAME: &[u8; 16] = b"swapper\0\0\0\0\0\0\0\0\0";
+    let at = task.windows(NAME.len()).position(|w| w == NAME)?;
+    Some(at as u64)
+}
+
 fn event(name: &str) -> Option<Event> {
     Some(match name {
         "asm_exc_page_fault" => Event::Enter(Category::PageFault),
@@ -220,6 +272,21 @@ mod tests {
         assert_eq!(s.event(K + 0x50), Some(Event::NewTask));
         assert!(s.is_entry_text(K + 0x300) && !s.is_entry_text(K + 0x100));
         assert!(s.is_switch(K + 4) && !s.is_switch(K + 0x20));
+    }
+
+    #[test]
+    fn fields_of_a_task() {
+        // push %rbp; mov %rsp,0x598(%rdi); mov 0x598(%rsi),%rsp
+        let code = [
+            0x55, 0x48, 0x89, 0xa7, 0x98, 5, 0, 0, 0x48, 0x8b, 0xa6, 0x98, 5, 0, 0,
+        ];
+        assert_eq!(stack_offset(&code), Some(0x598));
+        assert_eq!(stack_offset(&[0x48, 0x89, 0x67, 0x18]), Some(0x18));
+        assert_eq!((stack_offset(&code[..6]), stack_offset(&[])), (None, None));
+        let mut task = vec![1; 100];
+        assert_eq!(comm_offset(&task), None);
+        task[40..56].copy_from_slice(b"swapper\0\0\0\0\0\0\0\0\0");
+        assert_eq!(comm_offset(&task), Some(40));
     }
 
     #[test]

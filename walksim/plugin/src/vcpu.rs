@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use fpt_walksim_model::cache::SYNTHETIC;
 use fpt_walksim_model::config::{Config, LINE};
 use fpt_walksim_model::core::{Core, Shared as SharedCaches};
-use fpt_walksim_model::report::{Instructions, Phase};
+use fpt_walksim_model::report::{Categories, Instructions, Phase};
 use fpt_walksim_model::stream::{Place, Stream};
 use fpt_walksim_model::walk::{is_kernel, Flush, Size, Walk};
 
@@ -35,6 +35,8 @@ pub struct Slot {
     pub fetch_line: u64,
     /// 1 if the innermost entry is a page fault.
     pub in_page_fault: u64,
+    /// Kernel instructions but REP strings once more, never emptied: categories and tasks must add up to them.
+    pub kernel_sum: u64,
 }
 
 /// Line that no fetch has.
@@ -52,6 +54,8 @@ pub trait Host {
     fn translation(&mut self, info: u32, va: u64) -> Option<u64>;
     /// Bytes of the access that is being reported.
     fn bytes(&self, info: u32) -> u64;
+    /// Reads the kernel's memory; false if it cannot be.
+    fn read(&mut self, va: u64, to: &mut [u8]) -> bool;
     fn slot(&mut self) -> &mut Slot;
 }
 
@@ -133,6 +137,12 @@ impl Shared {
         first.is_some_and(|m| m.sim.simulate_outside)
     }
 
+    /// Are translations to be compared?
+    pub fn checking(&self) -> bool {
+        let first = self.machines.first();
+        first.is_some_and(|m| m.sim.check_every > 0)
+    }
+
     pub fn error(&self, what: String) {
         lock(&self.results).error(what);
     }
@@ -167,8 +177,17 @@ pub mod access {
 struct Counts {
     instructions: Instructions,
     fetches: [u64; 2],
-    /// By task: user, kernel.
-    tasks: HashMap<u64, (u64, u64)>,
+    entries: Categories,
+    /// User, kernel.
+    tasks: HashMap<Task, (u64, u64)>,
+}
+
+/// A task: where its `task_struct` is, and its name. A new program has a new name, and so has a new task at an old place as
+/// a rule.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Task {
+    pub address: u64,
+    pub comm: [u8; 16],
 }
 
 pub struct Vcpu<H> {
@@ -183,7 +202,17 @@ pub struct Vcpu<H> {
     counts: Counts,
     calls: Calls,
     path: Path,
-    task: u64,
+    task: Task,
+    /// User and kernel instructions of the task since it runs, that are not yet in `counts`.
+    stint: (u64, u64),
+    /// `Slot::kernel_sum` at the beginning of the phase, and the half instructions of REP strings since.
+    kernel_before: u64,
+    kernel_halves: u64,
+    /// CR3 was written: is the root another one?
+    root: u64,
+    root_unsure: bool,
+    /// `Checks::fetches_left`, meanwhile.
+    fetches_kept: u64,
     epoch: u64,
     /// Size of the page that the last fetch was from.
     fetch_size: Size,
@@ -201,8 +230,9 @@ pub struct Vcpu<H> {
 struct Checks {
     every: u64,
     walks: u64,
-    /// Accesses to known pages until the next is compared.
+    /// Accesses to known pages until the next is compared; fetches from known pages.
     left: u64,
+    fetches_left: u64,
     found: output::Found,
 }
 
@@ -248,7 +278,13 @@ impl<H: Host> Vcpu<H> {
             calls: Calls::new(),
             // Until the first task is known: boot, or the idle task of this CPU.
             path: Path::new(Category::Other),
-            task: 0,
+            task: Task::default(),
+            stint: (0, 0),
+            kernel_before: 0,
+            kernel_halves: 0,
+            root: 0,
+            root_unsure: true,
+            fetches_kept: every * HITS_PER_WALK,
             epoch: 0,
             fetch_size: Size::Small,
             fetched: 0,
@@ -257,6 +293,7 @@ impl<H: Host> Vcpu<H> {
             checks: Checks {
                 every,
                 left: every * HITS_PER_WALK,
+                fetches_left: 1,
                 ..Checks::default()
             },
             total: 0,
@@ -300,6 +337,9 @@ impl<H: Host> Vcpu<H> {
             if let Some(n) = self.halves.get_mut(kernel) {
                 *n += halves;
             }
+            if kernel == 1 {
+                self.kernel_halves += halves;
+            }
             if self.path.in_page_fault() && kernel == 1 {
                 self.calls
                     .count(&mut self.path, access::function(data), halves);
@@ -326,6 +366,7 @@ impl<H: Host> Vcpu<H> {
                 if self.checks.compare(&mut self.host, info, va, place) {
                     self.checks.found.hits += 1;
                 }
+                self.check(va);
                 Some(place)
             }
             (Some(place), _) => Some(place),
@@ -334,6 +375,14 @@ impl<H: Host> Vcpu<H> {
         match place {
             Some(place) => self.stream.data(va, place.size()),
             None => self.stream.data_nowhere(),
+        }
+    }
+
+    /// Compares the walk that is kept for an address with a new one.
+    fn check(&mut self, va: u64) {
+        match self.host.walk(va).filter(|w| w.page < SYNTHETIC) {
+            Some(fresh) => self.stream.check(&fresh),
+            None => self.checks.found.stale += 1,
         }
     }
 
@@ -368,6 +417,10 @@ impl<H: Host> Vcpu<H> {
         if place.size() != self.fetch_size || place.address(line.va) / LINE != line.pa / LINE {
             return false;
         }
+        self.checks.fetches_left = self.checks.fetches_left.wrapping_sub(1);
+        if self.checks.fetches_left == 0 {
+            return false;
+        }
         self.stream.fetch(line.va);
         self.fetched += 1;
         true
@@ -376,9 +429,24 @@ impl<H: Host> Vcpu<H> {
     /// A fetch from another line than the one before.
     pub fn fetch(&mut self, line: &CodeLine) {
         let CodeLine { va, pa } = *line;
+        if self.root_unsure {
+            self.find_root(va);
+        }
         let place = match self.stream.known(va) {
-            Some(place) => Some(place),
-            None => self.learn(va, None),
+            Some(place) => {
+                if self.checks.fetches_left == 0 {
+                    self.checks.fetches_left = self.checks.every * HITS_PER_WALK;
+                    if self.checks.every > 0 {
+                        self.check(va);
+                    }
+                }
+                Some(place)
+            }
+            None => {
+                let place = self.learn(va, None);
+                self.compare_code(va, pa, place);
+                place
+            }
         };
         // Is the code mapped here where it was when QEMU translated it? QEMU uses the translation of a physical page
         // wherever it is mapped.
@@ -399,6 +467,37 @@ impl<H: Host> Vcpu<H> {
         self.fetched += 1;
     }
 
+    /// Compares where a new walk for a fetch leads with where the code was when QEMU translated it. User code may be at two
+    /// addresses; such fetches count as `untranslated.fetch`.
+    fn compare_code(&mut self, va: u64, pa: u64, place: Option<Place>) {
+        let Some(ours) = place.map(|p| p.address(va)).filter(|_| pa != u64::MAX) else {
+            return;
+        };
+        let found = &mut self.checks.found;
+        if ours >> 12 == pa >> 12 {
+            found.fetches += 1;
+        } else if is_kernel(va) && self.checks.every > 0 {
+            found.fetches += 1;
+            found.mismatch(format!(
+                "the tables lead from {va:#x} to {ours:#x}, its code was at {pa:#x}"
+            ));
+        }
+    }
+
+    /// After a write to CR3: kernel pages keep their translations, but not the entry in the root that leads to them.
+    fn find_root(&mut self, va: u64) {
+        if let Some(walk) = self.host.walk(va) {
+            self.root_unsure = false;
+            self.checks.fetches_left = self.fetches_kept;
+            if walk.root != self.root {
+                self.root = walk.root;
+                self.stream.root_changed();
+            }
+        } else {
+            self.checks.fetches_left = 1;
+        }
+    }
+
     fn repeats(&mut self, n: u64) {
         self.stream.fetch_repeats(n, self.fetch_size);
         self.fetched += n;
@@ -406,6 +505,11 @@ impl<H: Host> Vcpu<H> {
 
     pub fn flush(&mut self, what: Flush) {
         self.host.slot().fetch_line = NO_LINE;
+        if !matches!(what, Flush::Page { .. }) && !self.root_unsure {
+            self.root_unsure = true;
+            // The next fetch looks.
+            self.fetches_kept = std::mem::replace(&mut self.checks.fetches_left, 1);
+        }
         self.stream.flush(what);
     }
 
@@ -437,6 +541,7 @@ impl<H: Host> Vcpu<H> {
             Slot {
                 fetch_line: slot.fetch_line,
                 in_page_fault: slot.in_page_fault,
+                kernel_sum: slot.kernel_sum,
                 ..Slot::default()
             },
         );
@@ -448,7 +553,6 @@ impl<H: Host> Vcpu<H> {
         *kernel_halves %= 2;
         let i = &mut self.counts.instructions;
         i.user += user;
-        i.kernel += kernel;
         i.kernel_strings_once += low(s.kernel) + s.kernel_strings;
         i.without_data_access += (s.user >> 32) + (s.kernel >> 32);
         let [user_fetches, kernel_fetches] = &mut self.counts.fetches;
@@ -457,7 +561,9 @@ impl<H: Host> Vcpu<H> {
         self.total += user + kernel;
         if kernel > 0 {
             let inside_phase = self.epoch & u64::from(u32::MAX) != 0;
-            if inside_phase && self.path.outermost().is_none() {
+            // An entry that is known shows before its first instruction, a return after its last.
+            let mixed = user > 0 && self.shared.symbols.is_some();
+            if inside_phase && (mixed || self.path.outermost().is_none()) {
                 self.checks.found.lost += kernel;
             }
             let outer = self.path.outermost().unwrap_or(Category::Other);
@@ -465,11 +571,8 @@ impl<H: Host> Vcpu<H> {
             kernel::count(&mut i.kernel_by_category, outer, kernel);
             kernel::count(&mut i.kernel_by_innermost_entry, inner, kernel);
         }
-        if user + kernel > 0 {
-            let task = self.counts.tasks.entry(self.task).or_default();
-            task.0 += user;
-            task.1 += kernel;
-        }
+        self.stint.0 += user;
+        self.stint.1 += kernel;
         s.user != 0 || s.user_strings != 0
     }
 
@@ -480,9 +583,15 @@ impl<H: Host> Vcpu<H> {
 
     pub fn event(&mut self, event: Event) {
         let from_user = self.drain();
+        if self.epoch != self.shared.epoch.load(Ordering::Relaxed) {
+            self.look_at_task();
+        }
         self.catch_up();
         match event {
-            Event::Enter(category) => self.path.enter(category, from_user),
+            Event::Enter(category) => {
+                kernel::count(&mut self.counts.entries, category, 1);
+                self.path.enter(category, from_user);
+            }
             // It is the child's half of a system call, until it turns out to be a kernel thread.
             Event::NewTask => self.path = Path::new(Category::Syscall),
             Event::KernelThread => self.path = Path::new(Category::KernelThread),
@@ -496,27 +605,67 @@ impl<H: Host> Vcpu<H> {
         self.moved();
     }
 
-    /// The current task turns out to be this one.
-    pub fn leave_task(&mut self, task: u64) {
-        self.drain();
-        if self.task == 0 {
-            if let Some(n) = self.counts.tasks.remove(&0) {
-                self.counts.tasks.insert(task, n);
+    /// Reads the name of the current task, which a new program changes. In a callback of this CPU only.
+    pub fn look_at_task(&mut self) {
+        let offset = self.shared.symbols.as_ref().and_then(|s| s.comm());
+        let (Some(offset), true) = (offset, self.task.address != 0) else {
+            return;
+        };
+        let mut comm = [0; 16];
+        if self
+            .host
+            .read(self.task.address.wrapping_add(offset), &mut comm)
+        {
+            // What is behind the end is of an older name.
+            let mut end = false;
+            for byte in &mut comm {
+                end |= *byte == 0;
+                *byte = if end { 0 } else { *byte };
             }
+            self.task.comm = comm;
         }
-        self.task = task;
     }
 
-    pub fn take_task(&mut self, task: u64) {
+    /// The task does not run any more, or its figures are wanted.
+    fn end_stint(&mut self) {
+        let (user, kernel) = std::mem::take(&mut self.stint);
+        if user + kernel > 0 {
+            let task = self.counts.tasks.entry(self.task).or_default();
+            task.0 += user;
+            task.1 += kernel;
+        }
+    }
+
+    /// Of the address of the field in which a task's stack is kept.
+    fn task_at(&self, stack: u64) -> u64 {
+        let symbols = self.shared.symbols.as_ref();
+        stack.wrapping_sub(symbols.map_or(0, |s| s.stack()))
+    }
+
+    /// The current task turns out to be this one.
+    pub fn leave_task(&mut self, stack: u64) {
         self.drain();
+        self.task.address = self.task_at(stack);
+        self.look_at_task();
+        self.end_stint();
+    }
+
+    pub fn take_task(&mut self, stack: u64) {
+        self.drain();
+        self.end_stint();
         let mut tasks = lock(&self.shared.tasks);
-        tasks.insert(self.task, std::mem::take(&mut self.path));
+        tasks.insert(self.task.address, std::mem::take(&mut self.path));
+        let address = self.task_at(stack);
         // One that was never seen has been made and not run yet: see `Event::NewTask`.
         let new = || Path::new(Category::Syscall);
-        self.path = tasks.remove(&task).unwrap_or_else(new);
+        self.path = tasks.remove(&address).unwrap_or_else(new);
         drop(tasks);
         self.path.resume(self.index);
-        self.task = task;
+        self.task = Task {
+            address,
+            ..Task::default()
+        };
+        self.look_at_task();
         self.moved();
     }
 
@@ -551,6 +700,10 @@ impl<H: Host> Vcpu<H> {
     fn reset(&mut self) {
         self.drain();
         self.data = [0; 2];
+        self.halves = [0; 2];
+        self.kernel_halves = 0;
+        self.kernel_before = self.host.slot().kernel_sum;
+        self.stint = (0, 0);
         self.counts = Counts::default();
         self.calls.reset_counters();
         self.fetched = 0;
@@ -560,10 +713,13 @@ impl<H: Host> Vcpu<H> {
     /// Hands in the figures of the phase that this CPU is in.
     fn close(&mut self) {
         self.drain();
+        self.end_stint();
         let mut found = std::mem::take(&mut self.checks.found);
         let compared = self.stream.settled(|_, compared| compared);
+        found.stale += compared.first().map_or(0, |c| c.stale);
         for one in compared {
             found.hits += one.hits;
+            found.entries += one.entries;
             found.mismatches += one.mismatches;
             found.texts.extend(one.texts);
         }
@@ -588,9 +744,15 @@ impl<H: Host> Vcpu<H> {
             let what = "internal error of an organisation, see QEMU's output";
             self.shared.error(what.into());
         }
+        let plain = self.host.slot().kernel_sum;
+        let plain = plain.wrapping_sub(self.kernel_before);
         let phase = Phase {
             warmup_accesses: self.warmed,
-            instructions: self.counts.instructions.clone(),
+            instructions: Instructions {
+                kernel: plain + self.kernel_halves / 2,
+                ..self.counts.instructions.clone()
+            },
+            entries: self.counts.entries,
             accesses: fpt_walksim_model::report::Accesses {
                 user_data,
                 user_fetch,
@@ -637,15 +799,23 @@ mod tests {
         shift: u64,
         lie: u64,
         absent: bool,
+        /// Of the tables.
+        elsewhere: u64,
+        root: u64,
+        global: bool,
+        walks: u64,
+        comm: &'static str,
     }
 
     impl Host for Fake {
         fn walk(&mut self, va: u64) -> Option<Walk> {
             let low = va & 0xff_ffff_f000;
+            self.walks += 1;
             let mut entries = [Entry::default(); MAX_ENTRIES];
             for (i, e) in entries.iter_mut().take(4).enumerate() {
                 let level = 4 - i as u8;
                 let pa = (u64::from(level) << 40) + (low >> (12 + 9 * (level - 1))) * 8;
+                let pa = pa + self.elsewhere;
                 *e = Entry {
                     pa,
                     level,
@@ -655,12 +825,12 @@ mod tests {
             let page = low + self.shift;
             let walk = Walk {
                 va,
-                root: 0,
+                root: self.root,
                 entries,
                 n: 4,
                 page,
                 size: Size::Small,
-                global: false,
+                global: self.global,
             };
             (!self.absent).then_some(walk)
         }
@@ -669,6 +839,11 @@ mod tests {
         }
         fn bytes(&self, info: u32) -> u64 {
             u64::from(info)
+        }
+        fn read(&mut self, va: u64, to: &mut [u8]) -> bool {
+            let name = format!("{}-{va:x}\0and-older-names", self.comm);
+            to.copy_from_slice(name.as_bytes().get(..to.len()).unwrap());
+            true
         }
         fn slot(&mut self) -> &mut Slot {
             &mut self.slot
@@ -708,6 +883,7 @@ mod tests {
         }
         let packed = n | n << 32;
         *(if is_kernel(va) {
+            v.host.slot.kernel_sum += n;
             &mut v.host.slot.kernel
         } else {
             &mut v.host.slot.user
@@ -792,8 +968,142 @@ mod tests {
         s.end(b'R');
         v.catch_up();
         let r = done(&s);
-        assert_eq!((r.checks.hits_checked, r.checks.mismatches), (1, 1));
+        // by QEMU's translation, and by the tables
+        assert_eq!((r.checks.hits_checked, r.checks.mismatches), (1, 2));
         assert!(r.errors[0].contains("QEMU translated it to 0x200400"));
+        assert!(r.errors[1].contains("nothing was invalidated"));
+    }
+
+    #[test]
+    fn entries_are_compared_and_not_only_the_page() {
+        for (fetch, invalidated) in [(false, false), (false, true), (true, false), (true, true)] {
+            let s = shared(&[], 1);
+            let mut v = cpu(&s, Fake::default(), 0);
+            s.begin(b'R', 0);
+            v.catch_up();
+            let go = |v: &mut Vcpu<Fake>| {
+                for i in 0..=HITS_PER_WALK {
+                    let va = 0x10_0000 + i * LINE;
+                    if fetch {
+                        exec(v, va, 1);
+                    } else {
+                        access(v, va, 8);
+                    }
+                }
+            };
+            go(&mut v);
+            // the same page by other entries
+            v.host.elsewhere = 4096;
+            go(&mut v);
+            if invalidated {
+                v.flush(Flush::Page {
+                    va: 0x10_0000,
+                    pcid: 0,
+                });
+            }
+            s.end(b'R');
+            v.catch_up();
+            let r = done(&s);
+            let expected = (2, u64::from(!invalidated), u64::from(invalidated));
+            let c = &r.checks;
+            assert_eq!((c.entries_checked, c.mismatches, c.stale), expected);
+            assert_eq!(r.errors.is_empty(), invalidated, "{:?}", r.errors);
+        }
+    }
+
+    #[test]
+    fn code_of_the_kernel_is_where_it_was_translated() {
+        for (va, errors) in [(0xffff_ffff_8100_0000, 1), (0x40_0000, 0)] {
+            let s = shared(&[], 1);
+            let mut v = cpu(&s, Fake::default(), 0);
+            s.begin(b'R', 0);
+            v.catch_up();
+            let pa = 0x9000;
+            assert!(!v.fetch_fast(&CodeLine { va, pa }));
+            v.fetch(&CodeLine { va, pa });
+            v.host.slot.user += 1;
+            exec(&mut v, va + 0x1000, 1);
+            s.end(b'R');
+            v.catch_up();
+            let r = done(&s);
+            assert_eq!(r.checks.mismatches, errors, "{:?}", r.errors);
+            assert_eq!(r.checks.fetches_checked, 1 + errors);
+            assert_eq!(r.phases[0].untranslated.fetch, 1 - errors);
+        }
+    }
+
+    #[test]
+    fn kernel_pages_follow_the_root() {
+        let s = shared(&[("organisations", "[\"real\"]")], 1);
+        let mut v = cpu(&s, Fake::default(), 0);
+        v.host.global = true;
+        s.begin(b'R', 0);
+        v.catch_up();
+        let kernel = 0xffff_8880_0000_0000;
+        // code and data, and one to see what the root is
+        for (root, walks) in [(0x1000, 3), (0x1000, 1), (0x2000, 3), (0x2000, 1)] {
+            v.host.root = root;
+            v.host.walks = 0;
+            v.flush(Flush::AddressSpace { pcid: 0 });
+            exec(&mut v, 0xffff_ffff_8100_0000, 1);
+            access(&mut v, kernel, 8);
+            assert_eq!(v.host.walks, walks);
+        }
+        s.end(b'R');
+        v.catch_up();
+        assert_eq!(done(&s).errors.len(), 0);
+    }
+
+    #[test]
+    fn lost_kernel_instructions_are_an_error() {
+        let s = shared(&[], 1);
+        let mut v = cpu(&s, Fake::default(), 0);
+        s.begin(b'L', 0);
+        v.catch_up();
+        busy(&mut v);
+        v.host.slot.kernel_sum += 1;
+        s.end(b'L');
+        v.catch_up();
+        let r = done(&s);
+        assert_eq!(
+            r.checks.conservation,
+            "load: kernel instructions by category: 900 is not 901"
+        );
+        assert_eq!(r.errors.len(), 1);
+    }
+
+    #[test]
+    fn a_kernel_that_the_symbols_are_not_of_shows() {
+        let config = resolve("emt", None, &[]).unwrap();
+        for (known, errors) in [(true, 0), (false, 1)] {
+            let symbols = Some(Symbols::default());
+            let new = Shared::new(Options::default(), config.clone(), symbols, 1);
+            let s = Arc::new(new.unwrap());
+            let mut v = cpu(&s, Fake::default(), 0);
+            s.begin(b'L', 0);
+            v.catch_up();
+            for _ in 0..100 {
+                exec(&mut v, 0x40_0000, 7);
+                if known {
+                    v.event(Event::Enter(Category::Syscall));
+                }
+                exec(&mut v, 0xffff_ffff_8100_0000, 3);
+                if known {
+                    v.returns(Return::Sysret);
+                }
+            }
+            s.end(b'L');
+            v.catch_up();
+            let r = done(&s);
+            assert_eq!(r.errors.len(), errors, "{:?}", r.errors);
+            assert_eq!(r.checks.lost_entries, 300 * errors as u64);
+            let p = &r.phases[0];
+            assert_eq!(p.entries.sum(), if known { 100 } else { 0 });
+            if !known {
+                assert!(r.errors[0].contains("is vmlinux= the kernel"));
+                assert_eq!(p.instructions.kernel_by_category.other, 300);
+            }
+        }
     }
 
     #[test]
@@ -933,7 +1243,41 @@ mod tests {
         assert_eq!(p.instructions.kernel_by_category.page_fault, 16);
         assert_eq!(p.instructions.kernel_by_category.kernel_thread, 7);
         assert_eq!(r.errors.len(), 0, "{:?}", r.errors);
-        assert_eq!(p.tasks.len(), 2);
-        assert_eq!((p.tasks[0].task.as_str(), p.tasks[0].kernel), ("0x100", 16));
+        let tasks: Vec<_> = p
+            .tasks
+            .iter()
+            .map(|t| (t.task.as_str(), t.comm.as_str(), t.kernel))
+            .collect();
+        assert_eq!(tasks, [("0x100", "", 16), ("0x200", "", 7)]);
+    }
+
+    #[test]
+    fn tasks_have_names() {
+        let config = resolve("emt", None, &[]).unwrap();
+        let symbols = Some(Symbols::of_task(0x98, 0x10));
+        let new = Shared::new(Options::default(), config, symbols, 1);
+        let s = Arc::new(new.unwrap());
+        let mut v = cpu(&s, Fake::default(), 0);
+        s.begin(b'L', 0);
+        v.catch_up();
+        v.host.comm = "sh";
+        exec(&mut v, 0x40_0000, 1);
+        v.leave_task(0x1098);
+        v.take_task(0x2098);
+        v.host.comm = "bfs";
+        exec(&mut v, 0x40_0000, 2);
+        // another program
+        v.host.comm = "dfs";
+        v.look_at_task();
+        s.end(b'L');
+        v.catch_up();
+        let r = done(&s);
+        assert_eq!(r.errors.len(), 0, "{:?}", r.errors);
+        let tasks: Vec<_> = r.phases[0]
+            .tasks
+            .iter()
+            .map(|t| (t.task.as_str(), t.comm.as_str(), t.user))
+            .collect();
+        assert_eq!(tasks, [("0x2000", "dfs-2010", 2), ("0x1000", "sh-1010", 1)]);
     }
 }
