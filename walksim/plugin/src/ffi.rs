@@ -397,6 +397,7 @@ extern "C" fn marked(index: c_uint, data: *mut c_void) {
             shared.begin(id, executed);
             v.catch_up();
         } else {
+            v.look_at_kernel();
             start(plugin, id);
         }
     });

@@ -34,6 +34,8 @@ pub struct Symbols {
     /// Offsets in a `task_struct`: of the stack pointer that a task switch keeps, of the name.
     stack: u64,
     comm: Option<u64>,
+    /// Where the kernel has its notes, with its build id, and what they are.
+    pub notes: (u64, Vec<u8>),
 }
 
 /// Vectors that have a stub of their own.
@@ -74,6 +76,9 @@ impl Symbols {
         };
         let (start, end) = symbols.switch;
         symbols.stack = stack_offset(bytes(start, end - start)).unwrap_or(0);
+        if let Some(notes) = file.section_by_name(".notes") {
+            symbols.notes = (notes.address(), notes.data().unwrap_or_default().to_vec());
+        }
         let first_task = file.symbols().find(|s| s.name() == Ok("init_task"));
         if let (Some(task), true) = (first_task, symbols.stack > 0) {
             symbols.comm = comm_offset(bytes(task.address(), task.size()));

@@ -605,6 +605,20 @@ impl<H: Host> Vcpu<H> {
         self.moved();
     }
 
+    /// Is vmlinux the kernel that runs? In a callback of this CPU only.
+    pub fn look_at_kernel(&mut self) {
+        let Some(symbols) = &self.shared.symbols else {
+            return;
+        };
+        let (address, ours) = &symbols.notes;
+        let mut theirs = vec![0; ours.len()];
+        if !ours.is_empty() && self.host.read(*address, &mut theirs) && theirs != *ours {
+            let what =
+                "vmlinux= is not the kernel that the guest runs: its notes (build id) differ";
+            self.shared.error(what.into());
+        }
+    }
+
     /// Reads the name of the current task, which a new program changes. In a callback of this CPU only.
     pub fn look_at_task(&mut self) {
         let offset = self.shared.symbols.as_ref().and_then(|s| s.comm());
@@ -1249,6 +1263,21 @@ mod tests {
             .map(|t| (t.task.as_str(), t.comm.as_str(), t.kernel))
             .collect();
         assert_eq!(tasks, [("0x100", "", 16), ("0x200", "", 7)]);
+    }
+
+    #[test]
+    fn another_build_of_the_kernel_is_an_error() {
+        let config = resolve("emt", None, &[]).unwrap();
+        for (notes, errors) in [("-1000\0and", 0), ("-1000\0AND", 1), ("", 0)] {
+            let mut symbols = Symbols::of_task(0, 0);
+            symbols.notes = (0x1000, notes.into());
+            let new = Shared::new(Options::default(), config.clone(), Some(symbols), 1);
+            let s = Arc::new(new.unwrap());
+            cpu(&s, Fake::default(), 0).look_at_kernel();
+            let told = done(&s).errors;
+            let told = told.iter().filter(|e| e.contains("is not the kernel"));
+            assert_eq!(told.count(), errors);
+        }
     }
 
     #[test]
