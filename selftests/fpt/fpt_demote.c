@@ -379,7 +379,8 @@ FPT_TEST(khugepaged)
 	/* a huge fault elsewhere makes khugepaged know this process */
 	EXPECT_NE(MAP_FAILED, map_huge_ok(BASE + SPAN, 2 * HUGE));
 	page_set((void *)(BASE + SPAN), 1, 1);
-	EXPECT_EQ(nodes, fpt_nodes(0).bottom);
+	/* no node for it; on a busy machine khugepaged has demoted the other already */
+	EXPECT_GE(nodes, fpt_nodes(0).bottom);
 	for (i = 0; i < 400 && kb != 2 * 2048; i++) {
 		msleep(50);
 		kb = smaps_kb(p, "AnonHugePages");
