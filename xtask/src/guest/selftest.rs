@@ -264,7 +264,7 @@ pub struct Ran {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub figures: BTreeMap<String, i64>,
     pub ms: u64,
-    /// End of its output, for a report.
+    /// Its complaints with what led to them, or else the end of its output: for a report.
     pub tail: String,
 }
 
@@ -392,8 +392,7 @@ pub fn judge(program: &Program, exit: &vm::Exit, stdout: &str, stderr: &str) -> 
         outcome,
         status,
     });
-    let lines: Vec<&str> = stdout.lines().chain(stderr.lines()).collect();
-    let tail = lines[lines.len().saturating_sub(30)..].join("\n");
+    let tail = excerpt(&stdout.lines().chain(stderr.lines()).collect::<Vec<_>>());
     let figures = if program.figures {
         stdout.lines().filter_map(figure).collect()
     } else {
@@ -405,6 +404,27 @@ pub fn judge(program: &Program, exit: &vm::Exit, stdout: &str, stderr: &str) -> 
         ms: exit.ms,
         tail,
     }
+}
+
+/// At most 26 lines: around the first complaints; without any, the last ones.
+fn excerpt(lines: &[&str]) -> String {
+    const MOST: usize = 26;
+    let complains = |line: &&str| {
+        let low = line.to_ascii_lowercase();
+        ["not ok", "expected", "fail", "error", "warn"]
+            .iter()
+            .any(|word| low.contains(word))
+            && !low.contains("fail:0")
+    };
+    let mut wanted = BTreeSet::new();
+    for (n, _) in lines.iter().enumerate().filter(|(_, l)| complains(l)) {
+        wanted.extend(n.saturating_sub(3)..=n);
+    }
+    if wanted.is_empty() {
+        wanted.extend(lines.len().saturating_sub(MOST)..lines.len());
+    }
+    let kept: Vec<&str> = wanted.into_iter().take(MOST).map(|n| lines[n]).collect();
+    kept.join("\n")
 }
 
 /// `# figure NAME: N`
@@ -622,12 +642,6 @@ impl Suite<'_> {
             .get(&program.name)
             .and_then(|r| r.first())
             .map_or(0, |r| r.ms);
-        let tail = |runs: &Runs| {
-            runs.get(&program.name)
-                .and_then(|r| r.last())
-                .map(|r| r.tail.clone())
-                .unwrap_or_default()
-        };
         if table.is_empty() {
             report
                 .cases
@@ -645,20 +659,20 @@ impl Suite<'_> {
             let ms = if n == 0 { ms } else { 0 };
             let case = if differ_in(program, in_radix, in_mode, good) {
                 let detail = format!(
-                    "radix: {}\n{mode}: {}\nits last lines in {mode}:\n{}",
+                    "radix: {}\n{mode}: {}\n{}",
                     text(in_radix),
                     text(in_mode),
-                    tail(runs)
+                    said(name, ("radix", radix), (mode, runs), &program.name)
                 );
                 Case::failed(&suite, name, detail, ms)
             } else if (program.must_pass() || name == PREPARE || in_mode.iter().any(is_limit))
                 && (has(in_mode, Status::Fail) || (program.compare && has(in_radix, Status::Fail)))
             {
                 let detail = format!(
-                    "{} (radix: {})\nits last lines in {mode}:\n{}",
+                    "{} (radix: {})\n{}",
                     text(in_mode),
                     text(in_radix),
-                    tail(runs)
+                    said(name, ("radix", radix), (mode, runs), &program.name)
                 );
                 Case::failed(&suite, name, detail, ms)
             } else if in_mode.iter().all(|s| s.1 == Status::Skip) {
@@ -965,6 +979,25 @@ fn differ_in(program: &Program, radix: &Outcomes, mode: &Outcomes, good: bool) -
     program.compare && radix != mode && !only_flat && !luckier
 }
 
+/// From a run in which this case failed, for the last one may be a good one.
+fn said(case: &str, radix: (&str, &Runs), mode: (&str, &Runs), program: &str) -> String {
+    let failed = |r: &&Ran| {
+        r.cases
+            .iter()
+            .any(|c| c.name == case && c.status == Status::Fail)
+    };
+    let of = |(name, runs): (&str, &Runs)| {
+        let ran = runs.get(program).map_or(&[][..], Vec::as_slice);
+        let tail = |r: &Ran| format!("from what it said in {name}:\n{}", r.tail);
+        (
+            ran.iter().rev().find(failed).map(tail),
+            ran.last().map(tail),
+        )
+    };
+    let ((in_mode, last), (in_radix, _)) = (of(mode), of(radix));
+    in_mode.or(in_radix).or(last).unwrap_or_default()
+}
+
 fn table(program: &Program, radix: &Runs, mode: &Runs) -> Table {
     let mut table = Table::new();
     let empty = Vec::new();
@@ -1116,6 +1149,34 @@ mod tests {
 
     fn runs(list: &[Ran]) -> Runs {
         [("mm/x".to_string(), list.to_vec())].into()
+    }
+
+    #[test]
+    fn what_a_failed_case_said() {
+        let lines: Vec<String> = (0..100).map(|n| format!("line {n}")).collect();
+        let mut lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        assert!(excerpt(&lines).starts_with("line 74\n") && excerpt(&lines).ends_with("line 99"));
+        lines[50] = "# a.c:7:case:Expected 0 (0) == x (1)";
+        assert_eq!(
+            excerpt(&lines),
+            format!("line 47\nline 48\nline 49\n{}", lines[50])
+        );
+        assert_eq!(excerpt(&[]), "");
+        assert_eq!(excerpt(&["not ok 1 a"; 99]).lines().count(), 26);
+
+        let good = Ran::one("a", "ok", Status::Pass, "good");
+        let bad = Ran::one("a", "no", Status::Fail, "bad");
+        let text = |radix: &[&Ran], mode: &[&Ran]| {
+            let of = |list: &[&Ran]| runs(&list.iter().copied().cloned().collect::<Vec<_>>());
+            let (radix, mode) = (of(radix), of(mode));
+            said("a", ("radix", &radix), ("l3l2", &mode), "mm/x")
+        };
+        let (g, b) = (&good, &bad);
+        assert!(text(&[g], &[b, g]).ends_with("l3l2:\nbad"));
+        assert!(text(&[b, g], &[g]).ends_with("radix:\nbad"));
+        assert!(text(&[g], &[g]).ends_with("l3l2:\ngood"));
+        assert_eq!(text(&[b], &[]), "from what it said in radix:\nbad");
+        assert_eq!(text(&[g], &[]), "");
     }
 
     #[test]
