@@ -404,6 +404,25 @@ mod tests {
     }
 
     #[test]
+    fn functions_must_add_up() {
+        // Halves of instructions, and one CPU: one instruction may be on the other side of a border.
+        for (halves, good) in [(20, true), (18, true), (16, false), (24, false), (0, false)] {
+            let mut r = Results::new(Config::default(), "", 1);
+            let n = r.begin(b'R', 0);
+            let mut phase = Phase::default();
+            phase.instructions.kernel = 10;
+            phase.instructions.kernel_by_category.page_fault = 10;
+            phase.instructions.kernel_by_innermost_entry.page_fault = 10;
+            let tasks = HashMap::from([(Task::default(), (0, 10))]);
+            r.add(n, &phase, vec![(vec!["fault".into()], halves)], &tasks);
+            r.end(b'R');
+            let report = r.report(&[], true);
+            assert_eq!(report.errors.is_empty(), good, "{:?}", report.errors);
+            assert_eq!(report.checks.conservation == "ok", good);
+        }
+    }
+
+    #[test]
     fn functions_and_stacks() {
         let mut r = Results::new(Config::default(), "", 1);
         let n = r.begin(7, 0);
