@@ -25,6 +25,12 @@ static struct totals totals(void)
 	return t;
 }
 
+static struct totals start(void)
+{
+	fpt_calm();
+	return totals();
+}
+
 /* Exit finishes after the parent was told of it: give it time. */
 static struct totals settle(struct totals want)
 {
@@ -62,7 +68,7 @@ static void child_touches(size_t stride, long n)
 
 FPT_TEST(after_exit)
 {
-	struct totals a = totals();
+	struct totals a = start();
 	pid_t pid = fork();
 
 	if (!pid) {
@@ -75,7 +81,7 @@ FPT_TEST(after_exit)
 
 FPT_TEST(after_munmap_in_the_same_process)
 {
-	struct totals a = totals();
+	struct totals a = start();
 	long pte = vmpte_kb(0);
 	int i;
 
@@ -92,7 +98,7 @@ FPT_TEST(after_munmap_in_the_same_process)
 
 FPT_TEST(after_exec)
 {
-	struct totals a = totals();
+	struct totals a = start();
 	pid_t pid = fork();
 
 	if (!pid) {
@@ -106,7 +112,7 @@ FPT_TEST(after_exec)
 
 FPT_TEST(after_kill)
 {
-	struct totals a = totals();
+	struct totals a = start();
 	int up[2];
 	pid_t pid;
 	char c;
@@ -126,7 +132,7 @@ FPT_TEST(after_kill)
 
 FPT_TEST(after_a_fork_storm)
 {
-	struct totals a = totals();
+	struct totals a = start();
 	int i, j;
 
 	for (i = 0; i < 10; i++) {
@@ -147,7 +153,7 @@ FPT_TEST(after_a_fork_storm)
 
 FPT_TEST(after_an_exec_storm)
 {
-	struct totals a = totals();
+	struct totals a = start();
 	int i;
 
 	for (i = 0; i < 200; i++) {
@@ -164,7 +170,7 @@ FPT_TEST(after_an_exec_storm)
 
 FPT_TEST(after_mremap)
 {
-	struct totals a = totals();
+	struct totals a = start();
 	pid_t pid = fork();
 
 	if (!pid) {
@@ -184,7 +190,7 @@ FPT_TEST(after_mremap)
 
 FPT_TEST(after_threads_exit_together)
 {
-	struct totals a = totals();
+	struct totals a = start();
 	pid_t pid = fork();
 
 	if (!pid) {

@@ -179,8 +179,7 @@ static long growth(struct __test_metadata *_metadata, int n, long *bytes)
 {
 	long tables, b;
 
-	/* what ran before may still be on its way out */
-	msleep(300);
+	fpt_calm();
 	b = fpt_stat0("flat_bytes");
 	tables = file_value("/proc/meminfo", "PageTables");
 	while (n--) {

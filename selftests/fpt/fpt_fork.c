@@ -256,9 +256,11 @@ FPT_TEST(vfork_exec_storm)
 
 FPT_TEST(killed_in_the_middle)
 {
-	long live = fpt_stat0("mid_live") + fpt_stat0("bottom_live"), now;
+	long live, now;
 	int i;
 
+	fpt_calm();
+	live = fpt_stat0("mid_live") + fpt_stat0("bottom_live");
 	for (i = 0; i < 10; i++) {
 		pid_t pid = fork();
 

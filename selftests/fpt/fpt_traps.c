@@ -82,6 +82,7 @@ struct live {
 
 static struct live live(void)
 {
+	fpt_calm();
 	return (struct live){ fpt_stat0("root_live"), fpt_stat0("mid_live"), fpt_stat0("bottom_live") };
 }
 
