@@ -13,7 +13,7 @@ static struct totals totals(void)
 {
 	struct totals t;
 
-	fpt_visit_cpus();
+	fpt_let_go();
 	fpt_drain();
 	/* counters of the CPUs into the sum that meminfo shows */
 	write_text("/proc/sys/vm/stat_refresh", "1");

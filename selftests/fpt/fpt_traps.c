@@ -391,7 +391,7 @@ FPT_TEST(every_thread_faults_the_same_file_pages)
 static long free_kb(void)
 {
 	fpt_drain();
-	fpt_visit_cpus();
+	fpt_let_go();
 	/* the page allocator's lists of each CPU are not in MemFree */
 	write_text("/proc/sys/vm/compact_memory", "1");
 	return file_value("/proc/meminfo", "MemFree");
@@ -615,7 +615,7 @@ static long slab_growth(long n)
 			_exit(0);
 		reap(pid);
 	}
-	fpt_visit_cpus();
+	fpt_let_go();
 	msleep(200);
 	shrink_slabs();
 	return file_value("/proc/meminfo", "SUnreclaim") - before;
@@ -651,7 +651,7 @@ FPT_TEST(every_table_is_counted_once)
 	for (try = 0; try < 5; try++) {
 		struct fpt_nodes f;
 
-		fpt_visit_cpus();
+		fpt_let_go();
 		msleep(100);
 		write_text("/proc/sys/vm/stat_refresh", "1");
 		before = file_value("/proc/meminfo", "PageTables");

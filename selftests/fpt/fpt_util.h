@@ -189,13 +189,18 @@ static inline void fpt_drain(void)
 }
 
 /*
- * A CPU that goes idle keeps the address space of the process that ran last, also
- * after its exit: the root is freed when another process runs there.
+ * Two keep an address space after its last process: a CPU that went idle in it,
+ * and khugepaged, if it was the next to be scanned, for up to ten seconds.
  */
-static inline void fpt_visit_cpus(void)
+static inline void fpt_let_go(void)
 {
+	const char *wake = "/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs";
 	cpu_set_t all, one;
+	char same[32];
 	int cpu;
+
+	if (read_text(wake, same, sizeof(same)) > 0)
+		write_text(wake, same);
 
 	if (sched_getaffinity(0, sizeof(all), &all))
 		return;
@@ -222,7 +227,7 @@ static inline void fpt_calm(void)
 	for (i = 0; i < 250 && same < 3; i++) {
 		struct timespec ts = { 0, 20000000 };
 
-		fpt_visit_cpus();
+		fpt_let_go();
 		for (sum = 0, k = 0; k < 3; k++)
 			sum += fpt_stat0(kinds[k]);
 		same = sum == last ? same + 1 : 0;
@@ -479,7 +484,7 @@ static inline long fpt_settle(const char *name, long want)
 	int i;
 
 	for (i = 0; i < 100; i++) {
-		fpt_visit_cpus();
+		fpt_let_go();
 		v = fpt_stat0(name);
 		if (v == want)
 			break;

@@ -8,6 +8,8 @@ use std::io::Write;
 
 use crate::sys;
 
+const KHUGEPAGED_SLEEP: &str =
+    "/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs";
 const FPT: &str = "/sys/kernel/debug/fpt";
 /// What `fpt/mm` and `fpt/stats` call the kinds of nodes.
 const KINDS: [&str; 3] = ["root", "mid", "bottom"];
@@ -67,6 +69,10 @@ fn nodes(pid: i32) -> Result<[i64; 3], String> {
 }
 
 fn run() -> Result<(), String> {
+    // khugepaged keeps an address space that it was about to scan, for up to ten seconds; a write wakes it.
+    if let Ok(same) = fs::read_to_string(KHUGEPAGED_SLEEP) {
+        fs::write(KHUGEPAGED_SLEEP, same).map_err(|e| format!("{KHUGEPAGED_SLEEP}: {e}"))?;
+    }
     // A CPU that went idle keeps the address space of the process that ran there last, also after
     // its end, until another one runs.
     sys::visit_cpus().map_err(|e| format!("cannot visit every CPU: {e}"))?;
