@@ -416,9 +416,12 @@ fn excerpt(lines: &[&str]) -> String {
             .any(|word| low.contains(word))
             && !low.contains("fail:0")
     };
-    let mut wanted = BTreeSet::new();
-    for (n, _) in lines.iter().enumerate().filter(|(_, l)| complains(l)) {
-        wanted.extend(n.saturating_sub(3)..=n);
+    // Children print again what their parent had not written yet.
+    let (mut wanted, mut known) = (BTreeSet::new(), BTreeSet::new());
+    for (n, line) in lines.iter().enumerate().filter(|(_, l)| complains(l)) {
+        if known.insert(*line) {
+            wanted.extend(n.saturating_sub(3)..=n);
+        }
     }
     if wanted.is_empty() {
         wanted.extend(lines.len().saturating_sub(MOST)..lines.len());
@@ -1162,7 +1165,10 @@ mod tests {
             format!("line 47\nline 48\nline 49\n{}", lines[50])
         );
         assert_eq!(excerpt(&[]), "");
-        assert_eq!(excerpt(&["not ok 1 a"; 99]).lines().count(), 26);
+        assert_eq!(excerpt(&["not ok 1 a"; 99]).lines().count(), 1);
+        let many: Vec<String> = (0..99).map(|n| format!("not ok {n}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert_eq!(excerpt(&many).lines().count(), 26);
 
         let good = Ran::one("a", "ok", Status::Pass, "good");
         let bad = Ran::one("a", "no", Status::Fail, "bad");
