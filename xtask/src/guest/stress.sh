@@ -109,6 +109,8 @@ ready() {
 		;;
 	hotplug)
 		[ -d $M ] || { echo "kernel without MEMORY_HOTPLUG"; return; }
+		# Its shadow is taken from the end of memory, where the movable zone is: reserved pages.
+		grep -q " kasan_report$" /proc/kallsyms && { echo "with KASAN no memory block can be taken out"; return; }
 		ls $M/memory0/state >/dev/null 2>&1 || { echo "no memory blocks in sysfs"; return; }
 		blocks >/dev/null && echo ok || echo "no memory block can be taken out (is there a movable zone?)"
 		;;
