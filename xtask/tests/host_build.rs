@@ -370,6 +370,36 @@ fn refresh_and_check_agree() {
     }
 }
 
+#[test]
+fn another_release_of_the_line_may_move_patches() {
+    let lab = Lab::new();
+    let base = lab.read("root/linux-patches/BASE");
+    lab.write(
+        "root/linux-patches/BASE",
+        &base.replace("6.12.999", "6.12.900"),
+    );
+    lab.fetched();
+    lab.run(&["patch", "apply", "linux"]).code(0);
+    let tree = lab.tree();
+    let text = numbered(60).replace("int v40;", "int forty;");
+    fs::write(tree.join("code.c"), text).expect("written");
+    git(&tree, &["commit", "-q", "-a", "-s", "-m", "code: one"]);
+    lab.run(&["patch", "refresh", "linux"]).code(0);
+    let patch = "root/linux-patches/0001-code-one.patch";
+    let moved = lab
+        .read(patch)
+        .replace("@@ -37,7 +37,7 @@", "@@ -33,7 +33,7 @@");
+    lab.write(patch, &moved);
+    let out = lab.run(&["patch", "check", "linux"]);
+    out.code(0);
+    for note in [
+        "note: 0001-code-one.patch: Hunk #1 succeeded at 37 (offset 4 lines).",
+        "note: 1 of 1 would differ: they are written for 6.12.900, this is 6.12.999",
+    ] {
+        assert!(out.stdout.contains(note), "{}", out.stdout);
+    }
+}
+
 /// Processes whose command line holds a word.
 fn processes(word: &str) -> Vec<String> {
     fs::read_dir("/proc")

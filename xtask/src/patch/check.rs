@@ -72,12 +72,13 @@ pub fn check(ctx: &Ctx, project: Project) -> Result<Vec<Check>> {
     let mut fit = Check::new(project, "every patch applies without fuzz or offset");
     let scratch = Scratch::new(ctx, &dir)?;
     let mut head = super::rev(&dir, "base")?;
+    let tested = source.release == queue.base.tested;
     for patch in &queue.patches {
         stage.line(&patch.name);
         match scratch.commit(&head, patch) {
             Ok((commit, offsets)) => {
                 head = commit;
-                if source.release == queue.base.tested {
+                if tested {
                     fit.problems.extend(offsets);
                 } else {
                     fit.notes.extend(offsets);
@@ -109,14 +110,29 @@ pub fn check(ctx: &Ctx, project: Project) -> Result<Vec<Check>> {
                     .join(", ")
             ));
         }
+        let mut moved = 0;
         for patch in queue.patches.iter().filter(|p| names.contains(&p.name)) {
-            if fs::read(tmp.path().join(&patch.name))? != fs::read(&patch.path)? {
+            if fs::read(tmp.path().join(&patch.name))? == fs::read(&patch.path)? {
+                continue;
+            }
+            if tested {
                 export.problems.push(format!(
                     "{} differs: `cargo xtask patch refresh {}` writes it",
                     patch.name,
                     project.name()
                 ));
+            } else {
+                moved += 1;
             }
+        }
+        // Line numbers and hashes of files in a patch are those of the tested release.
+        if moved > 0 {
+            export.notes.push(format!(
+                "{moved} of {} would differ: they are written for {}, this is {}",
+                names.len(),
+                queue.base.tested,
+                source.release
+            ));
         }
     } else {
         export
