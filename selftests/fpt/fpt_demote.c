@@ -14,18 +14,6 @@ FPT_FIXTURE
 		SKIP(return, "this kernel cannot demote");			\
 } while (0)
 
-/* All nodes below the root of a process, or the one that covers addr. */
-static int demote(pid_t pid, unsigned long addr)
-{
-	char b[64];
-
-	if (addr)
-		snprintf(b, sizeof(b), "%d %#lx\n", pid, addr);
-	else
-		snprintf(b, sizeof(b), "%d\n", pid);
-	return write_text(FPT_DEBUGFS "demote", b);
-}
-
 static long below_root(pid_t pid)
 {
 	struct fpt_nodes n = fpt_nodes(pid);
@@ -74,7 +62,7 @@ FPT_TEST(on_request)
 	}
 	live = below_root(0);
 	kb = vmpte_kb(0);
-	EXPECT_EQ(0, demote(getpid(), 0));
+	EXPECT_EQ(0, fpt_demote(getpid(), 0));
 	EXPECT_EQ(0, below_root(0));
 	EXPECT_EQ(demotions + live, fpt_stat0("demotions"));
 	if (live) {
@@ -116,10 +104,10 @@ FPT_TEST(one_node_by_address)
 	page_set(p, 1, 0);
 	page_set(q, 1, 1);
 	a = fpt_nodes(0);
-	EXPECT_EQ(0, demote(getpid(), BASE + 17 * HUGE));
+	EXPECT_EQ(0, fpt_demote(getpid(), BASE + 17 * HUGE));
 	b = fpt_nodes(0);
 	EXPECT_LE(a.mid + a.bottom - b.mid - b.bottom, 1);
-	EXPECT_EQ(0, demote(getpid(), BASE + 17 * HUGE));
+	EXPECT_EQ(0, fpt_demote(getpid(), BASE + 17 * HUGE));
 	EXPECT_EQ(b.mid + b.bottom, below_root(0));
 	EXPECT_TRUE(page_ok(p, 1, 0));
 	EXPECT_TRUE(page_ok(q, 1, 1));
@@ -168,7 +156,7 @@ FPT_TEST(of_another_process)
 		_exit(0);
 	}
 	ASSERT_EQ(1, read(up[0], &c, 1));
-	EXPECT_EQ(0, demote(pid, 0));
+	EXPECT_EQ(0, fpt_demote(pid, 0));
 	EXPECT_EQ(0, below_root(pid));
 	EXPECT_EQ(1, write(down[1], "b", 1));
 	EXPECT_EQ(0, reap(pid));
@@ -190,7 +178,7 @@ static long growth(struct __test_metadata *_metadata, int n, long *bytes)
 
 			page_set(p, 1, 1);
 			page_set(p + 5 * HUGE, 1, 2);
-			CHILD_CHECK(demote(getpid(), 0) == 0);
+			CHILD_CHECK(fpt_demote(getpid(), 0) == 0);
 			CHILD_CHECK(page_ok(p, 1, 1) && page_ok(p + 5 * HUGE, 1, 2));
 			page_set(p + 7 * HUGE, 1, 3);
 			_exit(0);
@@ -264,7 +252,7 @@ FPT_TEST(memory_cgroup)
 		for (i = 0; i < 8; i++)
 			page_set(map_at(BASE + i * (SPAN + GIB) + i * HUGE, PAGE), 1, i);
 		CHILD_CHECK(write(up[1], "a", 1) == 1 && read(down[0], &c, 1) == 1);
-		CHILD_CHECK(demote(getpid(), 0) == 0);
+		CHILD_CHECK(fpt_demote(getpid(), 0) == 0);
 		CHILD_CHECK(write(up[1], "b", 1) == 1 && read(down[0], &c, 1) == 1);
 		_exit(0);
 	}
@@ -683,7 +671,7 @@ TEST_F_TIMEOUT(fpt, stress, 3600)
 
 	NEED_DEMOTE;
 	/* the span of program and stack must not be in the way of the comparison */
-	EXPECT_EQ(0, demote(getpid(), 0));
+	EXPECT_EQ(0, fpt_demote(getpid(), 0));
 	file_fd = memfd_create("fpt", 0);
 	ASSERT_EQ(0, ftruncate(file_fd, FILE_PAGES * PAGE));
 	before = vmpte_kb(0);
@@ -698,7 +686,7 @@ TEST_F_TIMEOUT(fpt, stress, 3600)
 		ASSERT_EQ(0, pthread_create(&th[STRESSORS + i], NULL, fn[i], NULL));
 	end = time(NULL) + (env ? atol(env) : 10);
 	while (time(NULL) < end && !wrong) {
-		int err = demote(getpid(), 0);
+		int err = fpt_demote(getpid(), 0);
 
 		if (err && err != -EINTR && err != -ENOMEM)
 			failed++;
@@ -717,7 +705,7 @@ TEST_F_TIMEOUT(fpt, stress, 3600)
 	TH_LOG("%ld requests, %ld demotions, %ld rounds, %ld file accesses, %ld truncations, %ld holes",
 	       done, fpt_stat0("demotions") - demotions, counts[0], counts[1], counts[2], counts[3]);
 	ASSERT_EQ(0, munmap(file_at, FILE_PAGES * PAGE));
-	EXPECT_EQ(0, demote(getpid(), 0));
+	EXPECT_EQ(0, fpt_demote(getpid(), 0));
 	nodes = fpt_nodes(0);
 	EXPECT_EQ(0, nodes.mid + nodes.bottom);
 	/* stacks and arenas of the threads have left a few tables */

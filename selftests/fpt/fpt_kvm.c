@@ -118,15 +118,15 @@ static long machine_bad(struct machine *m, unsigned int seed)
 	ASSERT_EQ(0, _line);						\
 } while (0)
 
-static int demote_all(void)
-{
-	char text[32];
-
-	if (!fpt_can_demote())
-		return 0;
-	snprintf(text, sizeof(text), "%d 0", getpid());
-	return write_text(FPT_DEBUGFS "demote", text);
-}
+/* Nothing of this process stays flat below its root. */
+#define DEMOTE_ALL do {							\
+	struct fpt_nodes _n;						\
+									\
+	if (fpt_can_demote())						\
+		ASSERT_EQ(0, fpt_demote(getpid(), 0));			\
+	_n = fpt_nodes(0);						\
+	EXPECT_EQ(0, _n.mid + _n.bottom);				\
+} while (0)
 
 FPT_TEST(small_pages)
 {
@@ -139,7 +139,7 @@ FPT_TEST(small_pages)
 	EXPECT_EQ(0, machine_bad(&m, 100));
 	EXPECT_EQ(0, kvm_stat("pages_2m"));
 	EXPECT_LE((long)((LEN - FIRST) / PAGE), kvm_stat("pages_4k"));
-	ASSERT_EQ(0, demote_all());
+	DEMOTE_ALL;
 	EXPECT_EQ(0, machine_bad(&m, 20000));
 
 	/* The child shares the pages; what the guest writes from now on is not the child's. */
@@ -176,7 +176,7 @@ FPT_TEST(huge_pages)
 	EXPECT_EQ(0, machine_bad(&m, 100));
 	EXPECT_EQ((long)(LEN / HUGE), proc_kb(0, "smaps_rollup", "AnonHugePages") / 2048);
 	EXPECT_EQ((long)(LEN / HUGE), kvm_stat("pages_2m"));
-	ASSERT_EQ(0, demote_all());
+	DEMOTE_ALL;
 	EXPECT_EQ(0, machine_bad(&m, 20000));
 	EXPECT_EQ((long)(LEN / HUGE), kvm_stat("pages_2m"));
 	EXPECT_TRUE(page_ok(touched, 1, 1));

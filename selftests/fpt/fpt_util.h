@@ -183,6 +183,18 @@ static inline bool fpt_can_demote(void)
 	return fpt_stat("can_demote") > 0;
 }
 
+/* All nodes below the root of a process, or the one that covers addr. */
+static inline int fpt_demote(pid_t pid, unsigned long addr)
+{
+	char b[64];
+
+	if (addr)
+		snprintf(b, sizeof(b), "%d %#lx\n", pid, addr);
+	else
+		snprintf(b, sizeof(b), "%d\n", pid);
+	return write_text(FPT_DEBUGFS "demote", b);
+}
+
 static inline void fpt_drain(void)
 {
 	write_text(FPT_DEBUGFS "drain", "1");
@@ -212,28 +224,6 @@ static inline void fpt_let_go(void)
 		sched_setaffinity(0, sizeof(one), &one);
 	}
 	sched_setaffinity(0, sizeof(all), &all);
-}
-
-/*
- * Until what ran before is gone, exit ends after the parent was told of it: the
- * numbers of nodes rest for 60 ms. At most five seconds.
- */
-static inline void fpt_calm(void)
-{
-	const char *const kinds[] = { "root_live", "mid_live", "bottom_live" };
-	long sum, last = -1;
-	int i, k, same = 0;
-
-	for (i = 0; i < 250 && same < 3; i++) {
-		struct timespec ts = { 0, 20000000 };
-
-		fpt_let_go();
-		for (sum = 0, k = 0; k < 3; k++)
-			sum += fpt_stat0(kinds[k]);
-		same = sum == last ? same + 1 : 0;
-		last = sum;
-		nanosleep(&ts, NULL);
-	}
 }
 
 struct fpt_nodes {
@@ -475,6 +465,26 @@ static inline void msleep(long ms)
 	struct timespec ts = { ms / 1000, ms % 1000 * 1000000 };
 
 	nanosleep(&ts, NULL);
+}
+
+/*
+ * Until what ran before is gone, exit ends after the parent was told of it: the
+ * numbers of nodes rest for 60 ms. At most five seconds.
+ */
+static inline void fpt_calm(void)
+{
+	const char *const kinds[] = { "root_live", "mid_live", "bottom_live" };
+	long sum, last = -1;
+	int i, k, same = 0;
+
+	for (i = 0; i < 250 && same < 3; i++) {
+		fpt_let_go();
+		for (sum = 0, k = 0; k < 3; k++)
+			sum += fpt_stat0(kinds[k]);
+		same = sum == last ? same + 1 : 0;
+		last = sum;
+		msleep(20);
+	}
 }
 
 /* Waits up to five seconds until a debugfs counter has a value. */
