@@ -15,13 +15,11 @@ static struct totals totals(void)
 
 	fpt_let_go();
 	fpt_drain();
-	/* counters of the CPUs into the sum that meminfo shows */
-	write_text("/proc/sys/vm/stat_refresh", "1");
 	t.root = fpt_stat0("root_live");
 	t.mid = fpt_stat0("mid_live");
 	t.bottom = fpt_stat0("bottom_live");
 	t.bytes = fpt_stat0("flat_bytes");
-	t.pagetables_kb = file_value("/proc/meminfo", "PageTables");
+	t.pagetables_kb = all_tables_kb();
 	return t;
 }
 

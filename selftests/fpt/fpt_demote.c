@@ -169,7 +169,7 @@ static long growth(struct __test_metadata *_metadata, int n, long *bytes)
 
 	fpt_calm();
 	b = fpt_stat0("flat_bytes");
-	tables = file_value("/proc/meminfo", "PageTables");
+	tables = all_tables_kb();
 	while (n--) {
 		pid_t pid = fork();
 
@@ -186,7 +186,7 @@ static long growth(struct __test_metadata *_metadata, int n, long *bytes)
 		EXPECT_EQ(0, reap(pid));
 	}
 	*bytes = fpt_settle("flat_bytes", b) - b;
-	return file_value("/proc/meminfo", "PageTables") - tables;
+	return all_tables_kb() - tables;
 }
 
 FPT_TEST(accounting_over_many)
@@ -197,7 +197,7 @@ FPT_TEST(accounting_over_many)
 	NEED_DEMOTE;
 	/*
 	 * Others may touch a span meanwhile, but hardly each time. A page lost per
-	 * demotion would be 400 KiB; per-CPU batches hide up to 32 pages each.
+	 * demotion would be 400 KiB.
 	 */
 	for (i = 0; i < 4; i++) {
 		d = growth(_metadata, 100, &b);

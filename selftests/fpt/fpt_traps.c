@@ -388,31 +388,49 @@ FPT_TEST(every_thread_faults_the_same_file_pages)
 	EXPECT_EQ(0, meet_in_child(map_private_file, 512, PAGE, 4));
 }
 
+/* What the page allocator has, with the lists of each CPU, which are not in MemFree. */
 static long free_kb(void)
 {
+	long n, pages = 0;
+	char line[256];
+	FILE *f;
+
 	fpt_drain();
 	fpt_let_go();
-	/* the page allocator's lists of each CPU are not in MemFree */
-	write_text("/proc/sys/vm/compact_memory", "1");
-	return file_value("/proc/meminfo", "MemFree");
+	sum_up_counters();
+	f = fopen("/proc/zoneinfo", "r");
+	if (!f)
+		return -1;
+	while (fgets(line, sizeof(line), f))
+		if (sscanf(line, " nr_free_pages %ld", &n) == 1 || sscanf(line, " count: %ld", &n) == 1)
+			pages += n;
+	fclose(f);
+	return pages * (PAGE / 1024);
 }
 
 /* Who loses the race for a span gives the whole block back, not one page of it. */
 FPT_TEST(lost_races_give_their_memory_back)
 {
-	struct meet m = { .map = map_private, .pages = 8, .stride = GIB, .rounds = 6 };
-	long races, before, after, n;
+	const long wanted = self->mode == L3L2 || self->mode == L4L3_L2L1 ? 16 : 0;
+	struct meet m = { .map = map_private, .pages = 8, .stride = SPAN, .rounds = 6 };
+	long races, start, less, n, try;
 
 	EXPECT_EQ(0, meet(&m));	/* stacks of the threads */
-	before = free_kb();
-	races = fpt_stat0("mid_races") + fpt_stat0("bottom_races");
-	for (n = 0; n < 8; n++)
-		ASSERT_EQ(0, meet(&m));
-	races = fpt_stat0("mid_races") + fpt_stat0("bottom_races") - races;
-	after = free_kb();
-	TH_LOG("%ld lost races, %ld KiB less", races, before - after);
-	/* of 2 MiB each; other things come and go too */
-	EXPECT_GT(races * 1024 + 8 * 1024, before - after);
+	/* Others take memory too, but hardly each time. */
+	for (try = 0; try < 4; try++) {
+		less = free_kb();
+		start = fpt_stat0("mid_races") + fpt_stat0("bottom_races");
+		for (races = 0, n = 0; n < 8 || (races < wanted && n < 200); n++) {
+			ASSERT_EQ(0, meet(&m));
+			races = fpt_stat0("mid_races") + fpt_stat0("bottom_races") - start;
+		}
+		less -= free_kb();
+		TH_LOG("%ld lost races in %ld rounds, %ld KiB less", races, n, less);
+		if (less < races * 1024 + 4 * 1024)
+			break;
+	}
+	/* of 2 MiB each */
+	EXPECT_GT(races * 1024 + 4 * 1024, less);
 }
 
 /* --- lockless walkers ----------------------------------------------------- */
@@ -653,8 +671,7 @@ FPT_TEST(every_table_is_counted_once)
 
 		fpt_let_go();
 		msleep(100);
-		write_text("/proc/sys/vm/stat_refresh", "1");
-		before = file_value("/proc/meminfo", "PageTables");
+		before = all_tables_kb();
 		pid = fork();
 		if (!pid) {
 			char *p = map_at(BASE, 8 * SPAN);
@@ -665,8 +682,7 @@ FPT_TEST(every_table_is_counted_once)
 			_exit(0);
 		}
 		ASSERT_EQ(1, read(up[0], &c, 1));
-		write_text("/proc/sys/vm/stat_refresh", "1");
-		more = file_value("/proc/meminfo", "PageTables") - before;
+		more = all_tables_kb() - before;
 		pte = vmpte_kb(pid);
 		f = fpt_nodes(pid);
 		nodes = f.root + f.mid + f.bottom;

@@ -126,6 +126,19 @@ static inline long file_value(const char *path, const char *name)
 	return find_value(buf, name);
 }
 
+/* Each CPU keeps a part of what /proc/meminfo and /proc/zoneinfo show. */
+static inline void sum_up_counters(void)
+{
+	write_text("/proc/sys/vm/stat_refresh", "1");
+}
+
+/* KiB of page tables of all processes */
+static inline long all_tables_kb(void)
+{
+	sum_up_counters();
+	return file_value("/proc/meminfo", "PageTables");
+}
+
 /* A kernel with KASAN keeps what was freed in quarantine, and pools of nodes unused. */
 static inline bool has_kasan(void)
 {
