@@ -180,6 +180,42 @@ fn resume_runs_only_what_is_missing_or_changed() {
 }
 
 #[test]
+fn cells_are_repeated_and_averaged() {
+    let lab = Lab::new();
+    let dry = ["--dry-run", "bench", "--scale", "tiny", "--repeat", "2"];
+    let out = lab.run(&dry);
+    out.is(0, &[]);
+    for (label, seed) in [("bfs-radix", 1), ("bfs-radix.2", 2), ("gups-l3l2.2", 2)] {
+        let line = |l: &&str| l.contains(&format!("label={label},"));
+        let line = out.stdout.lines().find(line).unwrap();
+        assert!(line.contains(&format!("-seed {seed} ")), "{line}");
+    }
+    lab.bench(&["--repeat", "2", "--append", "fake=panic@gups-l3l2.2"])
+        .is(1, &["8 cells, about", "1 of 8 cells failed: gups-l3l2.2"]);
+    assert_eq!(lab.cell("bfs-l3l2")["run"], 1);
+    let second = lab.cell("bfs-l3l2.2");
+    assert_eq!(second["run"], 2);
+    assert_ne!(second["hash"], lab.cell("bfs-l3l2")["hash"]);
+    lab.run(&["report"])
+        .is(0, &["1 of 8 cells have no figures"]);
+    let report = lab.path("target/fpt/bench/m/report");
+    let lines = |name: &str, start: &str| {
+        let text = read(report.join(name));
+        text.lines().filter(|l| l.starts_with(start)).count()
+    };
+    assert_eq!(lines("report.csv", "bfs,l3l2,all,real,"), 1);
+    assert_eq!(lines("runs.csv", "bfs,l3l2,all,real,"), 2);
+    assert_eq!(lines("runs.csv", "gups,l3l2,all,real,"), 1);
+    assert!(read(report.join("index.html")).contains("means of 2 runs of each cell"));
+    // More runs can be added, and fewer take none away.
+    lab.bench(&["--resume", "--repeat", "3"])
+        .is(1, &["7 of 12 cells are finished", "failed: gups-l3l2.2"]);
+    lab.bench(&["--resume", "--repeat", "1"])
+        .is(1, &["11 of 12 cells are finished"]);
+    lab.is_clean();
+}
+
+#[test]
 fn resume_does_not_make_another_matrix_of_it() {
     let lab = Lab::new();
     lab.bench(&["--set", "cycles.memory=190"]).is(0, &[]);
@@ -399,6 +435,7 @@ fn mistakes_are_2_with_a_hint() {
         (vec!["--scale", "huge"], vec!["tiny"]),
         (vec!["--thp", "maybe"], vec!["never"]),
         (vec!["--vcpus", "3"], vec!["1..=2"]),
+        (vec!["--repeat", "0"], vec!["1..=99"]),
         (vec!["--name", "../x"], vec!["is no name"]),
         (vec!["--jobs", "0"], vec![]),
     ] {

@@ -44,7 +44,7 @@ impl Bench<'_> {
             )),
             gdb: None,
             // Counted time takes one thread, that is one CPU.
-            icount: self.settings.vcpus == 1,
+            icount: (self.settings.vcpus == 1).then_some(cell.run),
             shared_ram: false,
             drives: self
                 .parts
@@ -83,6 +83,7 @@ impl Bench<'_> {
             thp: self.settings.thp.name().into(),
             vcpus: self.settings.vcpus,
             memory_mib: cell.size.memory_mib,
+            run: cell.run,
             error: None,
             began_utc: rundir::utc(SystemTime::now()),
             seconds: 0.0,
@@ -101,7 +102,7 @@ impl Bench<'_> {
                 argv: cell.size.argv.clone(),
                 edges: self.settings.edges.clone(),
                 kernel_args: spec.kernel_args(),
-                icount: spec.icount,
+                icount: spec.icount.is_some(),
                 host_cpu: cpu.to_string(),
                 host_cpus: std::thread::available_parallelism().map_or(1, |n| n.get()),
             },

@@ -54,6 +54,9 @@ pub struct Args {
     /// Virtual CPUs: with 1 the clock of the guest counts instructions, and runs nearly repeat [default: 1]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=2))]
     pub vcpus: Option<u32>,
+    /// Runs of each cell, each with the guest's memory in another order; figures are means, with the range [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MOST_RUNS))]
+    pub repeat: Option<u32>,
     /// Compute ideal, radix and ECPT in every mode, not only on radix' accesses: guests take longer
     #[arg(long)]
     pub all_organisations: bool,
@@ -89,6 +92,7 @@ impl Args {
             set: Vec::new(),
             thp: None,
             vcpus: None,
+            repeat: None,
             all_organisations: false,
             edges: None,
             append: Vec::new(),
@@ -129,6 +133,7 @@ const EDGES_MIB: u64 = 512;
 const EDGES_MEMORY: u64 = 14;
 
 const RADIX: &str = "radix";
+const MOST_RUNS: i64 = 99;
 /// The simulator's configuration in other modes than radix, if it is another.
 const CONFIG_OF_OTHERS: &str = "config-others.toml";
 
@@ -141,12 +146,14 @@ pub struct Planned {
     pub workload: Workload,
     pub size: catalogue::Size,
     pub mode: String,
+    /// From 1. All modes of a run have the same seed.
+    pub run: u32,
     pub hash: String,
 }
 
 impl Planned {
     pub fn name(&self) -> String {
-        format!("{}-{}", self.workload.name, self.mode)
+        schema::name(&self.workload.name, &self.mode, self.run)
     }
 
     fn need(&self) -> Need {
@@ -187,12 +194,12 @@ pub fn main(ctx: &Ctx, args: Args, jobs: Option<u16>) -> Result<i32> {
         ));
     }
     // What cannot fit is refused before minutes of building.
-    let rough: Vec<Need> = workloads
-        .iter()
-        .flat_map(|w| modes.iter().map(move |m| (w, m)))
-        .filter_map(|(w, m)| {
+    let rough: Vec<Need> = (1..=settings.repeat)
+        .flat_map(|run| workloads.iter().map(move |w| (run, w)))
+        .flat_map(|(run, w)| modes.iter().map(move |m| (run, w, m)))
+        .filter_map(|(run, w, m)| {
             Some(Need {
-                name: format!("{}-{m}", w.name),
+                name: schema::name(&w.name, m, run),
                 memory_mib: w.scale.get(&settings.scale)?.memory_mib,
                 seconds: w.scale.get(&settings.scale)?.expect_s,
             })
@@ -454,21 +461,25 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Bench<'_> {
+    /// Each cell once, then each cell again: a matrix that is interrupted is whole as early as can be.
     fn cells(&self, workloads: &[Workload], modes: &[String]) -> Result<Vec<Planned>> {
         let mut out = Vec::new();
-        for workload in workloads {
-            let Some(size) = workload.scale.get(&self.settings.scale) else {
-                continue;
-            };
-            for mode in modes {
-                let mut cell = Planned {
-                    workload: workload.clone(),
-                    size: size.clone(),
-                    mode: mode.clone(),
-                    hash: String::new(),
+        for run in 1..=self.settings.repeat {
+            for workload in workloads {
+                let Some(size) = workload.scale.get(&self.settings.scale) else {
+                    continue;
                 };
-                cell.hash = self.hash(&cell);
-                out.push(cell);
+                for mode in modes {
+                    let mut cell = Planned {
+                        workload: workload.clone(),
+                        size: size.clone(),
+                        mode: mode.clone(),
+                        run,
+                        hash: String::new(),
+                    };
+                    cell.hash = self.hash(&cell);
+                    out.push(cell);
+                }
             }
         }
         Ok(out)
@@ -610,8 +621,12 @@ impl Bench<'_> {
             ));
             let number = kept + state.done.len() + state.running.len();
             drop(state);
+            let which = match cell.run {
+                1 => String::new(),
+                n => format!(" run {n}"),
+            };
             let stage = self.ctx.ui.stage(&format!(
-                "[{number}/{total}] {} {}",
+                "[{number}/{total}] {} {}{which}",
                 cell.workload.name, cell.mode
             ));
             let result = self.one(run, &cell, &stage).and_then(|made| {

@@ -7,7 +7,19 @@ use serde::{Deserialize, Serialize};
 
 pub const SCHEMA: &str = "fpt-bench/1";
 
-/// One workload in one mode.
+fn one() -> u32 {
+    1
+}
+
+/// What a cell is called, and its file.
+pub fn name(workload: &str, mode: &str, run: u32) -> String {
+    match run {
+        1 => format!("{workload}-{mode}"),
+        n => format!("{workload}-{mode}.{n}"),
+    }
+}
+
+/// One run of one workload in one mode.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Cell {
     pub schema: String,
@@ -19,6 +31,9 @@ pub struct Cell {
     pub vcpus: u32,
     /// Guest memory.
     pub memory_mib: u64,
+    /// From 1: which of the repeated runs of this workload in this mode.
+    #[serde(default = "one")]
+    pub run: u32,
     /// Why there is no valid result; `null` in a finished cell.
     pub error: Option<Failure>,
     pub began_utc: String,
@@ -33,7 +48,15 @@ pub struct Cell {
 
 impl Cell {
     pub fn name(&self) -> String {
-        format!("{}-{}", self.workload, self.mode)
+        name(&self.workload, &self.mode, self.run)
+    }
+
+    /// The mode, and which run of it unless it is the first.
+    pub fn label(&self) -> String {
+        match self.run {
+            1 => self.mode.clone(),
+            n => format!("{}, run {n}", self.mode),
+        }
     }
 
     /// The simulator's figures, if the cell is whole.

@@ -32,12 +32,19 @@ pub struct Settings {
     pub append: Vec<String>,
     pub all_organisations: bool,
     pub edges: Option<Edges>,
+    /// Runs of each cell.
+    #[serde(default = "one")]
+    pub repeat: u32,
     /// Modes and workloads that were asked for so far.
     pub modes: Vec<String>,
     pub workloads: Vec<String>,
     /// Complete configuration of the simulator, TOML; in a file of its own.
     #[serde(skip)]
     pub config: String,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// A matrix that is there already.
@@ -120,6 +127,7 @@ fn of_cells(files: &[PathBuf]) -> Option<Settings> {
         append: Vec::new(),
         all_organisations: true,
         edges: None,
+        repeat: cells.iter().map(|c| c.run).max().unwrap_or(1),
         modes: all(|c| &c.mode),
         workloads: all(|c| &c.workload),
         config: String::new(),
@@ -204,6 +212,8 @@ impl Settings {
                     })
                 },
             )?,
+            // More runs replace none.
+            repeat: args.repeat.max(was.map(|w| w.repeat)).unwrap_or(1),
             modes: Vec::new(),
             workloads: Vec::new(),
             config: settle(

@@ -682,7 +682,7 @@ fn spec(parts: &Parts, mode: &str) -> Spec {
         share: None,
         plugin: None,
         gdb: None,
-        icount: false,
+        icount: None,
         shared_ram: true,
         drives: Vec::new(),
     }

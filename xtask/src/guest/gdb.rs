@@ -66,7 +66,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
         share: None,
         plugin: None,
         gdb: Some(port),
-        icount: false,
+        icount: None,
         shared_ram: false,
         drives: Vec::new(),
     };

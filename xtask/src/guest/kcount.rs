@@ -201,7 +201,7 @@ impl Count {
             share: None,
             plugin: Some(plugin.to_string()),
             gdb: None,
-            icount: true,
+            icount: Some(1),
             shared_ram: false,
             drives: Vec::new(),
         }

@@ -35,8 +35,9 @@ pub struct Spec {
     pub plugin: Option<String>,
     /// Wait for gdb on this local port.
     pub gdb: Option<u16>,
-    /// Virtual time that counts instructions: the same run gives the same counts. One thread.
-    pub icount: bool,
+    /// Virtual time that counts instructions, and the seed of what the guest takes for chance: the same
+    /// seed gives the same counts. One thread.
+    pub icount: Option<u32>,
     /// Guest memory in a file of QEMU's that others can read, too.
     pub shared_ram: bool,
     /// Disk images, /dev/vda on. What the guest writes to them is dropped when it ends.
@@ -57,7 +58,7 @@ const KERNEL_ARGS: [&str; 6] = [
 impl Spec {
     pub fn kernel_args(&self) -> String {
         let mut args: Vec<String> = KERNEL_ARGS.iter().map(|a| a.to_string()).collect();
-        if !self.icount {
+        if self.icount.is_none() {
             // The TSC is the host's, which a guest on a busy host cannot measure: it would take it
             // for many times too slow or too fast, and with it every time limit. The HPET's
             // rate is known. For the same reason no interrupt of the timer may come while the kernel
@@ -97,7 +98,7 @@ impl Spec {
             ])
             .args([
                 "-accel",
-                if self.icount {
+                if self.icount.is_some() {
                     "tcg,thread=single"
                 } else {
                     "tcg,thread=multi"
@@ -159,10 +160,11 @@ impl Spec {
                 .arg("-device")
                 .arg(format!("virtio-blk-pci,drive=disk{n}"));
         }
-        if self.icount {
+        if let Some(seed) = self.icount {
             // RDRAND and the time of day decide where pages and stacks go: the same in each run.
             cmd = cmd
-                .args(["-icount", "shift=0,sleep=off", "-seed", "1"])
+                .args(["-icount", "shift=0,sleep=off"])
+                .args(["-seed", &seed.to_string()])
                 .args(["-rtc", "base=2026-01-01T00:00:00,clock=vm"]);
         }
         if let Some(plugin) = &self.plugin {
@@ -226,7 +228,7 @@ mod tests {
             share: Some("/a,b".into()),
             plugin: None,
             gdb: Some(1234),
-            icount: false,
+            icount: None,
             shared_ram: true,
             drives: vec!["/d,e.img".into()],
         }

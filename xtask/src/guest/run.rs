@@ -113,7 +113,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
         share: Some(share),
         plugin: None,
         gdb: None,
-        icount: false,
+        icount: None,
         shared_ram: false,
         drives: args.disk.clone(),
     };

@@ -241,7 +241,7 @@ impl Plan {
             share: None,
             plugin: None,
             gdb: None,
-            icount: false,
+            icount: None,
             shared_ram: false,
             drives: Vec::new(),
         }

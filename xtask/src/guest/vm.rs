@@ -236,10 +236,12 @@ impl Guest {
             // Under gdb the guest stands still; counted time runs tens of times slower than real time.
             silence: match spec {
                 Spec { gdb: Some(_), .. } => Duration::from_secs(365 * 86400),
-                Spec { icount: true, .. } => silence() * 10,
+                Spec {
+                    icount: Some(_), ..
+                } => silence() * 10,
                 _ => silence(),
             },
-            farewell: FAREWELL * if spec.icount { 10 } else { 1 },
+            farewell: FAREWELL * if spec.icount.is_some() { 10 } else { 1 },
             fatal: None,
             ended: false,
             booted: false,

@@ -239,7 +239,7 @@ fn spec(parts: &Parts, mode: &str, append: &[String]) -> Spec {
         share: None,
         plugin: None,
         gdb: None,
-        icount: false,
+        icount: None,
         shared_ram: false,
         drives: Vec::new(),
     }

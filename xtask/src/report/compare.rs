@@ -94,6 +94,7 @@ pub fn chart(pairs: &[Pair], of: Of, source: &str) -> Chart {
                 })
                 .into_iter()
                 .collect(),
+            range: None,
             text: p.ratio.map_or("no figure".into(), percent),
             hatched: false,
         };

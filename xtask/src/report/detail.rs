@@ -45,7 +45,7 @@ fn phases<T>(
     rows: impl Fn(&Cell, &fpt_walksim_model::report::Phase) -> Vec<T>,
 ) -> Vec<T> {
     let mut out = Vec::new();
-    for cell in &matrix.cells {
+    for cell in matrix.firsts() {
         for phase in cell.figures().iter().flat_map(|r| &r.phases) {
             out.extend(rows(cell, phase));
         }
@@ -209,7 +209,7 @@ pub fn functions_page(t: &Table) -> String {
 /// A part of the page: who executes the instructions.
 pub fn tasks_page(t: &Table) -> String {
     let mut rows = Vec::new();
-    for cell in &t.matrix.cells {
+    for cell in t.matrix.firsts() {
         let Some(report) = cell.figures() else {
             continue;
         };

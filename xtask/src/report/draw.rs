@@ -23,6 +23,8 @@ pub struct Bar {
     pub label: String,
     /// One after the other from the base line; none: there is no figure.
     pub parts: Vec<Part>,
+    /// A thin line over it: lowest and highest of several runs.
+    pub range: Option<(f64, f64)>,
     /// At its right.
     pub text: String,
     /// Computed, not what the guest has.
@@ -208,8 +210,9 @@ fn axis(chart: &Chart, count: f64) -> (f64, f64, f64) {
             .map(|p| p.value)
             .filter(|v| v.is_finite())
             .sum();
-        low = low.min(sum);
-        high = high.max(sum);
+        let (least, most) = bar.range.unwrap_or((sum, sum));
+        low = low.min(sum).min(least);
+        high = high.max(sum).max(most);
     }
     if let Some(mark) = chart.mark {
         low = low.min(mark);
@@ -506,6 +509,13 @@ impl<DB: DrawingBackend> Pen<'_, DB> {
                         from = to;
                     }
                 }
+                if let Some((least, most)) = bar.range {
+                    let (a, b) = (x(least), x(most));
+                    self.line((a, middle), (b, middle), INK)?;
+                    for end in [a, b] {
+                        self.line((end, middle - 3), (end, middle + 3), INK)?;
+                    }
+                }
                 self.text(&bar.text, (right + 6, middle), 11, INK, false, HPos::Left)?;
                 y += BAR;
             }
@@ -533,6 +543,7 @@ mod tests {
                     colour: (1, 2, 3),
                 })
                 .collect(),
+            range: (label == "b").then_some((-5.5, -3.0)),
             text: "x & y".into(),
             hatched: label == "b",
         };
@@ -596,7 +607,8 @@ mod tests {
 
     #[test]
     fn axes() {
-        assert_eq!(axis(&chart(1), 4.0), (-4.0, 4.0, 2.0));
+        // -5.5: what one run had is on the axis, too.
+        assert_eq!(axis(&chart(1), 4.0), (-7.5, 5.0, 2.5));
         assert_eq!(step(1.0, 5.0), 0.2);
         assert_eq!(step(0.0, 5.0), 1.0);
         assert_eq!(tick(0.0, 0.2), "0");

@@ -5,7 +5,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 use serde_json::{json, Value};
 
-use super::metrics::{Of, Row, Table, ALL, GRAPHS, RADIX};
+use super::metrics::{Of, Range, Row, Table, ALL, GRAPHS, RADIX};
 use super::published::{CITED, PUBLISHED};
 use crate::api::Result;
 
@@ -44,8 +44,45 @@ struct Mean {
     workloads: &'static str,
     /// Geometric mean of mode over radix.
     ratio: f64,
+    /// Lowest and highest of the runs, if there are several.
+    range: Range,
     /// Of so many workloads.
     count: usize,
+}
+
+/// A mode against radix in one figure of one workload.
+#[derive(Serialize)]
+struct Ratio {
+    workload: String,
+    mode: String,
+    phase: String,
+    of: Of,
+    ratio: f64,
+    /// Lowest and highest of the runs, if there are several.
+    range: Range,
+}
+
+fn ratios(table: &Table) -> Vec<Ratio> {
+    let mut out = Vec::new();
+    for workload in table.matrix.workloads() {
+        for mode in table.matrix.modes().into_iter().filter(|m| *m != RADIX) {
+            for phase in [ALL, "load", "run"] {
+                for of in Of::ALL {
+                    if let Some(ratio) = table.ratio(workload, mode, phase, of) {
+                        out.push(Ratio {
+                            workload: workload.to_string(),
+                            mode: mode.to_string(),
+                            phase: phase.into(),
+                            of,
+                            ratio,
+                            range: table.range(workload, mode, phase, of),
+                        });
+                    }
+                }
+            }
+        }
+    }
+    out
 }
 
 fn means(table: &Table) -> Vec<Mean> {
@@ -65,6 +102,7 @@ fn means(table: &Table) -> Vec<Mean> {
                             of,
                             workloads: name,
                             ratio,
+                            range: table.mean_range(set, mode, phase, of),
                             count,
                         });
                     }
@@ -89,6 +127,7 @@ pub fn json(table: &Table, command: &str, date: &str) -> Result<String> {
                 "thp": c.thp,
                 "vcpus": c.vcpus,
                 "memory_mib": c.memory_mib,
+                "run": c.run,
                 "seconds": c.seconds,
                 "began_utc": c.began_utc,
                 "hash": c.hash,
@@ -109,6 +148,8 @@ pub fn json(table: &Table, command: &str, date: &str) -> Result<String> {
         "differences": table.matrix.differences(),
         "cells": cells,
         "rows": rows,
+        "runs": if table.matrix.repeat() > 1 { table.each.as_slice() } else { &[] },
+        "ratios": ratios(table),
         "means": means(table),
         "published": PUBLISHED,
         "cited": CITED,
@@ -134,7 +175,7 @@ mod tests {
         assert!(
             lines[0].starts_with("workload,mode,phase,organisation,kind,preset,instructions_user")
         );
-        assert!(lines[0].ends_with(",untranslated_data,untranslated_fetch,schema"));
+        assert!(lines[0].ends_with(",untranslated_data,untranslated_fetch,run,runs,schema"));
         assert!(lines[1..].iter().all(|l| l.ends_with(",fpt-report/1")));
         let columns = lines[0].split(',').count();
         assert!(lines.iter().all(|l| l.split(',').count() == columns));
@@ -161,5 +202,17 @@ mod tests {
         assert!((mean["ratio"].as_f64().unwrap() - 0.95).abs() < 1e-12);
         assert_eq!(value["cells"].as_array().unwrap().len(), 9);
         assert_eq!(value["published"][0]["mode"], "l3l2");
+        assert_eq!(mean["range"], Value::Null);
+        assert_eq!(value["runs"], json!([]));
+        let matrix = crate::report::metrics::tests::repeated();
+        let text = json(&Table::new(&matrix), "cmd", "now").unwrap();
+        let value: Value = serde_json::from_str(&text).unwrap();
+        let rows = |key: &str| value[key].as_array().unwrap().len();
+        assert_eq!(rows("runs"), 3 * rows("rows"));
+        let ratio = (value["ratios"].as_array().unwrap().iter())
+            .find(|r| r["mode"] == "l3l2" && r["of"] == "walk_latency" && r["phase"] == "run")
+            .unwrap();
+        let range = |n: usize| ratio["range"][n].as_f64().unwrap();
+        assert!(range(0) < 0.95 && range(1) > 0.95);
     }
 }

@@ -2,7 +2,7 @@
 //! The figures: what each shows, from the rows of a matrix.
 
 use super::draw::{Bar, Chart, Colour, Group, Key, Part};
-use super::metrics::{Of, Row, Table, ALL, CATEGORIES, RADIX};
+use super::metrics::{Of, Range, Row, Table, ALL, CATEGORIES, RADIX};
 
 /// One figure, drawn for one or several phases.
 pub struct Figure {
@@ -64,6 +64,15 @@ pub fn percent(ratio: f64) -> String {
     }
 }
 
+/// `-1.25 % (-1.31 to -1.20)`: the mean of several runs, their lowest and highest.
+pub fn percent_in(ratio: f64, range: Range) -> String {
+    let bare = |r: f64| percent(r).trim_end_matches(" %").to_string();
+    match range {
+        None => percent(ratio),
+        Some((low, high)) => format!("{} ({} to {})", percent(ratio), bare(low), bare(high)),
+    }
+}
+
 /// Four significant digits or so.
 pub fn number(value: f64) -> String {
     match value.abs() {
@@ -105,6 +114,13 @@ fn keys_of_modes(table: &Table, ecpt: bool, but_radix: bool) -> Vec<Key> {
     keys
 }
 
+/// What a bar shows.
+struct Value {
+    value: f64,
+    range: Range,
+    text: String,
+}
+
 /// Bars of one workload: each mode's real walk, then the counterfactual of radix' cell.
 fn bars(
     table: &Table,
@@ -112,7 +128,7 @@ fn bars(
     phase: &str,
     ecpt: bool,
     but_radix: bool,
-    of: impl Fn(&Row) -> Option<(f64, String)>,
+    of: impl Fn(&Row) -> Option<Value>,
 ) -> Vec<Bar> {
     let bar = |label: &str, row: Option<&Row>, colour, hatched| {
         let value = row.and_then(&of);
@@ -120,9 +136,10 @@ fn bars(
             label: label.into(),
             text: value
                 .as_ref()
-                .map_or_else(|| "no figure".into(), |(_, text)| text.clone()),
+                .map_or_else(|| "no figure".into(), |v| v.text.clone()),
+            range: value.as_ref().and_then(|v| v.range),
             parts: value
-                .map(|(value, _)| Part { value, colour })
+                .map(|Value { value, .. }| Part { value, colour })
                 .into_iter()
                 .collect(),
             hatched,
@@ -184,7 +201,9 @@ fn grid(table: &Table, of: Of, ecpt: bool) -> Grid {
                 let value = table.real(workload, mode, phase).and_then(|r| of.of(r));
                 row.push(or_dash(value, number));
                 if *mode != RADIX {
-                    row.push(or_dash(table.ratio(workload, mode, phase, of), percent));
+                    let ratio = table.ratio(workload, mode, phase, of);
+                    let range = table.range(workload, mode, phase, of);
+                    row.push(or_dash(ratio, |r| percent_in(r, range)));
                 }
             }
             if ecpt {
@@ -202,8 +221,9 @@ fn grid(table: &Table, of: Of, ecpt: bool) -> Grid {
         for mode in &modes {
             row.push(String::new());
             if *mode != RADIX {
+                let range = table.mean_range(&all, mode, phase, of);
                 row.push(or_dash(table.mean(&all, mode, phase, of), |(m, _)| {
-                    percent(m)
+                    percent_in(m, range)
                 }));
             }
         }
@@ -235,7 +255,11 @@ fn values(
                         .filter(|b| *b > 0.0 && (row.mode != RADIX || row.organisation != "real"))
                         .map(|b| format!(" ({})", percent(value / b)))
                         .unwrap_or_default();
-                    Some((value, format!("{}{change}", number(value))))
+                    Some(Value {
+                        value,
+                        range: table.range_of(row, of),
+                        text: format!("{}{change}", number(value)),
+                    })
                 })
             });
             let chart = Chart {
@@ -276,7 +300,16 @@ fn changes(
                 bars(table, w, phase, ecpt, true, |row| {
                     let base = base.filter(|b| *b > 0.0)?;
                     let ratio = of.of(row)? / base;
-                    Some(((ratio - 1.0) * 100.0, percent(ratio)))
+                    let change = |ratio: f64| (ratio - 1.0) * 100.0;
+                    let range = match row.organisation.as_str() {
+                        ECPT => None,
+                        _ => table.range(w, &row.mode, phase, of),
+                    };
+                    Some(Value {
+                        value: change(ratio),
+                        range: range.map(|(low, high)| (change(low), change(high))),
+                        text: percent(ratio),
+                    })
                 })
             });
             let chart = Chart {
@@ -335,6 +368,7 @@ fn distribution(table: &Table, source: &str) -> Figure {
                         let found = row.zip(base);
                         Bar {
                             label: mode.to_string(),
+                            range: table.range(w, mode, phase, Of::KernelInstructions),
                             parts: found.map_or(Vec::new(), |(row, base)| {
                                 row.categories()
                                     .iter()
@@ -393,12 +427,13 @@ fn distribution(table: &Table, source: &str) -> Figure {
                     continue;
                 };
                 let ratio = table.ratio(workload, mode, phase, Of::KernelInstructions);
+                let range = table.range(workload, mode, phase, Of::KernelInstructions);
                 let mut line = vec![
                     workload.to_string(),
                     phase.to_string(),
                     mode.to_string(),
                     row.instructions_kernel.to_string(),
-                    or_dash(ratio.filter(|_| mode != RADIX), percent),
+                    or_dash(ratio.filter(|_| mode != RADIX), |r| percent_in(r, range)),
                 ];
                 line.extend(row.categories().iter().map(u64::to_string));
                 line.push(row.instructions_kernel_strings_once.to_string());
@@ -440,6 +475,7 @@ fn hit_levels(table: &Table, source: &str) -> Figure {
                         let row = found.filter(|r| r.entry_reads > 0);
                         Bar {
                             label: mode.to_string(),
+                            range: None,
                             parts: row.map_or(Vec::new(), |row| {
                                 parts(row)
                                     .iter()
@@ -523,7 +559,7 @@ fn page_tables(table: &Table, source: &str) -> Option<Figure> {
     const TEXT: &str =
         "Page tables of all processes of the guest, the first one included, at the end of the run phase. \
         Flattened nodes are 2 MiB each, whatever part of them is used: this is the price in memory.";
-    let kb = |w: &str, m: &str| table.matrix.cell(w, m)?.guest.page_tables_kb;
+    let kb = |w: &str, m: &str| table.real(w, m, ALL)?.page_table_kb;
     let modes = table.matrix.modes();
     let workloads = table.matrix.workloads();
     if !workloads
@@ -539,6 +575,7 @@ fn page_tables(table: &Table, source: &str) -> Option<Figure> {
                 let value = kb(w, mode);
                 Bar {
                     label: mode.to_string(),
+                    range: None,
                     parts: value
                         .map(|v| Part {
                             value: v as f64 / 1024.0,
@@ -719,6 +756,21 @@ mod tests {
                 figure.id
             );
         }
+    }
+
+    #[test]
+    fn several_runs_show_their_range() {
+        let matrix = crate::report::metrics::tests::repeated();
+        let table = Table::new(&matrix);
+        let figures = all(&table, "made up");
+        let four = &figures[1].charts[0].1.groups[0].bars;
+        let (low, high) = four[1].range.unwrap();
+        assert!((low - 57.0 * 0.99).abs() < 1e-9 && (high - 57.0 * 1.02).abs() < 1e-9);
+        assert_eq!(figures[1].table.rows[0][4], "-4.7 % (-5.9 to -3.1)");
+        let six = &figures[3].charts[0].1.groups[0].bars[0];
+        let (low, high) = six.range.unwrap();
+        let value = six.parts[0].value;
+        assert!(low < value && value < high, "{low} {value} {high}");
     }
 
     #[test]

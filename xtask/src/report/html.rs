@@ -2,7 +2,7 @@
 //! One page that holds everything: no script, no font, no picture from elsewhere.
 
 use super::detail;
-use super::figures::{number, percent, Figure, Grid, PHASES};
+use super::figures::{number, percent, percent_in, Figure, Grid, PHASES};
 use super::metrics::{Of, Table, GRAPHS, RADIX};
 use super::published::{Over, CITED, PUBLISHED};
 use crate::api::hash;
@@ -184,7 +184,9 @@ fn summary(t: &Table) -> String {
                 for (phase, _) in PHASES {
                     row.push(
                         t.mean(&workloads, mode, phase, *of)
-                            .map_or("-".into(), |(m, _)| percent(m)),
+                            .map_or("-".into(), |(m, _)| {
+                                percent_in(m, t.mean_range(&workloads, mode, phase, *of))
+                            }),
                     );
                 }
             }
@@ -239,7 +241,8 @@ fn published(t: &Table) -> String {
                 what,
                 theirs,
                 ours.map_or("not run".into(), |(m, n)| {
-                    format!("{} (n = {n})", percent(m))
+                    let range = t.mean_range(&set, p.mode, p.phase, p.of);
+                    format!("{} (n = {n})", percent_in(m, range))
                 }),
                 p.source.to_string(),
                 p.note.to_string(),
@@ -291,7 +294,7 @@ fn checks(t: &Table) -> String {
             .flatten();
         rows.push(vec![
             cell.workload.clone(),
-            cell.mode.clone(),
+            cell.label(),
             report.checks.walks_checked.to_string(),
             report.checks.hits_checked.to_string(),
             report.checks.mismatches.to_string(),
@@ -360,7 +363,7 @@ fn tables_of_kernel(t: &Table) -> String {
         .iter()
         .filter(|c| !c.guest.fpt_stats.is_empty())
         .map(|c| {
-            let mut row = vec![c.workload.clone(), c.mode.clone()];
+            let mut row = vec![c.workload.clone(), c.label()];
             row.extend(names.iter().map(|n| {
                 let after = c.guest.fpt_stats.get(*n).copied();
                 let before = c.guest.fpt_stats_before.get(*n).copied().unwrap_or(0);
@@ -436,7 +439,7 @@ fn provenance(t: &Table, command: &str) -> String {
         .map(|c| {
             vec![
                 c.workload.clone(),
-                c.mode.clone(),
+                c.label(),
                 c.began_utc.clone(),
                 format!("{:.0}", c.seconds),
                 c.memory_mib.to_string(),
@@ -545,6 +548,14 @@ pub fn page(t: &Table, figures: &[(Figure, Vec<Drawn>)], command: &str, date: &s
         "<div class=\"note\">Plain bars are real: the guest's kernel ran in this mode. Hatched bars are counterfactual: computed \
          for the same accesses. Cycles come from a model.</div>\n",
     );
+    let repeat = t.matrix.repeat();
+    if repeat > 1 {
+        body.push_str(&format!(
+            "<div class=\"note\">Figures are means of {repeat} runs of each cell, each with memory in another order. The thin line over a bar, and what \
+             stands in brackets, are the lowest and the highest: of values those of the runs, of changes those of a run against radix' run with the \
+             same seed. A change whose range holds zero may be chance. Page faults by function and instructions by process are of one run.</div>\n"
+        ));
+    }
     for (f, drawn) in figures {
         body.push_str(&figure(f, drawn));
     }

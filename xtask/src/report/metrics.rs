@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! From cells to figures: the formulas of docs/evaluation.md, and nothing else.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -9,7 +8,7 @@ use fpt_walksim_model::report::{ByCache, Categories, Kind, Organisation, Phase};
 use serde::Serialize;
 
 use crate::api::{modes, Fail, Result};
-use crate::bench::schema::{Cell, SCHEMA};
+use crate::bench::schema::{self, Cell, SCHEMA};
 use crate::bench::settings::{Old, Settings};
 
 /// The order of the paper's figures; others follow by name.
@@ -30,6 +29,8 @@ const ORDER: [&str; 12] = [
 /// Those that share one program and one kind of input.
 pub const GRAPHS: [&str; 7] = ["bfs", "dfs", "dc", "sssp", "cc", "tc", "pr"];
 pub const RADIX: &str = "radix";
+/// The walk through the guest's own tables.
+const REAL: &str = "real";
 /// Both phases together.
 pub const ALL: &str = "all";
 
@@ -90,9 +91,7 @@ impl Matrix {
             let Settings {
                 workloads, modes, ..
             } = &old.settings;
-            matrix.asked = (workloads.iter())
-                .flat_map(|w| modes.iter().map(move |m| format!("{w}-{m}")))
-                .collect();
+            matrix.asked = names(workloads, modes, old.settings.repeat);
         }
         Ok(matrix)
     }
@@ -105,6 +104,7 @@ impl Matrix {
                     c.workload.clone(),
                     rank(&c.mode, &modes::ALL),
                     c.mode.clone(),
+                    c.run,
                 )
             };
             key(a).cmp(&key(b))
@@ -137,17 +137,38 @@ impl Matrix {
         modes
     }
 
+    /// Every run of a workload in a mode, in order.
+    fn runs(&self, workload: &str, mode: &str) -> Vec<&Cell> {
+        (self.cells.iter())
+            .filter(|c| c.workload == workload && c.mode == mode)
+            .collect()
+    }
+
+    /// Its first run that has figures; if none has, its first.
     pub fn cell(&self, workload: &str, mode: &str) -> Option<&Cell> {
-        self.cells
-            .iter()
-            .find(|c| c.workload == workload && c.mode == mode)
+        let runs = self.runs(workload, mode);
+        let whole = runs.iter().find(|c| c.figures().is_some());
+        whole.or(runs.first()).copied()
+    }
+
+    /// One cell for each workload and mode: what is too fine to be averaged is shown of one run.
+    pub fn firsts(&self) -> Vec<&Cell> {
+        (self.cells.iter())
+            .filter(|c| {
+                self.cell(&c.workload, &c.mode)
+                    .is_some_and(|f| f.run == c.run)
+            })
+            .collect()
+    }
+
+    /// The most often that a cell was run.
+    pub fn repeat(&self) -> u32 {
+        self.cells.iter().map(|c| c.run).max().unwrap_or(1)
     }
 
     /// Cells that were asked for, or that others would stand beside, and that are not there.
     pub fn missing(&self) -> Vec<String> {
-        let mut names: Vec<String> = (self.workloads().iter())
-            .flat_map(|w| self.modes().into_iter().map(move |m| format!("{w}-{m}")))
-            .collect();
+        let mut names = names(&self.workloads(), &self.modes(), self.repeat());
         for name in &self.asked {
             if !names.contains(name) {
                 names.push(name.clone());
@@ -195,6 +216,14 @@ impl Matrix {
     }
 }
 
+/// Of all cells of a matrix.
+fn names<T: AsRef<str>>(workloads: &[T], modes: &[T], repeat: u32) -> Vec<String> {
+    (1..=repeat)
+        .flat_map(|run| workloads.iter().map(move |w| (run, w)))
+        .flat_map(|(run, w)| (modes.iter()).map(move |m| schema::name(w.as_ref(), m.as_ref(), run)))
+        .collect()
+}
+
 fn read(path: &Path) -> Result<Cell> {
     let text =
         std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -218,7 +247,8 @@ fn read(path: &Path) -> Result<Cell> {
     serde_json::from_value(value).map_err(|e| bad(e.to_string()))
 }
 
-/// One organisation in one phase of one cell: a row of the CSV file and of the JSON's `rows`.
+/// One organisation in one phase of one cell, or the mean of its runs: a row of the CSV files and of the
+/// JSON's `rows`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Row {
     pub workload: String,
@@ -261,6 +291,10 @@ pub struct Row {
     /// Accesses of the phase that are in no figure of a TLB (docs/walksim-schema.md).
     pub untranslated_data: u64,
     pub untranslated_fetch: u64,
+    /// Which run, or empty in a mean.
+    pub run: Option<u32>,
+    /// So many runs are in it.
+    pub runs: u64,
 }
 
 impl Row {
@@ -289,7 +323,7 @@ fn per(value: f64, by: f64) -> Option<f64> {
     (by > 0.0).then(|| value / by)
 }
 
-/// Sums over phases; every quotient comes from the sums.
+/// Sums over phases and runs; every quotient comes from the sums.
 #[derive(Clone, Debug, Default)]
 struct Sum {
     user: u64,
@@ -340,10 +374,19 @@ impl Sum {
         }
     }
 
-    fn row(&self, cell: &Cell, phase: &str, o: &Organisation) -> Row {
+    /// Counts and cycles per run.
+    fn row(&self, cells: &[&Cell], phase: &str, o: &Organisation) -> Option<Row> {
+        let cell = *cells.first()?;
+        let runs = cells.len() as u64;
+        let each = |count: u64| (count + runs / 2) / runs;
         let all = (self.user + self.kernel) as f64;
-        let [cycles, cycles_walk, cycles_data, cycles_instruction, cycles_tlb] = self.cycles;
-        Row {
+        let [cycles, cycles_walk, cycles_data, cycles_instruction, cycles_tlb] =
+            self.cycles.map(|c| c / runs as f64);
+        let tables: Vec<u64> = (cells.iter())
+            .filter_map(|c| c.guest.page_tables_kb)
+            .collect();
+        let count = tables.len() as u64;
+        Some(Row {
             workload: cell.workload.clone(),
             mode: cell.mode.clone(),
             phase: phase.into(),
@@ -353,65 +396,78 @@ impl Sum {
                 Kind::Counterfactual => "counterfactual".into(),
             },
             preset: o.preset.clone(),
-            instructions_user: self.user,
-            instructions_kernel: self.kernel,
-            instructions_kernel_strings_once: self.once,
-            kernel_page_fault: self.by.page_fault,
-            kernel_syscall: self.by.syscall,
-            kernel_timer: self.by.timer,
-            kernel_interrupt: self.by.interrupt,
-            kernel_thread: self.by.kernel_thread,
-            kernel_other: self.by.other,
-            walks: self.walks,
-            entry_reads: self.reads,
-            entry_reads_l2: self.cache.l2,
-            entry_reads_llc: self.cache.llc,
-            entry_reads_memory: self.cache.memory,
+            instructions_user: each(self.user),
+            instructions_kernel: each(self.kernel),
+            instructions_kernel_strings_once: each(self.once),
+            kernel_page_fault: each(self.by.page_fault),
+            kernel_syscall: each(self.by.syscall),
+            kernel_timer: each(self.by.timer),
+            kernel_interrupt: each(self.by.interrupt),
+            kernel_thread: each(self.by.kernel_thread),
+            kernel_other: each(self.by.other),
+            walks: each(self.walks),
+            entry_reads: each(self.reads),
+            entry_reads_l2: each(self.cache.l2),
+            entry_reads_llc: each(self.cache.llc),
+            entry_reads_memory: each(self.cache.memory),
             accesses_per_walk: per(self.reads as f64, self.walks as f64),
             walk_latency: per(self.walk_cycles, self.walks as f64),
             tlb_mpki: per(self.walks as f64 * 1000.0, all),
-            ipc: per(self.instructions, cycles),
+            ipc: per(self.instructions, cycles * runs as f64),
             cycles,
             cycles_walk,
             cycles_data,
             cycles_instruction,
             cycles_tlb,
-            page_table_kb: cell.guest.page_tables_kb,
-            untranslated_data: self.untranslated[0],
-            untranslated_fetch: self.untranslated[1],
-        }
+            page_table_kb: (count > 0).then(|| (tables.iter().sum::<u64>() + count / 2) / count),
+            untranslated_data: each(self.untranslated[0]),
+            untranslated_fetch: each(self.untranslated[1]),
+            run: (runs == 1).then_some(cell.run),
+            runs,
+        })
     }
 }
 
-/// Every row of a matrix: each organisation of each phase, and of both together.
-pub fn rows(matrix: &Matrix) -> Vec<Row> {
-    let mut out = Vec::new();
-    for cell in &matrix.cells {
-        let Some(report) = cell.figures() else {
-            continue;
-        };
-        let mut sums: BTreeMap<(String, String), (usize, Sum)> = BTreeMap::new();
-        let mut order: Vec<&Organisation> = Vec::new();
+/// Each organisation of each phase, and of both together: of a cell, or the means of its runs.
+fn rows_of(cells: &[&Cell]) -> Vec<Row> {
+    let mut sums: Vec<(&str, &Organisation, Sum)> = Vec::new();
+    for report in cells.iter().filter_map(|c| c.figures()) {
         for phase in &report.phases {
             for o in &phase.organisations {
-                let mut one = Sum::default();
-                one.add(phase, o);
-                out.push(one.row(cell, &phase.name, o));
-                let key = (o.name.clone(), o.preset.clone());
-                let entry = sums.entry(key).or_insert_with(|| {
-                    order.push(o);
-                    (order.len() - 1, Sum::default())
-                });
-                entry.1.add(phase, o);
+                for name in [&phase.name, ALL] {
+                    let same = |s: &(&str, &Organisation, Sum)| {
+                        s.0 == name && s.1.name == o.name && s.1.preset == o.preset
+                    };
+                    let at = sums.iter().position(same).unwrap_or_else(|| {
+                        sums.push((name, o, Sum::default()));
+                        sums.len() - 1
+                    });
+                    if let Some((_, _, sum)) = sums.get_mut(at) {
+                        sum.add(phase, o);
+                    }
+                }
             }
         }
-        let mut both: Vec<(usize, Sum)> = sums.into_values().collect();
-        both.sort_by_key(|(at, _)| *at);
-        for (at, sum) in both {
-            if let Some(o) = order.get(at) {
-                out.push(sum.row(cell, ALL, o));
-            }
-        }
+    }
+    sums.sort_by_key(|(name, _, _)| *name == ALL);
+    (sums.iter())
+        .filter_map(|(name, o, sum)| sum.row(cells, name, o))
+        .collect()
+}
+
+/// Every row of every run.
+fn rows(matrix: &Matrix) -> Vec<Row> {
+    let whole = matrix.cells.iter().filter(|c| c.figures().is_some());
+    whole.flat_map(|c| rows_of(&[c])).collect()
+}
+
+/// Every row, each the mean of its runs.
+fn means(matrix: &Matrix) -> Vec<Row> {
+    let mut out = Vec::new();
+    for first in matrix.firsts() {
+        let mut runs = matrix.runs(&first.workload, &first.mode);
+        runs.retain(|c| c.figures().is_some());
+        out.extend(rows_of(&runs));
     }
     out
 }
@@ -419,38 +475,103 @@ pub fn rows(matrix: &Matrix) -> Vec<Row> {
 /// Rows to look figures up in.
 pub struct Table<'a> {
     pub matrix: &'a Matrix,
+    /// Means over the runs of a cell: what figures show.
     pub rows: Vec<Row>,
+    /// Each run by itself.
+    pub each: Vec<Row>,
+}
+
+/// Lowest and highest of several runs; nothing of one.
+pub type Range = Option<(f64, f64)>;
+
+fn range(values: &[f64]) -> Range {
+    let low = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    (values.len() > 1).then_some((low, high))
 }
 
 impl<'a> Table<'a> {
     pub fn new(matrix: &'a Matrix) -> Table<'a> {
         Table {
             matrix,
-            rows: rows(matrix),
+            rows: means(matrix),
+            each: rows(matrix),
         }
     }
 
-    /// An organisation on the machine of the cell's own preset.
-    pub fn row(&self, workload: &str, mode: &str, phase: &str, organisation: &str) -> Option<&Row> {
+    /// An organisation on the machine of the cell's own preset: in one run, or the mean of all.
+    fn find(
+        &self,
+        run: Option<u32>,
+        workload: &str,
+        mode: &str,
+        phase: &str,
+        organisation: &str,
+    ) -> Option<&Row> {
         let preset = &self.matrix.cell(workload, mode)?.preset;
-        self.rows.iter().find(|r| {
+        let rows = if run.is_some() {
+            &self.each
+        } else {
+            &self.rows
+        };
+        rows.iter().find(|r| {
             r.workload == workload
                 && r.mode == mode
                 && r.phase == phase
                 && r.organisation == organisation
                 && r.preset == *preset
+                && (run.is_none() || r.run == run)
         })
     }
 
+    pub fn row(&self, workload: &str, mode: &str, phase: &str, organisation: &str) -> Option<&Row> {
+        self.find(None, workload, mode, phase, organisation)
+    }
+
     pub fn real(&self, workload: &str, mode: &str, phase: &str) -> Option<&Row> {
-        self.row(workload, mode, phase, "real")
+        self.row(workload, mode, phase, REAL)
     }
 
     /// `of` in a mode over `of` in radix.
     pub fn ratio(&self, workload: &str, mode: &str, phase: &str, of: Of) -> Option<f64> {
-        let value = of.of(self.real(workload, mode, phase)?)?;
-        let base = of.of(self.real(workload, RADIX, phase)?)?;
+        self.ratio_in(None, workload, mode, phase, of)
+    }
+
+    /// In a run, mode and radix have the same seed.
+    fn ratio_in(
+        &self,
+        run: Option<u32>,
+        workload: &str,
+        mode: &str,
+        phase: &str,
+        of: Of,
+    ) -> Option<f64> {
+        let value = of.of(self.find(run, workload, mode, phase, REAL)?)?;
+        let base = of.of(self.find(run, workload, RADIX, phase, REAL)?)?;
         per(value, base)
+    }
+
+    fn runs(&self) -> impl Iterator<Item = Option<u32>> {
+        (1..=self.matrix.repeat()).map(Some)
+    }
+
+    /// Between which ratios those of the single runs are.
+    pub fn range(&self, workload: &str, mode: &str, phase: &str, of: Of) -> Range {
+        let ratios: Vec<f64> = (self.runs())
+            .filter_map(|run| self.ratio_in(run, workload, mode, phase, of))
+            .collect();
+        range(&ratios)
+    }
+
+    /// Between which values those of the single runs are.
+    pub fn range_of(&self, row: &Row, of: Of) -> Range {
+        let values: Vec<f64> = (self.runs())
+            .filter_map(|run| {
+                let one = self.find(run, &row.workload, &row.mode, &row.phase, &row.organisation);
+                of.of(one?)
+            })
+            .collect();
+        range(&values)
     }
 
     /// Is there enough of it for its ratio to say something? In few instructions one timer tick is a lot.
@@ -472,14 +593,36 @@ impl<'a> Table<'a> {
         phase: &str,
         of: Of,
     ) -> Option<(f64, usize)> {
+        self.mean_in(None, workloads, mode, phase, of)
+    }
+
+    fn mean_in(
+        &self,
+        run: Option<u32>,
+        workloads: &[&str],
+        mode: &str,
+        phase: &str,
+        of: Of,
+    ) -> Option<(f64, usize)> {
         let ratios: Vec<f64> = workloads
             .iter()
             .filter(|w| self.weighs(w, phase, of))
-            .filter_map(|w| self.ratio(w, mode, phase, of))
+            .filter_map(|w| self.ratio_in(run, w, mode, phase, of))
             .filter(|r| *r > 0.0)
             .collect();
         let sum: f64 = ratios.iter().map(|r| r.ln()).sum();
         (!ratios.is_empty()).then(|| ((sum / ratios.len() as f64).exp(), ratios.len()))
+    }
+
+    /// Between which means those of the single runs are; of runs that have all that is in the mean.
+    pub fn mean_range(&self, workloads: &[&str], mode: &str, phase: &str, of: Of) -> Range {
+        let (_, whole) = self.mean(workloads, mode, phase, of)?;
+        let means: Vec<f64> = (self.runs())
+            .filter_map(|run| self.mean_in(run, workloads, mode, phase, of))
+            .filter(|(_, count)| *count == whole)
+            .map(|(mean, _)| mean)
+            .collect();
+        range(&means)
     }
 }
 
@@ -548,6 +691,7 @@ pub mod tests {
             thp: "never".into(),
             vcpus: 1,
             memory_mib: 512,
+            run: 1,
             error: None,
             began_utc: "20261123T150000Z".into(),
             seconds: 1.0,
@@ -614,6 +758,89 @@ pub mod tests {
         other.cells[0].hash = "other".into();
         assert_ne!(other.hash(), matrix.hash());
         assert!(matrix.differences().is_empty());
+    }
+
+    /// Three runs whose walk latency is, in l3l2, 95 % of radix', 2 per cent more, 1 less.
+    pub fn repeated() -> Matrix {
+        let mut cells = Vec::new();
+        for run in [1, 2, 3] {
+            for mut cell in matrix().cells {
+                cell.run = run;
+                let factor = match (cell.mode.as_str(), run) {
+                    ("l3l2", 2) => 1.02,
+                    ("l3l2", 3) => 0.99,
+                    _ => 1.0,
+                };
+                for phase in &mut cell.walksim.as_mut().unwrap().phases {
+                    let real = &mut phase.organisations[0];
+                    let (more, total) = (real.walk_cycles * (factor - 1.0), real.cycles.total);
+                    real.walk_cycles += more;
+                    real.cycles.walk += more;
+                    real.cycles.total += more;
+                    real.ipc *= total / real.cycles.total;
+                }
+                cells.push(cell);
+            }
+        }
+        // As a folder gives them.
+        cells.reverse();
+        Matrix::new("made-up".into(), cells)
+    }
+
+    #[test]
+    fn runs_are_averaged_and_their_range_is_kept() {
+        let (one, three) = (matrix(), repeated());
+        let (once, table) = (Table::new(&one), Table::new(&three));
+        assert_eq!(table.rows.len(), once.rows.len());
+        assert_eq!(table.each.len(), 3 * once.rows.len());
+        assert_eq!((once.rows[0].run, once.rows[0].runs), (Some(1), 1));
+        let radix = table.real("bfs", RADIX, ALL).unwrap();
+        assert_eq!((radix.run, radix.runs), (None, 3));
+        assert_eq!((radix.walks, radix.walk_latency), (5000, Some(60.0)));
+        assert_eq!(radix.ipc, once.real("bfs", RADIX, ALL).unwrap().ipc);
+        assert_eq!(radix.page_table_kb, Some(4212));
+        let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{a} {b}");
+        let of = Of::WalkLatency;
+        close(
+            table.ratio("bfs", "l3l2", "run", of).unwrap(),
+            0.95 * (1.0 + 1.02 + 0.99) / 3.0,
+        );
+        for (low, high) in [
+            table.range("bfs", "l3l2", "run", of).unwrap(),
+            table
+                .mean_range(&["bfs", "dfs"], "l3l2", "run", of)
+                .unwrap(),
+        ] {
+            close(low, 0.95 * 0.99);
+            close(high, 0.95 * 1.02);
+        }
+        let l3l2 = table.real("bfs", "l3l2", "load").unwrap();
+        close(table.range_of(l3l2, of).unwrap().0, 57.0 * 0.99);
+        assert_eq!(once.range("bfs", "l3l2", "run", of), None);
+        assert_eq!(three.firsts().len(), 9);
+        assert!(three.missing().is_empty() && three.differences().is_empty());
+    }
+
+    #[test]
+    fn a_run_that_failed_is_not_in_the_mean() {
+        let mut matrix = repeated();
+        let first = matrix.cells.iter_mut().find(|c| c.name() == "bfs-l3l2");
+        first.unwrap().error = Some(crate::bench::schema::Failure {
+            code: 71,
+            line: "the guest crashed".into(),
+        });
+        matrix.cells.retain(|c| c.name() != "gups-radix.2");
+        assert_eq!(matrix.missing(), ["gups-radix.2"]);
+        assert_eq!(matrix.cell("bfs", "l3l2").unwrap().run, 2);
+        let table = Table::new(&matrix);
+        let of = Of::WalkLatency;
+        assert_eq!(table.real("bfs", "l3l2", ALL).unwrap().runs, 2);
+        let (low, high) = table.range("bfs", "l3l2", ALL, of).unwrap();
+        assert!((low - 0.95 * 0.99).abs() < 1e-12 && (high - 0.95 * 1.02).abs() < 1e-12);
+        // Only the third run has all three workloads: of one there is no range.
+        let all = ["bfs", "dfs", "gups"];
+        assert_eq!(table.mean_range(&all, "l3l2", ALL, of), None);
+        assert_eq!(table.mean(&all, "l3l2", ALL, of).unwrap().1, 3);
     }
 
     #[test]

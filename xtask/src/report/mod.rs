@@ -223,6 +223,9 @@ pub fn write(ctx: &Ctx, matrix: &Matrix, out: &Path) -> Result<PathBuf> {
     }
     let write = |name: &str, text: String| store::write_atomic(&out.join(name), text.as_bytes());
     write("report.csv", export::csv(&table.rows, export::SCHEMA)?)?;
+    if matrix.repeat() > 1 {
+        write("runs.csv", export::csv(&table.each, export::SCHEMA)?)?;
+    }
     let functions = detail::functions(matrix);
     write("functions.csv", export::csv(&functions, export::SCHEMA)?)?;
     write(
