@@ -43,7 +43,7 @@ const MODE_LIMITS: [(&str, &str, f64); 15] = [
     ("l4l3", "fork_512mib", 1.002),
     ("l4l3", "mmap_munmap", 1.00),
     ("l3l2", "touch_1gib", 1.000),
-    ("l3l2", "munmap_1gib", 1.005),
+    ("l3l2", "munmap_1gib", 1.002),
     ("l3l2", "vfork_exec_exit", 1.00),
     ("l3l2", "fork_exit", 0.98),
     ("l3l2", "mremap_512mib", 1.05),
