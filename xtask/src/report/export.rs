@@ -148,7 +148,6 @@ pub fn json(table: &Table, command: &str, date: &str) -> Result<String> {
         "differences": table.matrix.differences(),
         "cells": cells,
         "rows": rows,
-        "runs": if table.matrix.repeat() > 1 { table.each.as_slice() } else { &[] },
         "ratios": ratios(table),
         "means": means(table),
         "published": PUBLISHED,
@@ -203,12 +202,9 @@ mod tests {
         assert_eq!(value["cells"].as_array().unwrap().len(), 9);
         assert_eq!(value["published"][0]["mode"], "l3l2");
         assert_eq!(mean["range"], Value::Null);
-        assert_eq!(value["runs"], json!([]));
         let matrix = crate::report::metrics::tests::repeated();
         let text = json(&Table::new(&matrix), "cmd", "now").unwrap();
         let value: Value = serde_json::from_str(&text).unwrap();
-        let rows = |key: &str| value[key].as_array().unwrap().len();
-        assert_eq!(rows("runs"), 3 * rows("rows"));
         let ratio = (value["ratios"].as_array().unwrap().iter())
             .find(|r| r["mode"] == "l3l2" && r["of"] == "walk_latency" && r["phase"] == "run")
             .unwrap();
