@@ -419,6 +419,7 @@ FPT_TEST(lost_races_give_their_memory_back)
 	/* Others take memory too, but hardly each time. */
 	for (try = 0; try < 4; try++) {
 		less = free_kb();
+		ASSERT_LT(0, less);
 		start = fpt_stat0("mid_races") + fpt_stat0("bottom_races");
 		for (races = 0, n = 0; n < 8 || (races < wanted && n < 200); n++) {
 			ASSERT_EQ(0, meet(&m));

@@ -97,24 +97,23 @@ static void short_free_lists(bool on)
 	close(fd);
 }
 
-/* `counted` is 0 in the run that warms up, then the number of the run. */
+/* `counted` is 0 in the run that warms up. */
 static void touch_and_unmap(int counted)
 {
 	size_t len = GIB / shrink;
 	char *p = map(BASE, len);
 
 	short_free_lists(true);
-	if (counted) {
+	if (counted)
 		BEGIN(TOUCH);
-		touch(p, len);
+	touch(p, len);
+	if (counted) {
 		END(TOUCH);
 		BEGIN(UNMAP);
-		munmap(p, len);
-		END(UNMAP);
-	} else {
-		touch(p, len);
-		munmap(p, len);
 	}
+	munmap(p, len);
+	if (counted)
+		END(UNMAP);
 	short_free_lists(false);
 }
 
@@ -347,8 +346,8 @@ int main(int argc, char **argv)
 		if (!wanted(argc - optind, argv + optind, loops[i].name))
 			continue;
 		loops[i].run(0);
-		for (r = 1; r <= runs; r++)
-			loops[i].run(r);
+		for (r = 0; r < runs; r++)
+			loops[i].run(1);
 		printf("%s: %d runs\n", loops[i].name, runs);
 		fflush(stdout);
 	}

@@ -33,7 +33,7 @@ pub struct Settings {
     pub all_organisations: bool,
     pub edges: Option<Edges>,
     /// Runs of each cell.
-    #[serde(default = "one")]
+    #[serde(default = "super::schema::one")]
     pub repeat: u32,
     /// Modes and workloads that were asked for so far.
     pub modes: Vec<String>,
@@ -41,10 +41,6 @@ pub struct Settings {
     /// Complete configuration of the simulator, TOML; in a file of its own.
     #[serde(skip)]
     pub config: String,
-}
-
-fn one() -> u32 {
-    1
 }
 
 /// A matrix that is there already.

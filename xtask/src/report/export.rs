@@ -5,7 +5,8 @@ use anyhow::Context as _;
 use serde::Serialize;
 use serde_json::{json, Value};
 
-use super::metrics::{Of, Range, Row, Table, ALL, GRAPHS, RADIX};
+use super::figures::PHASES;
+use super::metrics::{Of, Range, Row, Table, GRAPHS, RADIX};
 use super::published::{CITED, PUBLISHED};
 use crate::api::Result;
 
@@ -66,7 +67,7 @@ fn ratios(table: &Table) -> Vec<Ratio> {
     let mut out = Vec::new();
     for workload in table.matrix.workloads() {
         for mode in table.matrix.modes().into_iter().filter(|m| *m != RADIX) {
-            for phase in [ALL, "load", "run"] {
+            for (phase, _) in PHASES {
                 for of in Of::ALL {
                     if let Some(ratio) = table.ratio(workload, mode, phase, of) {
                         out.push(Ratio {
@@ -92,7 +93,7 @@ fn means(table: &Table) -> Vec<Mean> {
         ("graphs", GRAPHS.to_vec()),
     ];
     for mode in table.matrix.modes().into_iter().filter(|m| *m != RADIX) {
-        for phase in [ALL, "load", "run"] {
+        for (phase, _) in PHASES {
             for (name, set) in &sets {
                 for of in Of::ALL {
                     if let Some((ratio, count)) = table.mean(set, mode, phase, of) {
