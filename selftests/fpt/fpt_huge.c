@@ -7,6 +7,7 @@
  * signal. Memory that merely asks for THP works in every case.
  */
 #include "fpt_util.h"
+#include <sys/time.h>
 #include "../kselftest_harness.h"
 
 FPT_FIXTURE
@@ -66,6 +67,100 @@ static void hugetlb_in_touched(struct __test_metadata *_metadata, enum fpt_mode 
 	}
 	if (touched != addr)
 		EXPECT_TRUE(page_ok(t, 1, 0));
+}
+
+static void ignore_signal(int sig)
+{
+	(void)sig;
+}
+
+static long reserved_hugepages(void)
+{
+	return file_value("/proc/meminfo", "HugePages_Rsvd");
+}
+
+/* "Huge pages if there are any, else small ones": a mapping that failed changes nothing. */
+FPT_TEST(failed_hugetlb_forbids_nothing)
+{
+	struct fpt_nodes a = fpt_nodes(0), b, c;
+	size_t len = (free_hugepages() + 1) * HUGE;
+	long reserved = reserved_hugepages();
+	char *before, *p;
+	pid_t pid;
+
+	before = map_at(BASE, 600 * PAGE);
+	ASSERT_NE(MAP_FAILED, before);
+	fill(before, 600, PAGE, 1);
+	b = fpt_nodes(0);
+	EXPECT_NEW_NODES(a, b, fpt_expected(self->mode, 1, 1));
+
+	p = hugetlb_at(BASE + 8 * HUGE, len, MAP_FIXED_NOREPLACE);
+	EXPECT_EQ(MAP_FAILED, p);
+	EXPECT_EQ(ENOMEM, errno);
+	EXPECT_EQ(reserved, reserved_hugepages());
+	c = fpt_nodes(0);
+	EXPECT_EQ(b.mid, c.mid);
+	EXPECT_EQ(b.bottom, c.bottom);
+	EXPECT_EQ(-1, bad(before, 600, PAGE, 1));
+
+	/* nodes here, and in children */
+	p = map_at(BASE + SPAN, 2 * GIB);
+	ASSERT_NE(MAP_FAILED, p);
+	fill(p, 2, GIB, 2);
+	EXPECT_NEW_NODES(c, fpt_nodes(0), fpt_expected(self->mode, 1, 2));
+	pid = fork();
+	if (!pid) {
+		char *q;
+
+		a = fpt_nodes(0);
+		q = map_at(BASE + 2 * SPAN, 2 * GIB);
+		CHILD_CHECK(q != MAP_FAILED);
+		fill(q, 2, GIB, 3);
+		b = fpt_nodes(0);
+		CHILD_CHECK(b.mid + b.bottom + b.misses - a.misses >=
+			    a.mid + a.bottom + fpt_expected(self->mode, 1, 2));
+		_exit(0);
+	}
+	EXPECT_EQ(0, reap(pid));
+}
+
+/* However such a call ends, it keeps what it maps, and nothing else. */
+FPT_TEST(interrupted_hugetlb_keeps_no_reserve)
+{
+	struct itimerval tick = { { 0, 500 }, { 0, 500 } }, off = { 0 };
+	struct sigaction nothing = { .sa_handler = ignore_signal, .sa_flags = SA_RESTART };
+	long reserved = reserved_hugepages(), available = free_hugepages(), i, round;
+	const long maps = 3000;
+
+	NEED_HUGE(2);
+	sigaction(SIGALRM, &nothing, NULL);
+	for (round = 0; round < 20; round++) {
+		pid_t pid = fork();
+
+		if (!pid) {
+			char *p;
+
+			/* a lock each for who makes the span conventional: that takes a while */
+			for (i = 0; i < maps; i++) {
+				p = mmap((void *)(BASE + 2 * i * PAGE), PAGE, PROT_READ | PROT_WRITE,
+					 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+				CHILD_CHECK(p != MAP_FAILED);
+				page_set(p, 1, i);
+			}
+			setitimer(ITIMER_REAL, &tick, NULL);
+			p = hugetlb_at(BASE + 512 * HUGE - 4 * HUGE, 2 * HUGE, MAP_FIXED_NOREPLACE);
+			setitimer(ITIMER_REAL, &off, NULL);
+			CHILD_CHECK(p != MAP_FAILED);
+			CHILD_CHECK(reserved_hugepages() == reserved + 2);
+			CHILD_CHECK(munmap(p, 2 * HUGE) == 0);
+			for (i = 0; i < maps; i++)
+				CHILD_CHECK(page_ok((void *)(BASE + 2 * i * PAGE), 1, i));
+			_exit(0);
+		}
+		EXPECT_EQ(0, reap(pid));
+		EXPECT_EQ(reserved, reserved_hugepages());
+		EXPECT_EQ(available, free_hugepages());
+	}
 }
 
 FPT_TEST(hugetlb_in_an_untouched_span)
