@@ -6,7 +6,7 @@ use super::fpt_core::addr::PhysAddr;
 use super::fpt_core::counters::{Counter, KindCounter};
 use super::fpt_core::entry::Entry;
 use super::fpt_core::geometry::NodeKind;
-use super::fpt_core::node::{drain_pool, NodeAlloc, NodeDemote, NodeMem};
+use super::fpt_core::node::{drain_pool, NodeAlloc, NodeDemote, NodeMem, RootShed};
 use super::fpt_core::policy::{Choice, Policy, SpanFacts};
 use super::fpt_core::pool::PoolView;
 use super::hot::phys_to_virt;
@@ -93,6 +93,7 @@ extern "C" {
     fn fpt_c_demote_account(d: *mut Demotion);
     fn fpt_c_demote_flush(d: *mut Demotion);
     fn fpt_c_demote_free_slice(d: *mut Demotion, page: *mut Page);
+    fn fpt_c_root_split(page: *mut Page, l4: u64);
     fn fpt_c_tlb_mm(tlb: *mut MmuGather) -> *mut Mm;
     fn fpt_c_tlb_add(tlb: *mut MmuGather, page: *mut Page, tag: u8, kind: u32, addr: c_ulong);
 }
@@ -452,6 +453,13 @@ impl NodeDemote for KernelNode {
     fn free_slice(&mut self, _kind: NodeKind, pa: PhysAddr) {
         // SAFETY: a page of the split block that no table points at.
         unsafe { fpt_c_demote_free_slice(self.demotion, fpt_c_phys_page(pa.as_u64())) };
+    }
+}
+
+impl RootShed for KernelNode {
+    fn split_root(&mut self, block: Block, l4: PhysAddr) {
+        // SAFETY: the block is owned, uncharged and unprepared, and `l4` lies in it.
+        unsafe { fpt_c_root_split(block.ptr(), l4.as_u64()) };
     }
 }
 

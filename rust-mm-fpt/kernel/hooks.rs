@@ -6,8 +6,8 @@ use super::fpt_core::counters::Counter;
 use super::fpt_core::entry::TABLE_FLAGS;
 use super::fpt_core::geometry::{Mode, NodeKind};
 use super::fpt_core::node::{
-    demote_node, detach_node, detach_root, install_node, install_root, retire_node, DemoteOutcome,
-    Detached, InstallOutcome, NodeAlloc, NodeMem,
+    demote_node, detach_node, detach_root, install_node, install_root, retire_node, shed_root,
+    DemoteOutcome, Detached, InstallOutcome, NodeAlloc, NodeMem,
 };
 use super::fpt_core::policy::{decide, Decision, Policy, Reason};
 use super::glue::{self, Block, Demotion, KernelNode, Mm, MmuGather, Page};
@@ -165,6 +165,19 @@ pub unsafe extern "C" fn fpt_root_free(mm: *mut Mm, pgd: *mut u64) {
     let mut ops = unsafe { KernelNode::new(mm, null_mut()) };
     let node = detach_root(&mut ops, glue::virt_to_phys(pgd));
     let _ = retire_node(&mut ops, node);
+}
+
+/// Leaves of a root made by [`fpt_root_alloc`] the L4 page, as a conventional root.
+///
+/// # Safety
+///
+/// `pgd` is the L4 page of such a root of `mm`, below which nothing is mapped and nobody can map,
+/// and no CPU has it in CR3.
+#[no_mangle]
+pub unsafe extern "C" fn fpt_root_shed(mm: *mut Mm, pgd: *mut u64) {
+    // SAFETY: by the caller; a root has no slot.
+    let mut ops = unsafe { KernelNode::new(mm, null_mut()) };
+    shed_root(&mut ops, glue::virt_to_phys(pgd));
 }
 
 /// Pools or frees a node after the flush.

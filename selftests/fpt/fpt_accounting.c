@@ -239,6 +239,46 @@ FPT_TEST(vmpte_of_a_child_equals_ours)
 		EXPECT_LE(pte - 2048 - 64, theirs);
 }
 
+/* Who has a file of /proc open keeps the address space, but not its tables. */
+FPT_TEST(what_a_dead_process_leaves)
+{
+	enum { CHILDREN = 64 };
+	struct totals a = start(), b;
+	int fd[CHILDREN], up[2], i;
+	char path[64], c;
+
+	for (i = 0; i < CHILDREN; i++) {
+		pid_t pid;
+
+		ASSERT_EQ(0, pipe(up));
+		pid = fork();
+		if (!pid) {
+			close(up[1]);
+			child_touches(GIB, 2);
+			CHILD_CHECK(read(up[0], &c, 1) == 1);
+			_exit(0);
+		}
+		snprintf(path, sizeof(path), "/proc/%d/maps", pid);
+		fd[i] = open(path, O_RDONLY);
+		ASSERT_LE(0, fd[i]);
+		ASSERT_EQ(1, write(up[1], "x", 1));
+		ASSERT_EQ(0, reap(pid));
+		close(up[0]);
+		close(up[1]);
+	}
+	b = settle(a);
+	EXPECT_EQ(a.root, b.root);
+	EXPECT_EQ(a.mid, b.mid);
+	EXPECT_EQ(a.bottom, b.bottom);
+	EXPECT_EQ(a.bytes, b.bytes);
+	EXPECT_GE(a.pagetables_kb + 64, b.pagetables_kb);
+	for (i = 0; i < CHILDREN; i++) {
+		EXPECT_GE(0, read(fd[i], &c, 1));
+		close(fd[i]);
+	}
+	EXPECT_BACK(a);
+}
+
 FPT_TEST(flat_bytes_are_whole_nodes)
 {
 	if (!fpt_debugfs())

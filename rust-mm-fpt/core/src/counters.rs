@@ -53,12 +53,12 @@ names! {
     c"bottom_live" c"bottom_installs" c"bottom_frees" c"bottom_fallbacks"
     c"bottom_races" c"bottom_pool_hits" c"bottom_pool_puts" c"bottom_pool_nodes"
     c"refused_cap" c"refused_policy" c"tainted" c"flat_bytes"
-    c"demotions" c"flushes_saved"
+    c"demotions" c"flushes_saved" c"roots_shed"
 }
 
 impl Counter {
     /// Number of counters.
-    pub const COUNT: usize = 30;
+    pub const COUNT: usize = 31;
 
     /// Spans that stayed conventional because of a cap.
     pub const REFUSED_CAP: Counter = Counter(24);
@@ -72,6 +72,8 @@ impl Counter {
     pub const DEMOTIONS: Counter = Counter(28);
     /// Nodes whose free needed no flush of its own.
     pub const FLUSHES_SAVED: Counter = Counter(29);
+    /// Roots of ended processes of which only the L4 page was kept, because somebody still had it.
+    pub const ROOTS_SHED: Counter = Counter(30);
 
     /// The counter `which` of nodes of `kind`.
     #[inline(always)]

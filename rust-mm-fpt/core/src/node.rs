@@ -15,6 +15,9 @@
 //! state by move, the states have private fields and no `Clone`, so a transition that is not
 //! drawn above does not compile. While a node is in the tree its entry owns it.
 //!
+//! A root leaves the tree with its address space; where that outlives its last user, [`shed_root`] splits
+//! the block and leaves the L4 page behind.
+//!
 //! Blocks in a pool are all zero and keep their prepared slices, but carry no charge. A root's L4
 //! page is the exception: its user half points at the block's own slices for as long as the block is
 //! prepared, and its kernel half is whatever was there last.
@@ -60,8 +63,8 @@ pub trait NodeAlloc {
     /// Undoes [`NodeAlloc::prepare_slice`].
     fn unprepare_slice(&mut self, kind: NodeKind, block: &Self::Block, slice: u32);
 
-    /// Stores user entry `index` (0..256) of the L4 page at `l4`, inside a root block that is
-    /// being prepared.
+    /// Stores user entry `index` (0..256) of the L4 page at `l4`, inside a root block that no CPU
+    /// has in CR3.
     fn store_l4(&mut self, l4: PhysAddr, index: u32, entry: Entry);
 
     /// Charges the block (memcg, NR_PAGETABLE). False if the charge was refused.
@@ -464,6 +467,36 @@ where
     O: NodeAlloc + NodeMem,
 {
     detached(ops, NodeKind::Root, super::entry::root_block(l4))
+}
+
+/// What making a root conventional needs beyond [`NodeAlloc`].
+pub trait RootShed: NodeAlloc {
+    /// Splits an unprepared, uncharged root block: the page at `l4` lives on as a conventional root,
+    /// the others go back to the page allocator. Cannot fail.
+    fn split_root(&mut self, block: Self::Block, l4: PhysAddr);
+}
+
+/// Makes the flattened root whose L4 page is `l4` a conventional one with an empty user half, and
+/// frees the rest of its block. Whatever the block holds, nothing of it is pooled.
+///
+/// Nothing is mapped in the address space any more, and nobody can map. No CPU has the root in
+/// CR3; one that loads it later takes it for conventional, for no entry says that it is a slice.
+#[inline]
+pub fn shed_root<O>(ops: &mut O, l4: PhysAddr)
+where
+    O: NodeAlloc + NodeMem + RootShed,
+{
+    let Detached { kind, block, .. } = detached(ops, NodeKind::Root, super::entry::root_block(l4));
+    for index in 0..ROOT_USER_SLICES {
+        ops.store_l4(l4, index, Entry::NONE);
+    }
+    ops.uncharge(kind, &block);
+    for slice in 0..SLICES {
+        ops.unprepare_slice(kind, &block, slice);
+    }
+    ops.split_root(block, l4);
+    ops.count(Counter::kind(kind, KindCounter::Frees), 1);
+    ops.count(Counter::ROOTS_SHED, 1);
 }
 
 fn installed<O: NodeAlloc>(ops: &mut O, kind: NodeKind) {

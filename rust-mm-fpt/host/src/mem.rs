@@ -264,6 +264,28 @@ impl SimMem {
         self.tables += 512;
     }
 
+    /// Turns an uncharged, unprepared root block into a table of level 4 at `l4` and free memory.
+    pub fn split_root(&mut self, block: SimBlock, l4: PhysAddr) {
+        let pa = block.into_pa();
+        let state = self.block(pa);
+        assert_eq!(state.kind, NodeKind::Root);
+        assert!(!state.charged, "charged root split");
+        assert!(state.prepared.iter().all(|p| !p), "prepared root split");
+        let (c, keep, slot) = place(l4);
+        assert_eq!((c, slot), (place(pa).0, 0));
+        let chunk = self.chunk_mut(c).unwrap();
+        let mut frames = vec![None; 512];
+        frames[keep] = Some(Level::L4);
+        chunk.owner = Owner::Frames(frames);
+        for (frame, data) in chunk.data.iter_mut().enumerate() {
+            if frame != keep {
+                *data = None;
+            }
+        }
+        self.blocks -= 1;
+        self.tables += 1;
+    }
+
     /// Reads the entry at `pa`.
     pub fn read(&self, pa: PhysAddr) -> u64 {
         self.load(pa)

@@ -677,8 +677,34 @@ impl Mm {
 
     /// `exit_mmap` and the root.
     pub fn exit(mut self, w: &mut World) {
+        self.exit_mmap(w);
+        self.free_root(w);
+    }
+
+    /// As [`Mm::exit`], but somebody keeps the address space for a while.
+    pub fn exit_kept(mut self, w: &mut World) {
+        self.exit_mmap(w);
+        let blocks = w.mem.in_use().1;
+        if self.flat_root {
+            let l4 = self.l4;
+            node::shed_root(&mut Ops::new(w, &mut self, l4), l4);
+            self.flat_root = false;
+            assert_eq!(w.mem.in_use().1, blocks - 1, "the root keeps its block");
+        }
+        assert_eq!(self.cr3(), self.l4.as_u64());
+        for index in 0..256 {
+            assert_eq!(w.mem.read(self.l4.offset(index * 8)), 0);
+        }
+        assert_eq!(w.mem.read(self.l4.offset(511 * 8)), KERNEL_PUD_TABLE);
+        self.free_root(w);
+    }
+
+    fn exit_mmap(&mut self, w: &mut World) {
         self.unmap(w, 0, USER_END, 0, USER_END);
         assert_eq!(self.pgtables_bytes, 0, "non-zero pgtables_bytes");
+    }
+
+    fn free_root(mut self, w: &mut World) {
         // What a conventional table holds is gone when it is freed; the kernel half of a root stays.
         if self.flat_root {
             let l4 = self.l4;

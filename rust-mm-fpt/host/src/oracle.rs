@@ -54,7 +54,10 @@ pub enum Op {
     /// Fork; the child is kept if there is room for it.
     Fork,
     /// The current process exits; another becomes current.
-    Exit,
+    Exit {
+        /// Does somebody hold on to its address space?
+        kept: bool,
+    },
     /// Another process becomes current.
     Switch(u8),
     /// A bad entry is reported in the current process.
@@ -306,12 +309,16 @@ impl Harness {
                     self.seen.forks += 1;
                 }
             }
-            Op::Exit => {
+            Op::Exit { kept } => {
                 let p = self.procs.swap_remove(self.current);
                 if p.mm.tainted {
                     p.mm.leave_dirt(&mut self.world);
                 }
-                p.mm.exit(&mut self.world);
+                if kept {
+                    p.mm.exit_kept(&mut self.world);
+                } else {
+                    p.mm.exit(&mut self.world);
+                }
             }
             Op::Switch(n) => self.current = usize::from(n) % self.procs.len(),
             Op::Taint => self.procs[self.current].mm.tainted = true,

@@ -8,7 +8,7 @@ use fpt_core::addr::PhysAddr;
 use fpt_core::counters::{Counter, KindCounter};
 use fpt_core::entry::Entry;
 use fpt_core::geometry::{Level, NodeKind, NODE_BYTES};
-use fpt_core::node::{self, NodeAlloc, NodeDemote, NodeMem};
+use fpt_core::node::{self, NodeAlloc, NodeDemote, NodeMem, RootShed};
 use fpt_core::policy::Policy;
 use fpt_core::pool::PoolView;
 use std::cell::Cell;
@@ -474,5 +474,12 @@ impl NodeDemote for Ops<'_> {
     fn account_demoted(&mut self, _kind: NodeKind) {
         // 512 tables of 4 KiB are as many bytes as the node; the new table comes on top.
         self.mm.pgtables_bytes += 4096;
+    }
+}
+
+impl RootShed for Ops<'_> {
+    fn split_root(&mut self, block: SimBlock, l4: PhysAddr) {
+        assert!(!self.locked);
+        self.world.mem.split_root(block, l4);
     }
 }

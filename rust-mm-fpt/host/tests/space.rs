@@ -35,7 +35,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (place(), place()).prop_map(|(a, b)| Op::MoveGib(a, b)),
         2 => place().prop_map(Op::Demote),
         3 => Just(Op::Fork),
-        2 => Just(Op::Exit),
+        2 => any::<bool>().prop_map(|kept| Op::Exit { kept }),
         3 => any::<u8>().prop_map(Op::Switch),
         1 => Just(Op::Taint),
         1 => Just(Op::Drain),
@@ -161,11 +161,13 @@ fn scenario() -> Vec<Op> {
         Op::Fork,
         Op::UnmapSpan(Place(3, 3, 0, 0), Level::L4),
         Op::Unmap(Place(0, 6, 6, 6), Place(2, 2, 4, 5)),
-        Op::Exit,
+        Op::Exit { kept: false },
+        Op::Fork,
+        Op::Exit { kept: true },
         Op::Switch(0),
         Op::Map(Place(2, 2, 2, 2), 2),
         Op::Taint,
-        Op::Exit,
+        Op::Exit { kept: false },
         Op::Map(Place(1, 1, 1, 1), 1),
         Op::Fork,
     ]);
@@ -273,7 +275,7 @@ fn the_scenario_reaches_what_it_is_for() {
         }
         h.compare();
         let seen = h.seen;
-        assert_eq!(seen.forks, 3);
+        assert_eq!(seen.forks, 4);
         assert_eq!(seen.gibs_moved > 0, mode != Mode::L3L2);
         assert_eq!(
             seen.demoted > 0,
