@@ -4,7 +4,8 @@
 //!
 //! This crate is the *host* root of the core. The kernel compiles the very same
 //! files (all but this one) as submodules of its own root, so they refer to each
-//! other by `super::` only, use `core::` paths only and never allocate.
+//! other by `super::` only, use `core::` paths only and never allocate. Two of them,
+//! `addr` and `geometry`, lie in the crate `fpt-geometry`, whose licence is wider.
 //!
 //! Nothing in here can panic: no indexing, no division by a variable, no plain
 //! `+`, `-` or `<<` on run-time values, no `unwrap`. The lints in `Cargo.toml`
@@ -17,10 +18,10 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
-pub mod addr;
+pub use fpt_geometry::{addr, geometry};
+
 pub mod counters;
 pub mod entry;
-pub mod geometry;
 pub mod node;
 pub mod policy;
 pub mod pool;

@@ -6,7 +6,7 @@
 
 mod compile;
 
-use compile::{compile, mentions, MODULES};
+use compile::{compile, mentions, FOLDERS, MODULES};
 use std::path::Path;
 
 const GLUE: &str = r#"
@@ -115,9 +115,11 @@ fn a_panic_would_be_seen() {
 /// Every file of the core is in the list above, so none escapes the kernel-like build.
 #[test]
 fn the_list_of_modules_is_complete() {
-    let core = Path::new(env!("CARGO_MANIFEST_DIR")).join("../core/src");
-    let mut found: Vec<String> = std::fs::read_dir(core)
-        .unwrap()
+    let mut found: Vec<String> = FOLDERS
+        .iter()
+        .flat_map(|dir| {
+            std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(dir)).unwrap()
+        })
         .map(|e| {
             e.unwrap()
                 .path()

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::Tables;
 use criterion::{criterion_group, criterion_main, Criterion, Throughput};
-use fpt_core::geometry::Mode;
+use fpt_geometry::Mode;
 use fpt_walksim_model::config::{resolve, Config};
 use fpt_walksim_model::core::Core;
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Page-walk caches: entries that point at a table, by the address bits that lead to them.
 
-use fpt_core::addr::VirtAddr;
-use fpt_core::geometry::Level;
+use fpt_geometry::addr::VirtAddr;
+use fpt_geometry::Level;
 
 use crate::config;
 use crate::report::HitMiss;

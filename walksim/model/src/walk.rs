@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the architecture says about an address: the entries that a walk visits, and where the page is.
 
-use fpt_core::geometry::Level;
+use fpt_geometry::Level;
 
 /// Sizes of pages, as index 0, 1, 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 mod common;
 
 use common::Tables;
-use fpt_core::geometry::Mode;
+use fpt_geometry::Mode;
 use fpt_walksim_model::config::{resolve, Config};
 use fpt_walksim_model::core::Core;
 use fpt_walksim_model::report::{Organisation, Phase};

@@ -7,7 +7,7 @@ mod common;
 use std::collections::{BTreeMap, VecDeque};
 
 use common::Tables;
-use fpt_core::geometry::Mode;
+use fpt_geometry::Mode;
 use fpt_walksim_model::config::{resolve, Cache, Config, Sets, TlbLevel};
 use fpt_walksim_model::core::Core;
 use fpt_walksim_model::report::Organisation;

@@ -408,9 +408,10 @@ impl Scratch {
 
 /// A folder of the checkout that is placed into the kernel tree: from, to, which files.
 type Placed = (&'static str, &'static str, fn(&str) -> bool);
-const PLACED: [Placed; 3] = [
+const PLACED: [Placed; 4] = [
     ("rust-mm-fpt/kernel", "arch/x86/mm/fpt", is_rust),
     ("rust-mm-fpt/core/src", "arch/x86/mm/fpt/fpt_core", is_core),
+    ("rust-mm-fpt/geometry/src", "arch/x86/mm/fpt/fpt_core", is_core),
     ("selftests/fpt", "tools/testing/selftests/fpt", is_any),
 ];
 
@@ -418,7 +419,7 @@ fn is_rust(name: &str) -> bool {
     name.ends_with(".rs")
 }
 
-/// `lib.rs` is the root of the host build only.
+/// `lib.rs` is the root of a host build only.
 fn is_core(name: &str) -> bool {
     name.ends_with(".rs") && name != "lib.rs"
 }

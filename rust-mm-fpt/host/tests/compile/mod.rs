@@ -5,6 +5,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// The folders whose files are the core's modules.
+pub const FOLDERS: [&str; 2] = ["../core/src", "../geometry/src"];
+
 /// Every module of the core.
 pub const MODULES: [&str; 8] = [
     "addr", "counters", "entry", "geometry", "node", "policy", "pool", "walk",
@@ -18,13 +21,16 @@ fn scratch(name: &str) -> PathBuf {
 
 /// The object of the core's modules in a crate root of their own, with `glue` beside them.
 pub fn compile(name: &str, glue: &str) -> Vec<u8> {
-    let core = Path::new(env!("CARGO_MANIFEST_DIR")).join("../core/src");
     let mut root = String::from(
         "//! A kernel-like root.\n#![no_std]\n#![deny(warnings)]\n/// The core.\n\
          pub mod fpt_core {\n#![forbid(unsafe_code)]\n",
     );
     for module in MODULES {
-        let path = core.join(format!("{module}.rs"));
+        let path = FOLDERS
+            .map(|dir| Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("{dir}/{module}.rs")))
+            .into_iter()
+            .find(|path| path.is_file())
+            .unwrap_or_else(|| panic!("no file of module {module}"));
         root += &format!("#[path = {:?}]\npub mod {module};\n", path);
     }
     root += "}\n";

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::hash::{BuildHasherDefault, Hasher};
 
-use fpt_core::geometry::Level;
+use fpt_geometry::Level;
 
 use crate::cache::{PA_END, SYNTHETIC};
 use crate::config::{self, Config};

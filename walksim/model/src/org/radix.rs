@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 
-use fpt_core::geometry::{Level, NODE_BITS, TABLE_BITS};
+use fpt_geometry::geometry::{Level, NODE_BITS, TABLE_BITS};
 
 use crate::cache::SYNTHETIC;
 use crate::config::Config;

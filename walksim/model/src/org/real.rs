@@ -37,7 +37,7 @@ impl Organisation for Real {
 
     fn walk(&mut self, walk: &Walk, pcid: u16, port: &mut Port<'_>) {
         let node =
-            |e: &&crate::walk::Entry| u32::from(e.index_bits) == fpt_core::geometry::NODE_BITS;
+            |e: &&crate::walk::Entry| u32::from(e.index_bits) == fpt_geometry::geometry::NODE_BITS;
         self.flat += walk.visited().iter().filter(node).count() as u64;
         self.walker.walk(walk.va, pcid, walk.visited(), port);
     }

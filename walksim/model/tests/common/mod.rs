@@ -2,7 +2,7 @@
 //! Page tables that are computed, not stored.
 #![allow(dead_code)]
 
-use fpt_core::geometry::{IndexStep, Level, Mode};
+use fpt_geometry::geometry::{IndexStep, Level, Mode};
 use fpt_walksim_model::pwc::virt;
 use fpt_walksim_model::walk::{Entry, Size, Walk, Walker, MAX_ENTRIES};
 

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
+
+//! The shape of flattened page tables (FPT): modes, levels, kinds of nodes, addresses.
+//!
+//! This is a crate of its own because tools under MIT or Apache-2.0 link it, while the rest of the
+//! core is GPL-2.0. It has the one [`Mode`], the one [`NodeKind`] and the one [`Level`] of this
+//! repository.
+//!
+//! `addr.rs` and `geometry.rs` are compiled by the kernel as well, as modules of its `fpt_core`. This
+//! file is the host's root only. It adds what the standard traits need: text and serde.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod addr;
+pub mod geometry;
+
+pub use geometry::{Level, Mode, NodeKind};
+
+use core::fmt;
+use core::str::FromStr;
+
+impl Mode {
+    /// The kinds of nodes that the mode has, from the root down. Empty for radix.
+    pub fn kinds(self) -> impl Iterator<Item = NodeKind> {
+        NodeKind::ALL
+            .into_iter()
+            .filter(move |kind| self.flattens(*kind))
+    }
+
+    /// Does the mode have nodes below the root? Those can be demoted, and they fall back span by span.
+    pub fn flattens_below_root(self) -> bool {
+        self.kinds().any(|kind| kind != NodeKind::Root)
+    }
+
+    /// The number of entries that a walk visits, the leaf included, where nothing fell back and the
+    /// leaf is of level `leaf`.
+    ///
+    /// A node whose entries are below `leaf` is not there: a conventional table takes its place.
+    pub fn visits(self, leaf: Level) -> usize {
+        let above = self.steps().iter().filter(|step| step.level > leaf);
+        above.count().saturating_add(1)
+    }
+}
+
+/// The name, padded as the format asks.
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// The name as in debugfs, padded as the format asks.
+impl fmt::Display for NodeKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A word that names no mode.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct UnknownMode;
+
+impl fmt::Display for UnknownMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no mode of this name; one of:")?;
+        for (n, mode) in Mode::ALL.into_iter().enumerate() {
+            let comma = if n == 0 { "" } else { "," };
+            write!(f, "{comma} {mode}")?;
+        }
+        Ok(())
+    }
+}
+
+impl core::error::Error for UnknownMode {}
+
+impl FromStr for Mode {
+    type Err = UnknownMode;
+
+    fn from_str(word: &str) -> Result<Mode, UnknownMode> {
+        Mode::from_str_bytes(word.as_bytes()).ok_or(UnknownMode)
+    }
+}
+
+#[cfg(feature = "serde")]
+mod text {
+    //! In data formats a mode is its name.
+
+    use super::Mode;
+    use core::fmt;
+    use serde::de::{Deserialize, Deserializer, Error, Visitor};
+    use serde::ser::{Serialize, Serializer};
+
+    impl Serialize for Mode {
+        fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+            to.serialize_str(self.name())
+        }
+    }
+
+    struct Name;
+
+    impl Visitor<'_> for Name {
+        type Value = Mode;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("the name of a mode")
+        }
+
+        fn visit_str<E: Error>(self, word: &str) -> Result<Mode, E> {
+            word.parse()
+                .map_err(|why| E::custom(format_args!("mode '{word}': {why}")))
+        }
+    }
+
+    impl<'de> Deserialize<'de> for Mode {
+        fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Mode, D::Error> {
+            from.deserialize_str(Name)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    extern crate std;
+    use std::string::ToString;
+    use std::vec::Vec;
+
+    #[test]
+    fn a_name_is_parsed_to_its_mode_and_nothing_else_is() {
+        for mode in Mode::ALL {
+            assert_eq!(mode.to_string().parse(), Ok(mode));
+        }
+        for word in ["", "L3L2", "l3l2 ", "l2l1", "l4l3_l2l1"] {
+            assert_eq!(word.parse::<Mode>(), Err(UnknownMode), "{word}");
+        }
+        assert!(UnknownMode.to_string().ends_with("radix, l4l3, l3l2, l4l3-l2l1"));
+    }
+
+    #[test]
+    fn names_are_padded() {
+        assert_eq!(std::format!("{:<7}|{:>5}", Mode::L3L2, NodeKind::Mid), "l3l2   |  mid");
+    }
+
+    #[test]
+    fn kinds_of_each_mode() {
+        let kinds = |mode: Mode| mode.kinds().collect::<Vec<_>>();
+        assert_eq!(kinds(Mode::Radix), []);
+        assert_eq!(kinds(Mode::L4L3), [NodeKind::Root]);
+        assert_eq!(kinds(Mode::L3L2), [NodeKind::Mid]);
+        assert_eq!(kinds(Mode::L4L3L2L1), [NodeKind::Root, NodeKind::Bottom]);
+        assert_eq!(Mode::ALL.map(Mode::flattens_below_root), [false, false, true, true]);
+    }
+
+    #[test]
+    fn visits_of_each_mode() {
+        let visits = |leaf| Mode::ALL.map(|mode| mode.visits(leaf));
+        assert_eq!(visits(Level::L1), [4, 3, 3, 2]);
+        assert_eq!(visits(Level::L2), [3, 2, 2, 2]);
+    }
+}
