@@ -190,10 +190,10 @@ fn a_qemu_that_is_missing_or_does_not_start_is_69() {
 fn wrong_usage_is_2() {
     let lab = Lab::new();
     for command in ["run", "walk", "selftest", "gdb", "stress"] {
-        lab.run(&[command, "--mode", "l3l3"])
-            .is(2, &["unknown mode 'l3l3'", "did you mean 'l3l2'?"]);
-        lab.run(&[command, "--mode", "l4l3"])
-            .is(2, &["mode 'l4l3' is not in this kernel", "radix, l3l2"]);
+        lab.run(&[command, "--mode", "l3l1"])
+            .is(2, &["unknown mode 'l3l1'", "did you mean 'l3l2'?"]);
+        lab.run(&[command, "--mode", "nonsense"])
+            .is(2, &["one of: radix, l4l3, l3l2, l4l3-l2l1"]);
         lab.run(&[command, "--mode", ""]).is(2, &[]);
         lab.run(&[command, "--mode", "l3l2", "--profile", "unpatched"])
             .is(2, &["profile unpatched has no mode l3l2"]);

@@ -119,7 +119,7 @@ fn build_is_cached_by_content_and_touches_only_what_changed() {
     assert_eq!(mtime(&config), config_time, "an unchanged configuration");
     assert!(mtime(&tree.join("code.c")) > before);
 
-    lab.write("root/rust-mm-fpt/core/src/addr.rs", "// addr 2\n");
+    lab.write("root/rust-mm-fpt/geometry/src/addr.rs", "// addr 2\n");
     lab.write("root/rust-mm-fpt/kernel/more.rs", "// more\n");
     let rusty = lab.run(&["build-kernel"]);
     rusty.code(0);
@@ -145,7 +145,7 @@ fn build_is_cached_by_content_and_touches_only_what_changed() {
             patch(10, "int first;", true),
         )],
     );
-    lab.write("root/rust-mm-fpt/core/src/addr.rs", "// addr\n");
+    lab.write("root/rust-mm-fpt/geometry/src/addr.rs", "// addr\n");
     let n = builds(&lab);
     let back = lab.run(&["build-kernel"]);
     assert_eq!(back.stdout, out.stdout);

@@ -42,29 +42,20 @@ fn misspelt_subcommand_gets_a_suggestion() {
 }
 
 #[test]
-fn modes_are_checked_against_the_kernel() {
+fn a_mode_is_one_of_those_that_there_are() {
     let lab = Lab::new();
-    lab.run(&["build-kernel", "--mode", "l3l3"])
+    lab.run(&["build-kernel", "--mode", "l3l1"])
         .code(2)
-        .error_has(&["unknown mode 'l3l3'", "did you mean 'l3l2'?"]);
-    lab.run(&["build-kernel", "--mode", "l4l3"])
-        .code(2)
-        .error_has(&["not in this kernel", "radix, l3l2"]);
+        .error_has(&["unknown mode 'l3l1'", "did you mean 'l3l2'?"]);
     lab.run(&["build-kernel", "--mode", "xyzzyxyzzy"])
         .code(2)
-        .error_has(&["one of: radix, l3l2"]);
+        .error_has(&["one of: radix, l4l3, l3l2, l4l3-l2l1"]);
+    lab.run(&["stress", "--mode", "l3l2,l4"])
+        .code(2)
+        .error_has(&["unknown mode 'l4'"]);
     lab.run(&["build-kernel", "--profile", "option-off", "--mode", "l3l2"])
         .code(2)
         .error_has(&["built without FPT"]);
-}
-
-#[test]
-fn missing_list_of_modes_is_named() {
-    let lab = Lab::new();
-    std::fs::remove_file(lab.path("root/configs/modes")).expect("removed");
-    lab.run(&["build-kernel", "--mode", "radix"])
-        .code(69)
-        .error_has(&["configs/modes"]);
 }
 
 #[test]

@@ -271,7 +271,7 @@ impl IndexStep {
 }
 
 /// Which levels are flattened where nothing falls back.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u8)]
 pub enum Mode {
     /// Conventional tables only.

@@ -20,6 +20,23 @@ pub use geometry::{Level, Mode, NodeKind};
 use core::fmt;
 use core::str::FromStr;
 
+impl Level {
+    /// Every level, from the pages up.
+    pub const ALL: [Level; 4] = [Level::L1, Level::L2, Level::L3, Level::L4];
+
+    /// The level with this number.
+    pub fn from_number(number: u32) -> Option<Level> {
+        Level::ALL
+            .into_iter()
+            .find(|level| level.number() == number)
+    }
+
+    /// The level whose leaves map pages of `1 << shift` bytes.
+    pub fn from_shift(shift: u32) -> Option<Level> {
+        Level::ALL.into_iter().find(|level| level.shift() == shift)
+    }
+}
+
 impl Mode {
     /// The kinds of nodes that the mode has, from the root down. Empty for radix.
     pub fn kinds(self) -> impl Iterator<Item = NodeKind> {
@@ -84,9 +101,9 @@ impl FromStr for Mode {
 
 #[cfg(feature = "serde")]
 mod text {
-    //! In data formats a mode is its name.
+    //! In data formats a mode is its name, and a level its number.
 
-    use super::Mode;
+    use super::{Level, Mode};
     use core::fmt;
     use serde::de::{Deserialize, Deserializer, Error, Visitor};
     use serde::ser::{Serialize, Serializer};
@@ -94,6 +111,12 @@ mod text {
     impl Serialize for Mode {
         fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
             to.serialize_str(self.name())
+        }
+    }
+
+    impl Serialize for Level {
+        fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+            to.serialize_u32(self.number())
         }
     }
 
@@ -134,12 +157,27 @@ mod tests {
         for word in ["", "L3L2", "l3l2 ", "l2l1", "l4l3_l2l1"] {
             assert_eq!(word.parse::<Mode>(), Err(UnknownMode), "{word}");
         }
-        assert!(UnknownMode.to_string().ends_with("radix, l4l3, l3l2, l4l3-l2l1"));
+        assert!(UnknownMode
+            .to_string()
+            .ends_with("radix, l4l3, l3l2, l4l3-l2l1"));
+    }
+
+    #[test]
+    fn levels_by_number() {
+        let levels = [0, 1, 2, 3, 4, 5].map(Level::from_number);
+        assert_eq!((levels[0], levels[5]), (None, None));
+        assert_eq!(levels[1..5], Level::ALL.map(Some));
+        for (shift, level) in [(12, Some(Level::L1)), (21, Some(Level::L2)), (22, None)] {
+            assert_eq!(Level::from_shift(shift), level);
+        }
     }
 
     #[test]
     fn names_are_padded() {
-        assert_eq!(std::format!("{:<7}|{:>5}", Mode::L3L2, NodeKind::Mid), "l3l2   |  mid");
+        assert_eq!(
+            std::format!("{:<7}|{:>5}", Mode::L3L2, NodeKind::Mid),
+            "l3l2   |  mid"
+        );
     }
 
     #[test]
@@ -149,7 +187,10 @@ mod tests {
         assert_eq!(kinds(Mode::L4L3), [NodeKind::Root]);
         assert_eq!(kinds(Mode::L3L2), [NodeKind::Mid]);
         assert_eq!(kinds(Mode::L4L3L2L1), [NodeKind::Root, NodeKind::Bottom]);
-        assert_eq!(Mode::ALL.map(Mode::flattens_below_root), [false, false, true, true]);
+        assert_eq!(
+            Mode::ALL.map(Mode::flattens_below_root),
+            [false, false, true, true]
+        );
     }
 
     #[test]

@@ -117,9 +117,7 @@ fn a_panic_would_be_seen() {
 fn the_list_of_modules_is_complete() {
     let mut found: Vec<String> = FOLDERS
         .iter()
-        .flat_map(|dir| {
-            std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(dir)).unwrap()
-        })
+        .flat_map(|dir| std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(dir)).unwrap())
         .map(|e| {
             e.unwrap()
                 .path()

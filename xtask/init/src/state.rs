@@ -6,13 +6,13 @@
 use std::fs;
 use std::io::Write;
 
+use fpt_geometry::NodeKind;
+
 use crate::sys;
 
 const KHUGEPAGED_SLEEP: &str =
     "/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs";
 const FPT: &str = "/sys/kernel/debug/fpt";
-/// What `fpt/mm` and `fpt/stats` call the kinds of nodes.
-const KINDS: [&str; 3] = ["root", "mid", "bottom"];
 const NODE: i64 = 2 << 20;
 /// Events of /proc/vmstat.
 const EVENTS: [&str; 8] = [
@@ -49,19 +49,19 @@ fn value(text: &str, name: &str) -> Option<i64> {
     })
 }
 
-/// Nodes of one process, in the order of `KINDS`; none on a kernel without them.
-fn nodes(pid: i32) -> Result<[i64; 3], String> {
+/// Nodes of one process, in the order of `NodeKind::ALL`; none on a kernel without them.
+fn nodes(pid: i32) -> Result<[i64; NodeKind::COUNT], String> {
     let path = format!("{FPT}/mm");
     if fs::metadata(&path).is_err() {
-        return Ok([0; 3]);
+        return Ok([0; NodeKind::COUNT]);
     }
     let text = sys::ask(&path, &format!("{pid}")).map_err(|e| format!("{path}: {e}"))?;
     let words: Vec<&str> = text.split_whitespace().collect();
-    let mut found = [0; 3];
-    for (n, kind) in found.iter_mut().zip(KINDS) {
+    let mut found = [0; NodeKind::COUNT];
+    for (n, kind) in found.iter_mut().zip(NodeKind::ALL) {
         *n = words
             .windows(2)
-            .find(|w| w[0] == kind)
+            .find(|w| w[0] == kind.name())
             .and_then(|w| w[1].parse().ok())
             .ok_or_else(|| format!("{path} has no '{kind}': {text}"))?;
     }
@@ -94,7 +94,7 @@ fn run() -> Result<(), String> {
     if flat {
         let stats = read(&format!("{FPT}/stats"))?;
         let mut known = 0;
-        for (n, kind) in KINDS.into_iter().enumerate() {
+        for (n, kind) in NodeKind::ALL.into_iter().enumerate() {
             let live = value(&stats, &format!("{kind}_live")).unwrap_or(0);
             known += init[n] + me[n];
             say(&format!("others_{kind}"), live - init[n] - me[n]);

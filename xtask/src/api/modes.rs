@@ -1,82 +1,77 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The page-table shapes, and which of them the kernel in this checkout has.
+//! Modes on the command line. What a mode is stands in `fpt-geometry`.
 
-use std::fmt;
-use std::path::Path;
+use std::ffi::OsStr;
+
+use clap::builder::{PossibleValue, TypedValueParser};
+use clap::error::ErrorKind;
+
+pub use fpt_geometry::Mode;
 
 use super::fail::did_you_mean;
-use super::{Fail, Result};
+use super::{code, Fail};
 
-/// All shapes of the design; `configs/modes` lists those that the kernel has.
-pub const ALL: [&str; 4] = ["radix", "l4l3", "l3l2", "l4l3-l2l1"];
+/// The word of the kernel's command line that selects the mode.
+pub fn kernel_arg(mode: Mode) -> String {
+    format!("fpt={mode}")
+}
 
-/// A mode that the kernel of this checkout has.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mode(String);
+/// For clap: a mode by its name, or one line that says which name was meant.
+#[derive(Clone, Copy, Debug)]
+pub struct Parser;
 
-impl Mode {
-    pub fn as_str(&self) -> &str {
-        &self.0
+impl TypedValueParser for Parser {
+    type Value = Mode;
+
+    fn parse_ref(
+        &self,
+        _: &clap::Command,
+        _: Option<&clap::Arg>,
+        word: &OsStr,
+    ) -> Result<Mode, clap::Error> {
+        let word = word.to_string_lossy();
+        word.parse().map_err(|_| {
+            let line = format!("{}\n", unknown(&word));
+            clap::Error::raw(ErrorKind::InvalidValue, line)
+        })
     }
 
-    /// The kernel command-line word that selects it.
-    pub fn cmdline(&self) -> String {
-        format!("fpt={}", self.0)
-    }
-
-    /// Check a word from the command line against `configs/modes` of the checkout.
-    pub fn parse(root: &Path, word: &str) -> Result<Mode> {
-        let have = available(root)?;
-        if have.iter().any(|m| m == word) {
-            return Ok(Mode(word.to_string()));
-        }
-        if ALL.contains(&word) {
-            return Err(Fail::usage(
-                format!("mode '{word}' is not in this kernel"),
-                "configs/modes does not list it",
-                format!("it has: {}", have.join(", ")),
-            ));
-        }
-        let hint = match did_you_mean(word, have.iter().map(String::as_str)) {
-            Some(near) => format!("did you mean '{near}'?"),
-            None => format!("one of: {}", have.join(", ")),
-        };
-        Err(Fail::usage(format!("unknown mode '{word}'"), "", hint))
-    }
-
-    /// Every mode of the kernel, in the order of `configs/modes`.
-    pub fn all(root: &Path) -> Result<Vec<Mode>> {
-        Ok(available(root)?.into_iter().map(Mode).collect())
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(
+            Mode::ALL.into_iter().map(|m| PossibleValue::new(m.name())),
+        ))
     }
 }
 
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
+fn unknown(word: &str) -> Fail {
+    let names = Mode::ALL.map(Mode::name);
+    let hint = match did_you_mean(word, names) {
+        Some(near) => format!("did you mean '{near}'?"),
+        None => format!("one of: {}", names.join(", ")),
+    };
+    Fail::new(code::USAGE, format!("unknown mode '{word}'"), "", hint)
 }
 
-fn available(root: &Path) -> Result<Vec<String>> {
-    let file = root.join("configs/modes");
-    let text = std::fs::read_to_string(&file).map_err(|e| {
-        Fail::infra(
-            format!("cannot read {}", file.display()),
-            e.to_string(),
-            "the list of the kernel's modes belongs to the checkout: restore it with git",
-        )
-    })?;
-    let modes: Vec<String> = text
-        .lines()
-        .map(|l| l.split('#').next().unwrap_or("").trim())
-        .filter(|l| !l.is_empty())
-        .map(str::to_string)
-        .collect();
-    if modes.is_empty() {
-        return Err(Fail::infra(
-            format!("{} lists no mode", file.display()),
-            "",
-            "restore it with git",
-        ));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_mode_by_its_name_and_no_other_word() {
+        let parse = |word: &str| Parser.parse_ref(&clap::Command::new("x"), None, OsStr::new(word));
+        for mode in Mode::ALL {
+            assert_eq!(parse(mode.name()).unwrap(), mode);
+        }
+        for (word, hint) in [
+            ("l3l1", "did you mean 'l3l2'?"),
+            ("xyzzyxyzzy", "one of: radix, l4l3, l3l2, l4l3-l2l1"),
+        ] {
+            let err = parse(word).unwrap_err();
+            assert_eq!(err.exit_code(), code::USAGE);
+            assert_eq!(
+                err.to_string(),
+                format!("error: unknown mode '{word}'; {hint}\n")
+            );
+        }
     }
-    Ok(modes)
 }

@@ -10,8 +10,8 @@ use fpt_init::proto::Exec;
 use fpt_walksim_model::report::Report;
 
 use super::schema::{Cell, Guest as Facts, Provenance, SCHEMA};
-use super::{catalogue, Bench, Planned, Thp, RADIX};
-use crate::api::{code, fail, proc, store, Fail, Result, Stage};
+use super::{catalogue, Bench, Planned, Thp};
+use crate::api::{code, fail, proc, store, Fail, Mode, Result, Stage};
 use crate::guest::qemu::{self, Spec};
 use crate::guest::rundir::{self, RunDir};
 use crate::guest::selftest::check_mode;
@@ -27,7 +27,7 @@ impl Bench<'_> {
         Spec {
             kernel: self.parts.guest.kernel.vmlinux.clone(),
             initrd: self.parts.guest.image.path.clone(),
-            mode: Some(cell.mode.clone()),
+            mode: Some(cell.mode),
             smp: self.settings.vcpus,
             mem: format!("{}M", cell.size.memory_mib),
             append,
@@ -67,7 +67,7 @@ impl Bench<'_> {
     /// A result without figures yet.
     pub(super) fn blank(&self, cell: &Planned) -> Cell {
         let guest = &self.parts.guest;
-        let config = self.config_file(&cell.mode);
+        let config = self.config_file(cell.mode);
         let spec = self.spec(cell, &config, &config);
         let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let cpu = cpu
@@ -77,7 +77,7 @@ impl Bench<'_> {
         Cell {
             schema: SCHEMA.into(),
             workload: cell.workload.name.clone(),
-            mode: cell.mode.clone(),
+            mode: cell.mode,
             scale: self.settings.scale.name().into(),
             preset: self.settings.preset.clone(),
             thp: self.settings.thp.name().into(),
@@ -97,7 +97,7 @@ impl Bench<'_> {
                 initramfs_hash: guest.image.hash.clone(),
                 plugin_hash: self.parts.plugin_hash.clone(),
                 config_hash: crate::api::hash::of_text(&self.settings.config),
-                real_only: cell.mode != RADIX && self.parts.config_of_others.is_some(),
+                real_only: cell.mode != Mode::Radix && self.parts.config_of_others.is_some(),
                 commit: self.parts.commit.clone(),
                 argv: cell.size.argv.clone(),
                 edges: self.settings.edges.clone(),
@@ -131,7 +131,7 @@ pub(super) fn run(
                 .with_context(|| format!("cannot remove {}", old.display()))?;
         }
     }
-    let config = bench.config_file(&cell.mode);
+    let config = bench.config_file(cell.mode);
     let result = guest(bench, run, cell, stage, &config, &out, &mut made.guest);
     let figures = figures(&out);
     // Also of a guest that died: they may tell how far it came.
@@ -172,7 +172,7 @@ fn guest(
     let spec = bench.spec(cell, config, out);
     let mut guest = Guest::start(bench.ctx, run, &bench.parts.guest.qemu, &spec, &cell.name())?;
     guest.wait_ready(Some(stage))?;
-    check_mode(&mut guest, &cell.mode)?;
+    check_mode(&mut guest, cell.mode)?;
     check_thp(&mut guest, bench.settings.thp)?;
     facts.uname = guest.boot.uname.clone();
     facts.fpt_stats_before = stats(&mut guest)?;

@@ -17,7 +17,7 @@ use std::time::{Instant, SystemTime};
 
 use anyhow::Context as _;
 
-use crate::api::{code, fail, hash, store, ui, Ctx, Fail, Mode, Result};
+use crate::api::{code, fail, hash, modes, store, ui, Ctx, Fail, Mode, Result};
 use crate::guest::rundir::{self, RunDir};
 use crate::guest::say;
 use catalogue::{Scale, Workload};
@@ -30,9 +30,9 @@ pub use schema::SCHEMA;
 
 #[derive(clap::Args, Debug, Clone)]
 pub struct Args {
-    /// Modes, comma-separated [default: all of configs/modes]
-    #[arg(long, value_delimiter = ',')]
-    pub modes: Vec<String>,
+    /// Modes, comma-separated [default: all]
+    #[arg(long, value_delimiter = ',', value_parser = modes::Parser)]
+    pub modes: Vec<Mode>,
     /// Workloads, comma-separated [default: all of workloads/workloads.toml that are not extra]
     #[arg(long, value_delimiter = ',')]
     pub workloads: Vec<String>,
@@ -75,9 +75,6 @@ pub struct Args {
     /// Multiply the workloads' time limits: for a host that is slow or busy
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub patience: u64,
-    /// Accept modes of the design that configs/modes does not list; the kernel must know them
-    #[arg(long)]
-    pub unlisted_modes: bool,
 }
 
 impl Args {
@@ -100,7 +97,6 @@ impl Args {
             name: None,
             // Tests run on hosts that do other things, too.
             patience: 5,
-            unlisted_modes: false,
         }
     }
 }
@@ -132,7 +128,6 @@ const EDGES_DISK: &str = "/dev/vda";
 const EDGES_MIB: u64 = 512;
 const EDGES_MEMORY: u64 = 14;
 
-const RADIX: &str = "radix";
 const MOST_RUNS: i64 = 99;
 /// The simulator's configuration in other modes than radix, if it is another.
 const CONFIG_OF_OTHERS: &str = "config-others.toml";
@@ -145,7 +140,7 @@ const JOBS: usize = 2;
 pub struct Planned {
     pub workload: Workload,
     pub size: catalogue::Size,
-    pub mode: String,
+    pub mode: Mode,
     /// From 1. All modes of a run have the same seed.
     pub run: u32,
     pub hash: String,
@@ -153,7 +148,7 @@ pub struct Planned {
 
 impl Planned {
     pub fn name(&self) -> String {
-        schema::name(&self.workload.name, &self.mode, self.run)
+        schema::name(&self.workload.name, self.mode, self.run)
     }
 
     fn need(&self) -> Need {
@@ -196,7 +191,7 @@ pub fn main(ctx: &Ctx, args: Args, jobs: Option<u16>) -> Result<i32> {
     // What cannot fit is refused before minutes of building.
     let rough: Vec<Need> = (1..=settings.repeat)
         .flat_map(|run| workloads.iter().map(move |w| (run, w)))
-        .flat_map(|(run, w)| modes.iter().map(move |m| (run, w, m)))
+        .flat_map(|(run, w)| modes.iter().map(move |m| (run, w, *m)))
         .filter_map(|(run, w, m)| {
             Some(Need {
                 name: schema::name(&w.name, m, run),
@@ -222,7 +217,7 @@ pub fn main(ctx: &Ctx, args: Args, jobs: Option<u16>) -> Result<i32> {
     let planned = bench.cells(&workloads, &modes)?;
     if ctx.dry_run {
         for cell in &planned {
-            let config = bench.config_file(&cell.mode);
+            let config = bench.config_file(cell.mode);
             let spec = bench.spec(cell, &config, &folder.join("out.json"));
             ctx.ui
                 .command(&spec.command(&parts.guest.qemu, &std::env::temp_dir().join("fpt")));
@@ -277,8 +272,8 @@ fn settle(
     ctx: &Ctx,
     args: &Args,
     old: Option<&Old>,
-) -> Result<(Settings, Vec<Workload>, Vec<String>)> {
-    let modes = modes(ctx, args, old)?;
+) -> Result<(Settings, Vec<Workload>, Vec<Mode>)> {
+    let modes = chosen_modes(args, old);
     let mut settings = Settings::resolve(args, old)?;
     let workloads = chosen(ctx, args, &settings, old)?;
     let names = workloads.iter().map(|w| w.name.clone()).collect();
@@ -318,27 +313,20 @@ fn chosen(ctx: &Ctx, args: &Args, settings: &Settings, old: Option<&Old>) -> Res
     Ok(workloads)
 }
 
-fn modes(ctx: &Ctx, args: &Args, old: Option<&Old>) -> Result<Vec<String>> {
-    let mut modes: Vec<String> = Vec::new();
-    for word in &args.modes {
-        let unlisted = args.unlisted_modes && crate::api::modes::ALL.contains(&word.as_str());
-        if !unlisted {
-            Mode::parse(&ctx.root, word)?;
-        }
-        if !modes.contains(word) {
-            modes.push(word.clone());
+fn chosen_modes(args: &Args, old: Option<&Old>) -> Vec<Mode> {
+    let mut modes: Vec<Mode> = Vec::new();
+    for mode in &args.modes {
+        if !modes.contains(mode) {
+            modes.push(*mode);
         }
     }
     if let ([], Some(old)) = (modes.as_slice(), old) {
         modes.clone_from(&old.settings.modes);
     }
     if modes.is_empty() {
-        modes = Mode::all(&ctx.root)?
-            .iter()
-            .map(|m| m.as_str().to_string())
-            .collect();
+        modes = Mode::ALL.to_vec();
     }
-    Ok(modes)
+    modes
 }
 
 /// The folder of this matrix, new or, with `--resume`, an old one.
@@ -462,7 +450,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Bench<'_> {
     /// Each cell once, then each cell again: a matrix that is interrupted is whole as early as can be.
-    fn cells(&self, workloads: &[Workload], modes: &[String]) -> Result<Vec<Planned>> {
+    fn cells(&self, workloads: &[Workload], modes: &[Mode]) -> Result<Vec<Planned>> {
         let mut out = Vec::new();
         for run in 1..=self.settings.repeat {
             for workload in workloads {
@@ -473,7 +461,7 @@ impl Bench<'_> {
                     let mut cell = Planned {
                         workload: workload.clone(),
                         size: size.clone(),
-                        mode: mode.clone(),
+                        mode: *mode,
                         run,
                         hash: String::new(),
                     };
@@ -486,16 +474,16 @@ impl Bench<'_> {
     }
 
     /// Only radix' accesses are worth a computation of what other tables would do.
-    fn config(&self, mode: &str) -> &str {
+    fn config(&self, mode: Mode) -> &str {
         match &self.parts.config_of_others {
-            Some(text) if mode != RADIX => text,
+            Some(text) if mode != Mode::Radix => text,
             _ => &self.settings.config,
         }
     }
 
-    fn config_file(&self, mode: &str) -> PathBuf {
+    fn config_file(&self, mode: Mode) -> PathBuf {
         self.folder.join(match &self.parts.config_of_others {
-            Some(_) if mode != RADIX => CONFIG_OF_OTHERS,
+            Some(_) if mode != Mode::Radix => CONFIG_OF_OTHERS,
             _ => settings::CONFIG,
         })
     }
@@ -714,7 +702,7 @@ impl Bench<'_> {
             .text("qemu", &self.parts.guest.qemu.hash)
             .text("initramfs", &self.parts.guest.image.hash)
             .text("plugin", &self.parts.plugin_hash)
-            .text("config", self.config(&cell.mode))
+            .text("config", self.config(cell.mode))
             .text(
                 "edges",
                 self.settings.edges.as_ref().map_or("", |e| &e.sha256),

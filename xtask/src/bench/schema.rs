@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use fpt_geometry::Mode;
 use serde::{Deserialize, Serialize};
 
 pub const SCHEMA: &str = "fpt-bench/1";
@@ -13,7 +14,7 @@ pub(super) fn one() -> u32 {
 }
 
 /// What a cell is called, and its file.
-pub fn name(workload: &str, mode: &str, run: u32) -> String {
+pub fn name(workload: &str, mode: Mode, run: u32) -> String {
     match run {
         1 => format!("{workload}-{mode}"),
         n => format!("{workload}-{mode}.{n}"),
@@ -25,7 +26,7 @@ pub fn name(workload: &str, mode: &str, run: u32) -> String {
 pub struct Cell {
     pub schema: String,
     pub workload: String,
-    pub mode: String,
+    pub mode: Mode,
     pub scale: String,
     pub preset: String,
     pub thp: String,
@@ -49,13 +50,13 @@ pub struct Cell {
 
 impl Cell {
     pub fn name(&self) -> String {
-        name(&self.workload, &self.mode, self.run)
+        name(&self.workload, self.mode, self.run)
     }
 
     /// The mode, and which run of it unless it is the first.
     pub fn label(&self) -> String {
         match self.run {
-            1 => self.mode.clone(),
+            1 => self.mode.to_string(),
             n => format!("{}, run {n}", self.mode),
         }
     }

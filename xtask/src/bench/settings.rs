@@ -2,8 +2,10 @@
 //! What all cells of a matrix share: `matrix.json`, `fpt-matrix/1`. `--resume` takes it from there, so that
 //! a matrix is never replaced by another one cell by cell.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use fpt_geometry::Mode;
 use serde::{Deserialize, Serialize};
 
 use super::catalogue::Scale;
@@ -36,7 +38,7 @@ pub struct Settings {
     #[serde(default = "super::schema::one")]
     pub repeat: u32,
     /// Modes and workloads that were asked for so far.
-    pub modes: Vec<String>,
+    pub modes: Vec<Mode>,
     pub workloads: Vec<String>,
     /// Complete configuration of the simulator, TOML; in a file of its own.
     #[serde(skip)]
@@ -108,12 +110,8 @@ fn of_cells(files: &[PathBuf]) -> Option<Settings> {
         .filter_map(|p| serde_json::from_str(&std::fs::read_to_string(p).ok()?).ok())
         .collect();
     let first = cells.first()?;
-    let all = |of: fn(&Cell) -> &String| {
-        let mut names: Vec<String> = cells.iter().map(|c| of(c).clone()).collect();
-        names.sort();
-        names.dedup();
-        names
-    };
+    let modes: BTreeSet<Mode> = cells.iter().map(|c| c.mode).collect();
+    let workloads: BTreeSet<&String> = cells.iter().map(|c| &c.workload).collect();
     Some(Settings {
         schema: SCHEMA.into(),
         scale: <Scale as clap::ValueEnum>::from_str(&first.scale, false).ok()?,
@@ -124,8 +122,8 @@ fn of_cells(files: &[PathBuf]) -> Option<Settings> {
         all_organisations: true,
         edges: None,
         repeat: cells.iter().map(|c| c.run).max().unwrap_or(1),
-        modes: all(|c| &c.mode),
-        workloads: all(|c| &c.workload),
+        modes: modes.into_iter().collect(),
+        workloads: workloads.into_iter().cloned().collect(),
         config: String::new(),
     })
 }
@@ -224,16 +222,16 @@ impl Settings {
     }
 
     /// Adds to what was asked for before.
-    pub fn asked(&mut self, old: Option<&Old>, modes: &[String], workloads: Vec<String>) {
+    pub fn asked(&mut self, old: Option<&Old>, modes: &[Mode], workloads: Vec<String>) {
         let (m, w) = old.map_or((Vec::new(), Vec::new()), |o| {
             (o.settings.modes.clone(), o.settings.workloads.clone())
         });
-        let union = |mut all: Vec<String>, new: &[String]| {
+        fn union<T: Clone + Ord>(mut all: Vec<T>, new: &[T]) -> Vec<T> {
             all.extend(new.iter().cloned());
-            let mut seen = std::collections::BTreeSet::new();
+            let mut seen = BTreeSet::new();
             all.retain(|n| seen.insert(n.clone()));
             all
-        };
+        }
         self.modes = union(m, modes);
         self.workloads = union(w, &workloads);
     }

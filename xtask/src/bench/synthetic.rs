@@ -2,6 +2,7 @@
 //! Made-up results with known figures, for the tests of this tool: the stand-in for QEMU writes them, and
 //! the report's tests know what must come out. Nothing of this is measured.
 
+use fpt_geometry::Mode;
 use fpt_walksim_model::config::Config;
 use fpt_walksim_model::report::{
     Accesses, ByCache, BySize, Categories, Checks, Cycles, Function, Instructions, Kind,
@@ -16,12 +17,12 @@ pub struct Known {
     pub walk: f64,
 }
 
-pub fn known(mode: &str) -> Known {
+pub fn known(mode: Mode) -> Known {
     let (kernel, reads, walk) = match mode {
-        "l3l2" => (0.98, 0.9, 0.95),
-        "l4l3" => (0.99, 1.0, 0.98),
-        "l4l3-l2l1" => (0.96, 0.75, 0.85),
-        _ => (1.0, 1.0, 1.0),
+        Mode::L3L2 => (0.98, 0.9, 0.95),
+        Mode::L4L3 => (0.99, 1.0, 0.98),
+        Mode::L4L3L2L1 => (0.96, 0.75, 0.85),
+        Mode::Radix => (1.0, 1.0, 1.0),
     };
     Known {
         kernel,
@@ -95,7 +96,7 @@ fn organisation(name: &str, unit: u64, instructions: u64, reads: f64, walk: f64)
 }
 
 /// What the simulator would write for `mode`: a load phase of 1000 walks and a run phase of 4000.
-pub fn report(mode: &str, label: &str) -> Report {
+pub fn report(mode: Mode, label: &str) -> Report {
     let known = known(mode);
     let phase = |name: &str, unit: u64| {
         let by = Categories {
@@ -175,7 +176,7 @@ pub fn report(mode: &str, label: &str) -> Report {
 
 /// What the stand-in for QEMU leaves where the simulator would, by the plugin's options, with the fault
 /// `what`. A full disk is one of the things to be tested: nothing is said of errors.
-pub fn leave(option: impl Fn(&str) -> Option<String>, mode: &str, what: &str) {
+pub fn leave(option: impl Fn(&str) -> Option<String>, mode: Mode, what: &str) {
     let (Some(config), Some(out)) = (option("config="), option("out=")) else {
         return;
     };
@@ -225,30 +226,32 @@ fn spoil(report: &mut Report, what: &str) {
 
 #[cfg(test)]
 mod tests {
+    use super::Mode;
+
     #[test]
     fn made_up_results_pass_the_check() {
-        for mode in crate::api::modes::ALL {
+        for mode in Mode::ALL {
             super::super::cell::check(&super::report(mode, "x")).unwrap();
         }
-        let mut bad = super::report("radix", "x");
+        let mut bad = super::report(Mode::Radix, "x");
         bad.checks.mismatches = 1;
         assert!(super::super::cell::check(&bad).is_err());
-        let mut bad = super::report("radix", "x");
+        let mut bad = super::report(Mode::Radix, "x");
         bad.phases.pop();
         assert!(super::super::cell::check(&bad).is_err());
-        let mut bad = super::report("radix", "x");
+        let mut bad = super::report(Mode::Radix, "x");
         bad.errors.push("x".into());
         assert!(super::super::cell::check(&bad).is_err());
-        let mut bad = super::report("radix", "x");
+        let mut bad = super::report(Mode::Radix, "x");
         bad.complete = false;
         assert!(super::super::cell::check(&bad).is_err());
         for what in ["no-walks", "nothing-checked", "no-faults", "stale", "lost"] {
-            let mut bad = super::report("radix", "x");
+            let mut bad = super::report(Mode::Radix, "x");
             super::spoil(&mut bad, what);
             assert!(super::super::cell::check(&bad).is_err(), "{what}");
         }
         // A few are no fault, and who wants no checks has none.
-        let mut good = super::report("radix", "x");
+        let mut good = super::report(Mode::Radix, "x");
         good.checks.stale = 25;
         good.checks.lost_entries = 2000;
         good.checks.walks_checked = 0;

@@ -7,12 +7,13 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use fpt_geometry::Mode;
 use fpt_init::proto::{Bytes, Ev, Exec, Op, Stream, VERSION};
 
 struct Fake {
     ctl: UnixStream,
     what: String,
-    mode: String,
+    mode: Mode,
     /// Its options: where a simulator would leave its result.
     plugin: String,
     thp: String,
@@ -95,8 +96,11 @@ fn main() {
     };
     let ctl = socket("ctl");
     let monitor = socket("mon");
-    let mode = word("fpt=");
-    std::thread::spawn(move || serve_monitor(&monitor, &mode));
+    let mode: Mode = match word("fpt=").as_str() {
+        "" => Mode::Radix,
+        word => word.parse().expect("a mode on the command line"),
+    };
+    std::thread::spawn(move || serve_monitor(&monitor, mode));
     say("[    0.000000] Linux version 6.12.0-fake");
     match what.as_str() {
         "hang-boot" => forever(),
@@ -107,7 +111,7 @@ fn main() {
     let mut fake = Fake {
         ctl,
         what,
-        mode: word("fpt="),
+        mode,
         thp: word("transparent_hugepage="),
         plugin,
         states: 0,
@@ -133,14 +137,16 @@ fn main() {
 }
 
 /// The monitor of a guest whose only program is at `walk-target`.
-fn serve_monitor(stream: &UnixStream, mode: &str) {
+fn serve_monitor(stream: &UnixStream, mode: Mode) {
     let root = "entry 4 PML4E pa 0x0000000001234120 value 0x0000000012200067 bits 9\n";
     let upper = match mode {
-        "radix" => {
+        Mode::Radix => {
             "entry 3 PDPTE pa 0x0000000012200120 value 0x0000000012212067 bits 9\n\
              entry 2 PDE pa 0x0000000012212340 value 0x0000000002a00067 bits 9\n"
         }
-        _ => "entry 2 PDE pa 0x0000000012212340 value 0x0000000002a00067 bits 18\n",
+        Mode::L4L3 | Mode::L3L2 | Mode::L4L3L2L1 => {
+            "entry 2 PDE pa 0x0000000012212340 value 0x0000000002a00067 bits 18\n"
+        }
     };
     let rest = "entry 1 PTE pa 0x0000000002a00c48 value 0x8000000012345867 bits 9\n\
                 page pa 0x0000000012345000 size 4096 perm rw-u\n";
@@ -179,7 +185,7 @@ impl Fake {
             let mut all = self.plugin.split(',');
             all.find_map(|o| o.strip_prefix(key)).map(str::to_string)
         };
-        xtask::bench::synthetic::leave(option, &self.mode, &self.what);
+        xtask::bench::synthetic::leave(option, self.mode, &self.what);
     }
 
     fn send(&mut self, ev: &Ev) {
@@ -213,10 +219,9 @@ impl Fake {
         match argv.as_slice() {
             // What the runner itself asks.
             ["cat", "/sys/kernel/debug/fpt/mode"] => {
-                let mode = if self.what == "wrong-mode" {
-                    "radix".to_string()
-                } else {
-                    self.mode.clone()
+                let mode = match self.what.as_str() {
+                    "wrong-mode" => Mode::Radix,
+                    _ => self.mode,
                 };
                 self.out(id, Stream::Stdout, &format!("{mode}\n"));
                 self.exit(id, 0, false);
@@ -286,7 +291,7 @@ impl Fake {
         // "-m" at the end: only in modes other than radix; "-once": there, and only the first time.
         let once = self.what.strip_suffix("-once");
         let what = match once.or(self.what.strip_suffix("-m")) {
-            Some(_) if self.mode == "radix" => String::new(),
+            Some(_) if self.mode == Mode::Radix => String::new(),
             Some(_) if once.is_some() && (exec.mark.is_none() || !first_time()) => String::new(),
             Some(what) => what.to_string(),
             None => self.what.clone(),

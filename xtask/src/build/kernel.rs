@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::artefact::{self, Meta};
 use super::{compare, config, hot, toolchain, Compiler, Kernel, Profile, Toolchain};
-use crate::api::{hash, proc, Ctx, Fail, Mode, Result};
+use crate::api::{hash, modes, proc, Ctx, Fail, Mode, Result};
 use crate::doctor;
 use crate::patch::{self, Queue};
 use crate::sources::{self, git, Project, Source};
@@ -19,8 +19,8 @@ const HOT_BITCODE: &str = "arch/x86/mm/fpt/fpt_hot.bc";
 #[derive(clap::Args, Debug)]
 pub struct KernelArgs {
     /// Page-table mode to boot it with: checked here; one image serves all modes
-    #[arg(long, value_name = "MODE")]
-    mode: Option<String>,
+    #[arg(long, value_name = "MODE", value_parser = modes::Parser)]
+    mode: Option<Mode>,
     /// Which kernel
     #[arg(long, value_enum, default_value_t = Profile::Fpt)]
     profile: Profile,
@@ -42,18 +42,8 @@ pub fn main(ctx: &Ctx, args: KernelArgs) -> Result<i32> {
         println!("{result}");
         return Ok(i32::from(!result.same()));
     }
-    let mode = match &args.mode {
-        Some(word) => Some(Mode::parse(&ctx.root, word)?),
-        None => None,
-    };
-    if let (Some(mode), Profile::Unpatched | Profile::OptionOff) = (&mode, args.profile) {
-        if mode.as_str() != "radix" {
-            return Err(Fail::usage(
-                format!("profile {} has no mode {mode}", args.profile.name()),
-                "it is built without FPT",
-                "use --mode radix, or another profile",
-            ));
-        }
+    if let Some(mode) = args.mode {
+        args.profile.check_mode(mode)?;
     }
     let compiler = if args.gcc {
         Compiler::Gcc
@@ -63,12 +53,12 @@ pub fn main(ctx: &Ctx, args: KernelArgs) -> Result<i32> {
     let kernel = kernel_with(ctx, args.profile, compiler)?;
     if !ctx.dry_run {
         println!("{}", kernel.vmlinux.display());
-        if let Some(mode) = mode {
+        if let Some(mode) = args.mode {
             ctx.ui.info(&format!(
                 "Linux {} ({}); boot it with: {}",
                 kernel.version,
                 hash::short(&kernel.hash),
-                boot_line(&kernel.vmlinux, args.profile, compiler, mode.as_str())
+                boot_line(&kernel.vmlinux, args.profile, compiler, mode)
             ));
         }
     }
@@ -76,7 +66,7 @@ pub fn main(ctx: &Ctx, args: KernelArgs) -> Result<i32> {
 }
 
 /// The command that boots this kernel; `run` by itself builds with clang.
-fn boot_line(vmlinux: &Path, profile: Profile, compiler: Compiler, mode: &str) -> String {
+fn boot_line(vmlinux: &Path, profile: Profile, compiler: Compiler, mode: Mode) -> String {
     let file = match compiler {
         Compiler::Llvm => String::new(),
         Compiler::Gcc => format!("FPT_VMLINUX={} ", proc::quote(vmlinux.as_os_str())),

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use crate::api::{Cmd, Ctx, Fail, Result};
+use crate::api::{Cmd, Ctx, Fail, Mode, Result};
 use crate::doctor;
 
 pub use compare::compare_off;
@@ -47,6 +47,22 @@ impl Profile {
             Profile::Debug => "debug",
             Profile::Kasan => "kasan",
         }
+    }
+
+    /// Refuses a mode with nodes for a kernel that is built without them.
+    pub fn check_mode(self, mode: Mode) -> Result<()> {
+        let has_fpt = match self {
+            Profile::Fpt | Profile::Debug | Profile::Kasan => true,
+            Profile::Unpatched | Profile::OptionOff => false,
+        };
+        if has_fpt || mode == Mode::Radix {
+            return Ok(());
+        }
+        Err(Fail::usage(
+            format!("profile {} has no mode {mode}", self.name()),
+            "it is built without FPT",
+            "use --mode radix, or another profile",
+        ))
     }
 }
 

@@ -15,6 +15,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use fpt_geometry::{Level, NodeKind};
 use fpt_init::proto::Exec;
 use fpt_init::sample::TOKEN;
 use serde::Serialize;
@@ -26,14 +27,14 @@ use super::rundir::{self, RunDir};
 use super::selftest::{check_mode, print_failures};
 use super::vm::Guest;
 use super::walk::{self, End, Walk};
-use crate::api::{code, fail, locked, store, Cmd, Ctx, Fail, Mode, Result};
+use crate::api::{code, fail, locked, modes, store, Cmd, Ctx, Fail, Mode, Result};
 use crate::build::{self, Profile};
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Only this shape of user page tables (may be given several times) [default: all]
-    #[arg(long)]
-    mode: Vec<String>,
+    #[arg(long, value_parser = modes::Parser)]
+    mode: Vec<Mode>,
     /// Which kernel
     #[arg(long, value_enum, default_value_t = Profile::Fpt)]
     profile: Profile,
@@ -47,7 +48,7 @@ pub struct Software {
     /// log2 of the page's size; `None`: nothing that the processor can use.
     pub shift: Option<u32>,
     /// Level of the entry.
-    pub level: u32,
+    pub level: Level,
 }
 
 /// Everything that is known of one address.
@@ -93,10 +94,10 @@ fn pagemap_of(software: &Software, addr: u64) -> (u64, Found) {
     let size = |shift: u32| (1u64 << shift) - 1;
     if let Some(shift) = shift {
         let frame = (value & FRAME & !size(shift) | addr & size(shift)) >> 12;
-        let found = match shift {
-            12 => Found::Small,
-            21 => Found::Large,
-            _ => Found::Giant,
+        let found = match level {
+            Level::L1 => Found::Small,
+            Level::L2 => Found::Large,
+            Level::L3 | Level::L4 => Found::Giant,
         };
         return (PM_PRESENT | frame, found);
     }
@@ -106,7 +107,7 @@ fn pagemap_of(software: &Software, addr: u64) -> (u64, Found) {
     }
     if value & PROTNONE != 0 {
         // Not present for the processor: the address bits are inverted, against L1TF.
-        let size = size(12 + 9 * level.saturating_sub(1));
+        let size = size(level.shift());
         let frame = (!value & FRAME & !size | addr & size) >> 12;
         return (PM_PRESENT | frame, Found::Forbidden);
     }
@@ -159,7 +160,10 @@ pub fn describe(addr: u64, why: &str, answers: &Answers) -> String {
             let _ = writeln!(
                 out,
                 "  {name:<8} level {} ({} bits) at {:#018x}: {:#018x}",
-                e.level, e.bits, e.pa, e.value
+                e.level.number(),
+                e.bits,
+                e.pa,
+                e.value
             );
         }
         let _ = writeln!(
@@ -178,7 +182,9 @@ pub fn describe(addr: u64, why: &str, answers: &Answers) -> String {
         Ok(s) => writeln!(
             out,
             "  kernel   ends in level {} at {:#018x}: {:#018x} (the core's reading of its walk)",
-            s.level, s.slot, s.value
+            s.level.number(),
+            s.slot,
+            s.value
         ),
         Err(e) => writeln!(out, "  kernel   {e}"),
     };
@@ -248,9 +254,9 @@ fn shape(text: &str) -> Option<Shape> {
         words.get(at + 1)?.parse().ok()
     };
     Some(Shape {
-        root: value("root")?,
-        mid: value("mid")?,
-        bottom: value("bottom")?,
+        root: value(NodeKind::Root.name())?,
+        mid: value(NodeKind::Mid.name())?,
+        bottom: value(NodeKind::Bottom.name())?,
         kib: value("VmPTE:").or_else(|| value("kib"))?,
     })
 }
@@ -266,8 +272,8 @@ fn software(line: &str) -> Option<Result<Software, String>> {
         ["software", sort, "slot", slot, "value", value, key, n] => {
             let n: u32 = n.parse().ok()?;
             let (shift, level) = match (*sort, *key) {
-                ("leaf", "shift") => (Some(n), n.checked_sub(12)? / 9 + 1),
-                ("absent", "level") => (None, n),
+                ("leaf", "shift") => (Some(n), Level::from_shift(n)?),
+                ("absent", "level") => (None, Level::from_number(n)?),
                 _ => return None,
             };
             Some(Ok(Software {
@@ -325,7 +331,7 @@ struct Session<'a> {
     run: &'a RunDir,
     look: &'a Path,
     guest: Guest,
-    mode: String,
+    mode: Mode,
     phys_bits: u32,
 }
 
@@ -572,7 +578,7 @@ impl Coverage {
     }
 
     /// What the processes of `mode` should have shown and did not.
-    fn missing(&self, mode: &str) -> Option<String> {
+    fn missing(&self, mode: Mode) -> Option<String> {
         let least = [
             (Found::Small, 500),
             (Found::Large, 4),
@@ -589,7 +595,7 @@ impl Coverage {
             }
         }
         let visits = |n: usize| self.visits.get(&n).copied().unwrap_or(0);
-        let short = walk::expected(mode, false)?;
+        let short = walk::expected(mode, false);
         if visits(short) < 100 {
             return Some(format!(
                 "walks that visit {short} entries: {}",
@@ -597,7 +603,7 @@ impl Coverage {
             ));
         }
         // Where a node is missing for want of memory the walk is one longer.
-        if ["l3l2", "l4l3-l2l1"].contains(&mode) && visits(short + 1) < 5 {
+        if mode.flattens_below_root() && visits(short + 1) < 5 {
             return Some(format!(
                 "conventional tables among flattened nodes: {} walks of {} entries",
                 visits(short + 1),
@@ -669,11 +675,11 @@ fn crossed(one: &Look, other: &Look) -> usize {
         .count()
 }
 
-fn spec(parts: &Parts, mode: &str) -> Spec {
+fn spec(parts: &Parts, mode: Mode) -> Spec {
     Spec {
         kernel: parts.kernel.vmlinux.clone(),
         initrd: parts.image.path.clone(),
-        mode: Some(mode.to_string()),
+        mode: Some(mode),
         // One CPU: a process that is in its loop there is the only one.
         smp: 1,
         // Below the hole for devices, so that the file's offsets are physical addresses.
@@ -701,7 +707,7 @@ fn one(
     run: &RunDir,
     parts: &Parts,
     look: &Path,
-    mode: &str,
+    mode: Mode,
 ) -> Result<Result<String, String>> {
     let name = format!("agree-{mode}");
     let mut guest = Guest::start(ctx, run, &parts.qemu, &spec(parts, mode), &name)?;
@@ -732,7 +738,7 @@ fn one(
         run,
         look,
         guest,
-        mode: mode.to_string(),
+        mode,
         phys_bits: bits,
     };
     for (_, pid) in &targets {
@@ -791,7 +797,7 @@ fn one(
 }
 
 /// Every mode, two guests at a time.
-pub fn cases(ctx: &Ctx, run: &RunDir, parts: &Parts, modes: &[String]) -> Result<Vec<Case>> {
+pub fn cases(ctx: &Ctx, run: &RunDir, parts: &Parts, modes: &[Mode]) -> Result<Vec<Case>> {
     let target = build::cargo(
         ctx,
         "build fpt-look",
@@ -799,7 +805,7 @@ pub fn cases(ctx: &Ctx, run: &RunDir, parts: &Parts, modes: &[String]) -> Result
         &[],
     )?;
     let look = target.join("release/fpt-look");
-    let next = Mutex::new(modes.iter());
+    let next = Mutex::new(modes.iter().copied());
     let done = Mutex::new(BTreeMap::new());
     std::thread::scope(|scope| {
         for _ in 0..2.min(modes.len()) {
@@ -810,16 +816,16 @@ pub fn cases(ctx: &Ctx, run: &RunDir, parts: &Parts, modes: &[String]) -> Result
                 let result = one(ctx, run, parts, &look, mode);
                 let ms = start.elapsed().as_millis() as u64;
                 let case = match result {
-                    Ok(Ok(detail)) => Case::new("agree", mode, Outcome::Passed, detail, ms),
-                    Ok(Err(why)) => Case::failed("agree", mode, why, ms),
-                    Err(err) => Case::failed("agree", mode, fail::report(&err).0, ms),
+                    Ok(Ok(detail)) => Case::new("agree", mode.name(), Outcome::Passed, detail, ms),
+                    Ok(Err(why)) => Case::failed("agree", mode.name(), why, ms),
+                    Err(err) => Case::failed("agree", mode.name(), fail::report(&err).0, ms),
                 };
-                locked(&done).insert(mode.clone(), case);
+                locked(&done).insert(mode, case);
             });
         }
     });
     let mut done = done.into_inner().unwrap_or_else(|e| e.into_inner());
-    let missing = |mode: &str| Case::failed("agree", mode, "it did not run", 0);
+    let missing = |mode: &Mode| Case::failed("agree", mode.name(), "it did not run", 0);
     Ok(modes
         .iter()
         .map(|m| done.remove(m).unwrap_or_else(|| missing(m)))
@@ -828,13 +834,12 @@ pub fn cases(ctx: &Ctx, run: &RunDir, parts: &Parts, modes: &[String]) -> Result
 
 pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
     let modes = match args.mode.as_slice() {
-        [] => Mode::all(&ctx.root)?,
-        some => some
-            .iter()
-            .map(|m| parts::mode(ctx, m, args.profile))
-            .collect::<Result<_>>()?,
+        [] => Mode::ALL.to_vec(),
+        some => some.to_vec(),
     };
-    let modes: Vec<String> = modes.iter().map(|m| m.as_str().to_string()).collect();
+    for mode in &modes {
+        args.profile.check_mode(*mode)?;
+    }
     let parts = Parts {
         kernel: parts::kernel(ctx, args.profile)?,
         qemu: parts::qemu(ctx, false)?,
@@ -843,7 +848,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
     if ctx.dry_run {
         for mode in &modes {
             ctx.ui.command(
-                &spec(&parts, mode).command(&parts.qemu, &std::env::temp_dir().join("fpt")),
+                &spec(&parts, *mode).command(&parts.qemu, &std::env::temp_dir().join("fpt")),
             );
         }
         return Ok(code::OK);
@@ -1033,7 +1038,7 @@ software leaf slot 0x2000 value 0x80000000122000e7 shift 21
     fn sums_and_shapes_count() {
         let coverage = compare(&look()).unwrap();
         assert_eq!(coverage.of(Found::Small), 1);
-        assert!(coverage.missing("l3l2").is_some());
+        assert!(coverage.missing(Mode::L3L2).is_some());
         for n in 0..3 {
             let mut wrong = look();
             wrong.sums[n].hash ^= 1;

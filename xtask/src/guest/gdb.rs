@@ -11,14 +11,14 @@ use super::parts::{self, Parts};
 use super::qemu::{self, Spec};
 use super::rundir::{self, RunDir};
 use super::vm::Guest;
-use crate::api::{code, Cmd, Ctx, Fail, Result};
+use crate::api::{code, modes, Cmd, Ctx, Fail, Mode, Result};
 use crate::build::Profile;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Shape of user page tables (see configs/modes)
-    #[arg(long)]
-    mode: String,
+    /// Shape of user page tables
+    #[arg(long, value_parser = modes::Parser)]
+    mode: Mode,
     /// Which kernel
     #[arg(long, value_enum, default_value_t = Profile::Fpt)]
     profile: Profile,
@@ -43,7 +43,7 @@ pub struct Args {
 }
 
 pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
-    let mode = parts::mode(ctx, &args.mode, args.profile)?;
+    args.profile.check_mode(args.mode)?;
     qemu::check_size(&args.mem)?;
     if !Cmd::new("gdb").arg("--version").succeeds() {
         return Err(Fail::infra(
@@ -59,7 +59,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
     let spec = Spec {
         kernel: kernel.vmlinux.clone(),
         initrd: image.path.clone(),
-        mode: Some(mode.as_str().to_string()),
+        mode: Some(args.mode),
         smp: args.smp,
         mem: args.mem.clone(),
         append: args.append.clone(),

@@ -4,6 +4,7 @@
 //! How and why: docs/measuring.md.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -16,10 +17,9 @@ use super::results::{Case, Report};
 use super::rundir::{self, RunDir};
 use super::selftest::{build_parts, check_mode, print_failures};
 use super::vm::Guest;
-use crate::api::{code, store, Ctx, Fail, Mode, Result};
+use crate::api::{code, modes, store, Ctx, Fail, Mode, Result};
 use crate::build::{self, Kernel, Profile};
 
-const UNPATCHED: &str = "unpatched";
 /// The region without work: what the plugin itself would add.
 const NOTHING: &str = "nothing";
 
@@ -37,30 +37,30 @@ const RADIX_LIMITS: [(&str, f64); 9] = [
 ];
 
 /// Against radix on the same image, policy eager.
-const MODE_LIMITS: [(&str, &str, f64); 15] = [
-    ("l4l3", "touch_1gib", 1.002),
-    ("l4l3", "munmap_1gib", 1.002),
-    ("l4l3", "fork_512mib", 1.002),
-    ("l4l3", "mmap_munmap", 1.00),
-    ("l3l2", "touch_1gib", 1.000),
-    ("l3l2", "munmap_1gib", 1.002),
-    ("l3l2", "vfork_exec_exit", 1.00),
-    ("l3l2", "fork_exit", 0.98),
-    ("l3l2", "mremap_512mib", 1.05),
-    ("l4l3-l2l1", "touch_1gib", 0.997),
+const MODE_LIMITS: [(Mode, &str, f64); 15] = [
+    (Mode::L4L3, "touch_1gib", 1.002),
+    (Mode::L4L3, "munmap_1gib", 1.002),
+    (Mode::L4L3, "fork_512mib", 1.002),
+    (Mode::L4L3, "mmap_munmap", 1.00),
+    (Mode::L3L2, "touch_1gib", 1.000),
+    (Mode::L3L2, "munmap_1gib", 1.002),
+    (Mode::L3L2, "vfork_exec_exit", 1.00),
+    (Mode::L3L2, "fork_exit", 0.98),
+    (Mode::L3L2, "mremap_512mib", 1.05),
+    (Mode::L4L3L2L1, "touch_1gib", 0.997),
     // All that tables cost in it is a thousandth of it.
-    ("l4l3-l2l1", "munmap_1gib", 1.000),
-    ("l4l3-l2l1", "vfork_exec_exit", 1.00),
-    ("l4l3-l2l1", "fork_exit", 0.98),
-    ("l4l3-l2l1", "fork_512mib", 1.00),
-    ("l4l3-l2l1", "mmap_munmap", 1.00),
+    (Mode::L4L3L2L1, "munmap_1gib", 1.000),
+    (Mode::L4L3L2L1, "vfork_exec_exit", 1.00),
+    (Mode::L4L3L2L1, "fork_exit", 0.98),
+    (Mode::L4L3L2L1, "fork_512mib", 1.00),
+    (Mode::L4L3L2L1, "mmap_munmap", 1.00),
 ];
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Modes to count [default: all of configs/modes]
-    #[arg(long, value_delimiter = ',')]
-    modes: Vec<String>,
+    /// Modes to count [default: all]
+    #[arg(long, value_delimiter = ',', value_parser = modes::Parser)]
+    modes: Vec<Mode>,
     /// Count in this kernel, too
     #[arg(long, value_enum, value_name = "PROFILE")]
     kernel: Option<Unpatched>,
@@ -78,13 +78,10 @@ enum Unpatched {
 }
 
 pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
-    let mut modes = Vec::new();
-    for word in &args.modes {
-        modes.push(parts::mode(ctx, word, Profile::Fpt)?);
-    }
-    if modes.is_empty() {
-        modes = Mode::all(&ctx.root)?;
-    }
+    let modes = match args.modes.as_slice() {
+        [] => Mode::ALL.to_vec(),
+        some => some.to_vec(),
+    };
     let kernel = parts::kernel(ctx, Profile::Fpt)?;
     let parts = build_parts(ctx, kernel)?;
     let unpatched = match args.kernel {
@@ -105,7 +102,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
         in_place: unpatched.is_some(),
     };
     if ctx.dry_run {
-        let spec = run_count.spec(&parts.kernel, &parts, "radix", "libfpt_kcount.so");
+        let spec = run_count.spec(&parts.kernel, &parts, Mode::Radix, "libfpt_kcount.so");
         ctx.ui
             .command(&spec.command(&parts.qemu, &std::env::temp_dir().join("fpt")));
         return Ok(code::OK);
@@ -160,8 +157,56 @@ impl Region {
     }
 }
 
-/// By column (`unpatched`, `radix`, a mode), in the order of the program.
-pub type Counts = Vec<(String, Vec<Region>)>;
+/// What the kernel was that counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Column {
+    /// The distribution's kernel.
+    Unpatched,
+    /// The patched kernel in this mode.
+    Mode(Mode),
+}
+
+impl Column {
+    const RADIX: Column = Column::Mode(Mode::Radix);
+
+    fn name(self) -> &'static str {
+        match self {
+            Column::Unpatched => "unpatched",
+            Column::Mode(mode) => mode.name(),
+        }
+    }
+
+    /// What its kernel is told.
+    fn mode(self) -> Mode {
+        match self {
+            Column::Unpatched => Mode::Radix,
+            Column::Mode(mode) => mode,
+        }
+    }
+
+    /// What it is compared with, if that was counted.
+    fn base(self, counts: &Counts) -> Option<Column> {
+        let base = match self {
+            Column::Unpatched => return None,
+            Column::RADIX => Column::Unpatched,
+            Column::Mode(_) => Column::RADIX,
+        };
+        has(counts, base).then_some(base)
+    }
+}
+
+impl fmt::Display for Column {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// By column, in the order of the program.
+pub type Counts = Vec<(Column, Vec<Region>)>;
+
+fn has(counts: &Counts, column: Column) -> bool {
+    counts.iter().any(|(c, _)| *c == column)
+}
 
 #[derive(Deserialize)]
 struct Line {
@@ -184,11 +229,11 @@ pub struct Count {
 }
 
 impl Count {
-    fn spec(&self, kernel: &Kernel, parts: &Parts, mode: &str, plugin: &str) -> Spec {
+    fn spec(&self, kernel: &Kernel, parts: &Parts, mode: Mode, plugin: &str) -> Spec {
         Spec {
             kernel: kernel.vmlinux.clone(),
             initrd: parts.image.path.clone(),
-            mode: Some(mode.to_string()),
+            mode: Some(mode),
             // A second CPU's work would be counted in.
             smp: 1,
             mem: "3G".into(),
@@ -220,26 +265,20 @@ impl Count {
             Some(path) => path,
             None => build::kcount(ctx, &build::qemu(ctx)?)?,
         };
-        let mut columns = vec![("radix".to_string(), &parts.kernel)];
-        columns.extend(
-            modes
-                .iter()
-                .filter(|m| m.as_str() != "radix")
-                .map(|m| (m.as_str().to_string(), &parts.kernel)),
-        );
-        columns.extend(unpatched.map(|k| (UNPATCHED.to_string(), k)));
+        let mut columns = vec![(Column::RADIX, &parts.kernel)];
+        let others = modes.iter().filter(|m| **m != Mode::Radix);
+        columns.extend(others.map(|m| (Column::Mode(*m), &parts.kernel)));
+        columns.extend(unpatched.map(|k| (Column::Unpatched, k)));
         let mut counts = Counts::new();
-        for (name, kernel) in columns {
-            counts.push((
-                name.clone(),
-                self.one(ctx, run, parts, kernel, &name, &plugin)?,
-            ));
+        for (column, kernel) in columns {
+            let regions = self.one(ctx, run, parts, kernel, column, &plugin)?;
+            counts.push((column, regions));
         }
         let text = serde_json::to_string_pretty(&serde_json::json!({
             "schema": 1,
             "runs": self.runs,
             "quick": self.quick,
-            "columns": counts.iter().map(|(name, regions)| serde_json::json!({ "name": name, "regions": regions })).collect::<Vec<_>>(),
+            "columns": counts.iter().map(|(column, regions)| serde_json::json!({ "name": column.name(), "regions": regions })).collect::<Vec<_>>(),
         }))?;
         store::write_atomic(&run.path.join("kcount.json"), text.as_bytes())?;
         Ok(counts)
@@ -251,22 +290,23 @@ impl Count {
         run: &RunDir,
         parts: &Parts,
         kernel: &Kernel,
-        name: &str,
+        column: Column,
         plugin: &Path,
     ) -> Result<Vec<Region>> {
-        let out = run.path.join(format!("counts-{name}.jsonl"));
-        let mode = if name == UNPATCHED { "radix" } else { name };
+        let out = run.path.join(format!("counts-{column}.jsonl"));
         let plugin = format!("{},out={}", qemu::comma(plugin), qemu::comma(&out));
-        let stage = ctx.ui.stage(&format!("count kernel instructions: {name}"));
+        let stage = ctx
+            .ui
+            .stage(&format!("count kernel instructions: {column}"));
         let mut guest = Guest::start(
             ctx,
             run,
             &parts.qemu,
-            &self.spec(kernel, parts, mode, &plugin),
-            name,
+            &self.spec(kernel, parts, column.mode(), &plugin),
+            column.name(),
         )?;
         guest.wait_ready(Some(&stage))?;
-        if name != UNPATCHED {
+        if let Column::Mode(mode) = column {
             check_mode(&mut guest, mode)?;
         }
         let program = |args: &[&str]| Exec {
@@ -294,7 +334,10 @@ impl Count {
         let (exit, said) = guest.run(program(&args))?;
         if exit.status() != 0 {
             return Err(Fail::test(
-                format!("the counting program failed in {name} ({})", exit.status()),
+                format!(
+                    "the counting program failed in {column} ({})",
+                    exit.status()
+                ),
                 said,
                 "see the console log",
             ));
@@ -304,7 +347,7 @@ impl Count {
             .with_context(|| format!("cannot read {}", out.display()))?;
         let regions = collect(&list, &text, self.runs).map_err(|why| {
             Fail::test(
-                format!("the counts of {name} are not whole"),
+                format!("the counts of {column} are not whole"),
                 why,
                 format!("see {}", out.display()),
             )
@@ -358,15 +401,15 @@ fn collect(list: &str, lines: &str, runs: u32) -> Result<Vec<Region>, String> {
     Ok(out)
 }
 
-fn figure(counts: &Counts, column: &str, region: &str) -> Option<u64> {
-    let (_, regions) = counts.iter().find(|(name, _)| name == column)?;
+fn figure(counts: &Counts, column: Column, region: &str) -> Option<u64> {
+    let (_, regions) = counts.iter().find(|(c, _)| *c == column)?;
     regions
         .iter()
         .find(|r| r.name == region)
         .map(Region::figure)
 }
 
-fn ratio(counts: &Counts, column: &str, base: &str, region: &str) -> Option<f64> {
+fn ratio(counts: &Counts, column: Column, base: Column, region: &str) -> Option<f64> {
     let (value, base) = (
         figure(counts, column, region)?,
         figure(counts, base, region)?,
@@ -374,22 +417,11 @@ fn ratio(counts: &Counts, column: &str, base: &str, region: &str) -> Option<f64>
     (base > 0).then(|| value as f64 / base as f64)
 }
 
-fn base_of<'a>(counts: &Counts, column: &str) -> Option<&'a str> {
-    match column {
-        UNPATCHED => None,
-        "radix" => counts
-            .iter()
-            .any(|(n, _)| n == UNPATCHED)
-            .then_some(UNPATCHED),
-        _ => Some("radix"),
-    }
-}
-
 pub fn table(counts: &Counts) -> String {
     let mut out = format!("{:<18}", "kernel instr.");
-    for (name, _) in counts {
-        out.push_str(&format!("{name:>15}"));
-        if let Some(base) = base_of(counts, name) {
+    for (column, _) in counts {
+        out.push_str(&format!("{column:>15}"));
+        if let Some(base) = column.base(counts) {
             out.push_str(&format!("{:>12}", format!("/{base}")));
         }
         out.push_str(&format!("{:>9}", "spread"));
@@ -397,14 +429,14 @@ pub fn table(counts: &Counts) -> String {
     out.push('\n');
     for region in counts.first().map_or(&[][..], |(_, r)| r) {
         out.push_str(&format!("{:<18}", region.name));
-        for (name, regions) in counts {
+        for (column, regions) in counts {
             let value = regions.iter().find(|r| r.name == region.name);
             out.push_str(&format!(
                 "{:>15}",
                 value.map_or("-".into(), |r| r.figure().to_string())
             ));
-            if let Some(base) = base_of(counts, name) {
-                let text = ratio(counts, name, base, &region.name)
+            if let Some(base) = column.base(counts) {
+                let text = ratio(counts, *column, base, &region.name)
                     .map_or("-".into(), |r| format!("{r:.4}"));
                 out.push_str(&format!("{text:>12}"));
             }
@@ -421,7 +453,7 @@ pub fn table(counts: &Counts) -> String {
 /// One case for each limit that applies to what was counted.
 pub fn limits(counts: &Counts) -> Vec<Case> {
     let mut out = Vec::new();
-    let mut add = |column: &str, base: &str, region: &str, limit: f64| {
+    let mut add = |column: Column, base: Column, region: &str, limit: f64| {
         let suite = format!("kcount {column}");
         let name = format!("{region} / {base} <= {limit}");
         out.push(match ratio(counts, column, base, region) {
@@ -436,15 +468,15 @@ pub fn limits(counts: &Counts) -> Vec<Case> {
             None => Case::failed(&suite, &name, "was not counted", 0),
         });
     };
-    let has = |name: &str| counts.iter().any(|(n, _)| n == name);
-    if has(UNPATCHED) {
+    if has(counts, Column::Unpatched) {
         for (region, limit) in RADIX_LIMITS {
-            add("radix", UNPATCHED, region, limit);
+            add(Column::RADIX, Column::Unpatched, region, limit);
         }
     }
     for (mode, region, limit) in MODE_LIMITS {
-        if has(mode) {
-            add(mode, "radix", region, limit);
+        let column = Column::Mode(mode);
+        if has(counts, column) {
+            add(column, Column::RADIX, region, limit);
         }
     }
     out
@@ -473,11 +505,12 @@ mod tests {
     fn smallest_run_counts() {
         let regions = collect(LIST, &lines(1000), 2).unwrap();
         assert_eq!(regions[1].figure(), 1000);
+        let l3l2 = Column::Mode(Mode::L3L2);
         let counts = vec![
-            ("radix".to_string(), regions),
-            ("l3l2".to_string(), collect(LIST, &lines(990), 2).unwrap()),
+            (Column::RADIX, regions),
+            (l3l2, collect(LIST, &lines(990), 2).unwrap()),
         ];
-        assert_eq!(ratio(&counts, "l3l2", "radix", "fork_exit"), Some(0.99));
+        assert_eq!(ratio(&counts, l3l2, Column::RADIX, "fork_exit"), Some(0.99));
         let cases = limits(&counts);
         // 0.99 is over the limit of 0.98, and what was not counted is no pass.
         assert_eq!(cases.len(), 5);

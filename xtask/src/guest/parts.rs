@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use super::initramfs::{self, Image, Tree};
 use super::qemu::Program;
 use super::rundir::RunDir;
-use crate::api::{hash, store, Cmd, Ctx, Fail, Mode, Result};
+use crate::api::{hash, store, Cmd, Ctx, Fail, Result};
 use crate::build::{self, Kernel, Profile};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -196,17 +196,4 @@ impl Parts {
         run.set("qemu", serde_json::json!({ "version": self.qemu.version, "hash": self.qemu.hash, "bin": self.qemu.bin }));
         run.set("initramfs", serde_json::json!({ "hash": self.image.hash }));
     }
-}
-
-/// A mode by its name, refused for a kernel that is built without flattened tables.
-pub fn mode(ctx: &Ctx, word: &str, profile: Profile) -> Result<Mode> {
-    let mode = Mode::parse(&ctx.root, word)?;
-    if matches!(profile, Profile::Unpatched | Profile::OptionOff) && word != "radix" {
-        return Err(Fail::usage(
-            format!("profile {} has no mode {word}", profile.name()),
-            "it is built without FPT",
-            "use --mode radix, or another profile",
-        ));
-    }
-    Ok(mode)
 }

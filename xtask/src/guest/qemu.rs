@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use fpt_init::proto::PORT;
 
-use crate::api::{Cmd, Fail, Result};
+use crate::api::{modes, Cmd, Fail, Mode, Result};
 
 /// A QEMU to run: ours, or the distribution's.
 #[derive(Debug, Clone)]
@@ -24,7 +24,7 @@ pub struct Spec {
     pub kernel: PathBuf,
     pub initrd: PathBuf,
     /// `fpt=` of the kernel; `None` leaves it to the kernel's own default.
-    pub mode: Option<String>,
+    pub mode: Option<Mode>,
     pub smp: u32,
     pub mem: String,
     /// More words for the kernel's command line.
@@ -65,7 +65,7 @@ impl Spec {
             // spins for a few ticks to see whether the timer works, and it would panic.
             args.extend(["clocksource=hpet", "tsc=unstable", "no_timer_check"].map(str::to_string));
         }
-        args.extend(self.mode.iter().map(|m| format!("fpt={m}")));
+        args.extend(self.mode.map(modes::kernel_arg));
         args.extend(self.append.iter().cloned());
         args.join(" ")
     }
@@ -221,7 +221,7 @@ mod tests {
         Spec {
             kernel: "/k/vmlinux".into(),
             initrd: "/k/i.cpio".into(),
-            mode: Some("l3l2".into()),
+            mode: Some(Mode::L3L2),
             smp: 2,
             mem: "1G".into(),
             append: vec!["kunit.enable=1".into()],

@@ -14,7 +14,7 @@ use super::qemu::{self, Spec};
 use super::rundir::{self, RunDir};
 use super::tty::RawTerminal;
 use super::vm::{Guest, Requests};
-use crate::api::{code, Ctx, Fail, Result};
+use crate::api::{code, modes, Ctx, Fail, Mode, Result};
 use crate::build::Profile;
 
 /// Ctrl-]: ends the session from the keyboard when the guest no longer answers.
@@ -22,9 +22,9 @@ const ESCAPE: u8 = 0x1d;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Shape of user page tables (see configs/modes)
-    #[arg(long)]
-    mode: String,
+    /// Shape of user page tables
+    #[arg(long, value_parser = modes::Parser)]
+    mode: Mode,
     /// Virtual CPUs
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     smp: u32,
@@ -61,7 +61,7 @@ pub struct Args {
 }
 
 pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
-    let mode = parts::mode(ctx, &args.mode, args.profile)?;
+    args.profile.check_mode(args.mode)?;
     qemu::check_size(&args.mem)?;
     let share = match &args.share {
         Some(dir) => dir.clone(),
@@ -106,7 +106,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
     let spec = Spec {
         kernel: kernel.vmlinux.clone(),
         initrd: image.path.clone(),
-        mode: Some(mode.as_str().to_string()),
+        mode: Some(args.mode),
         smp: args.smp,
         mem: args.mem.clone(),
         append: args.append.clone(),
@@ -129,7 +129,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
         image,
     };
     parts.record(&run);
-    run.set("mode", mode.as_str());
+    run.set("mode", args.mode.name());
     rundir::recorded(&run, || session(ctx, &run, &parts, &spec, &args))
 }
 

@@ -23,14 +23,13 @@ use super::results::{Case, Outcome, Report};
 use super::rundir::{self, RunDir};
 use super::tap::{self, Status};
 use super::vm::{self, Guest};
-use crate::api::{code, fail, locked, Ctx, Fail, Mode, Result};
+use crate::api::{code, fail, locked, modes, Ctx, Fail, Mode, Result};
 use crate::build::{self, Profile};
 
 /// Guests that may die in one mode before the mode is given up.
 const DEATHS: usize = 8;
 /// Runs of a program whose results differ, after the first one.
 const RERUNS: usize = 3;
-const RADIX: &str = "radix";
 /// A case of this name stands for a test that could not even start: red, in both modes too.
 const PREPARE: &str = "preparation";
 /// So begins the outcome of a program that did not end in time: red, in both modes too, for nobody knows what
@@ -46,8 +45,8 @@ const EVERY: &str = "every mode";
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Compare this mode with radix
-    #[arg(long)]
-    mode: Option<String>,
+    #[arg(long, value_parser = modes::Parser)]
+    mode: Option<Mode>,
     /// Only programs whose name contains this (may be given several times)
     #[arg(long)]
     filter: Vec<String>,
@@ -90,14 +89,14 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
         }
         return Ok(code::OK);
     }
-    let Some(word) = &args.mode else {
+    let Some(mode) = args.mode else {
         return Err(Fail::usage(
             "no mode",
             "the tests compare a mode with radix",
             "name it with --mode",
         ));
     };
-    let mode = parts::mode(ctx, word, args.profile)?;
+    args.profile.check_mode(mode)?;
     qemu::check_size(&args.mem)?;
     let plan = Plan {
         smp: args.smp,
@@ -111,7 +110,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
     if ctx.dry_run {
         ctx.ui.command(
             &plan
-                .spec(&parts, mode.as_str())
+                .spec(&parts, mode)
                 .command(&parts.qemu, &std::env::temp_dir().join("fpt")),
         );
         return Ok(code::OK);
@@ -119,7 +118,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
     let allow = list::allowed(&ctx.root.join("selftests/console-allow.toml"))?;
     let run = RunDir::new(ctx, "selftest")?;
     parts.record(&run);
-    run.set("mode", mode.as_str());
+    run.set("mode", mode.name());
     if let Some(percent) = args.mixed {
         run.set("mixed_percent", percent);
     }
@@ -133,7 +132,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
             allow: &allow,
             all_modes: false,
         };
-        let report = suite.compare(std::slice::from_ref(&mode))?;
+        let report = suite.compare(&[mode])?;
         run.results(&report)?;
         print_failures(ctx, &report);
         print_remarks(ctx, &report);
@@ -230,11 +229,11 @@ impl Default for Plan {
 }
 
 impl Plan {
-    pub fn spec(&self, parts: &Parts, mode: &str) -> Spec {
+    pub fn spec(&self, parts: &Parts, mode: Mode) -> Spec {
         Spec {
             kernel: parts.kernel.vmlinux.clone(),
             initrd: parts.image.path.clone(),
-            mode: Some(mode.to_string()),
+            mode: Some(mode),
             smp: self.smp,
             mem: self.mem.clone(),
             append: self.append.clone(),
@@ -492,45 +491,40 @@ struct ModeRun {
 impl Suite<'_> {
     /// Every mode against radix; radix runs once for all of them. Two guests at a time.
     pub fn compare(&self, modes: &[Mode]) -> Result<Report> {
-        let mut names = vec![RADIX.to_string()];
-        names.extend(
-            modes
-                .iter()
-                .map(|m| m.as_str().to_string())
-                .filter(|m| m != RADIX),
-        );
-        let next = Mutex::new(names.iter());
-        let done = Mutex::new(BTreeMap::<String, Result<ModeRun>>::new());
+        let others: Vec<Mode> = (modes.iter().copied())
+            .filter(|m| *m != Mode::Radix)
+            .collect();
+        let mut all = vec![Mode::Radix];
+        all.extend(&others);
+        let next = Mutex::new(all.iter().copied());
+        let done = Mutex::new(BTreeMap::<Mode, Result<ModeRun>>::new());
         std::thread::scope(|scope| {
-            for _ in 0..2.min(names.len()) {
+            for _ in 0..2.min(all.len()) {
                 scope.spawn(|| loop {
-                    let name = locked(&next).next();
-                    let Some(name) = name else { return };
-                    let result = self.mode(name, name, self.programs, self.plan.repeat);
-                    locked(&done).insert(name.clone(), result);
+                    let mode = locked(&next).next();
+                    let Some(mode) = mode else { return };
+                    let result = self.mode(mode, mode.name(), self.programs, self.plan.repeat);
+                    locked(&done).insert(mode, result);
                 });
             }
         });
         let mut done = done.into_inner().unwrap_or_else(|e| e.into_inner());
         let mut runs = BTreeMap::new();
-        for name in &names {
+        for mode in all {
             let result = done
-                .remove(name)
-                .unwrap_or_else(|| Err(Fail::infra(format!("mode {name} did not run"), "", "")));
-            runs.insert(name.clone(), result?);
+                .remove(&mode)
+                .unwrap_or_else(|| Err(Fail::infra(format!("mode {mode} did not run"), "", "")));
+            runs.insert(mode, result?);
         }
         let mut report = Report::default();
-        for (name, run) in &runs {
-            self.console_cases(name, run, &mut report);
-            self.mixed_case(name, run, &mut report);
+        for (mode, run) in &runs {
+            self.console_cases(mode.name(), run, &mut report);
+            self.mixed_case(*mode, run, &mut report);
         }
-        let radix = runs.remove(RADIX).unwrap_or_default();
-        let compared = names.iter().filter(|n| *n != RADIX);
-        let mut any = false;
-        for name in compared {
-            any = true;
-            if let Some(run) = runs.get_mut(name) {
-                self.compare_one(name, &radix, run, &mut report)?;
+        let radix = runs.remove(&Mode::Radix).unwrap_or_default();
+        for mode in &others {
+            if let Some(run) = runs.get_mut(mode) {
+                self.compare_one(*mode, &radix, run, &mut report)?;
             }
         }
         if self.all_modes {
@@ -539,7 +533,7 @@ impl Suite<'_> {
                 report.cases.extend(never_run(program, &all));
             }
         }
-        if !any {
+        if others.is_empty() {
             // Radix by itself: what it says is what it is.
             for program in self.programs {
                 for seen in radix
@@ -549,7 +543,7 @@ impl Suite<'_> {
                     .flatten()
                     .flat_map(|r| &r.cases)
                 {
-                    report.cases.push(plain_case(RADIX, program, seen));
+                    report.cases.push(plain_case(Mode::Radix, program, seen));
                 }
             }
         }
@@ -558,7 +552,7 @@ impl Suite<'_> {
 
     fn compare_one(
         &self,
-        mode: &str,
+        mode: Mode,
         radix: &ModeRun,
         run: &mut ModeRun,
         report: &mut Report,
@@ -583,14 +577,14 @@ impl Suite<'_> {
                 names.join(", ")
             ));
             // One after the other: the noise of a busy host is what this is meant to remove.
-            for (name, runs) in [(RADIX, &mut radix_runs), (mode, &mut run.runs)] {
-                let again = self.mode(name, &format!("{name}-again"), &suspects, RERUNS)?;
-                self.console_cases(&format!("{name}, again"), &again, report);
+            for (mode, runs) in [(Mode::Radix, &mut radix_runs), (mode, &mut run.runs)] {
+                let again = self.mode(mode, &format!("{mode}-again"), &suspects, RERUNS)?;
+                self.console_cases(&format!("{mode}, again"), &again, report);
                 for program in &suspects {
                     let more = again.runs.get(&program.name).cloned().unwrap_or_default();
                     let old = runs.entry(program.name.clone()).or_default();
                     first.insert(
-                        format!("{name}: {}", program.name),
+                        format!("{mode}: {}", program.name),
                         serde_json::to_value(&old)?,
                     );
                     if program.must_pass() {
@@ -633,7 +627,7 @@ impl Suite<'_> {
 
     fn verdict(
         &self,
-        mode: &str,
+        mode: Mode,
         program: &Program,
         radix: &Runs,
         runs: &Runs,
@@ -665,7 +659,7 @@ impl Suite<'_> {
                     "radix: {}\n{mode}: {}\n{}",
                     text(in_radix),
                     text(in_mode),
-                    said(name, ("radix", radix), (mode, runs), &program.name)
+                    said(name, (Mode::Radix, radix), (mode, runs), &program.name)
                 );
                 Case::failed(&suite, name, detail, ms)
             } else if (program.must_pass() || name == PREPARE || in_mode.iter().any(is_limit))
@@ -675,7 +669,7 @@ impl Suite<'_> {
                     "{} (radix: {})\n{}",
                     text(in_mode),
                     text(in_radix),
-                    said(name, ("radix", radix), (mode, runs), &program.name)
+                    said(name, (Mode::Radix, radix), (mode, runs), &program.name)
                 );
                 Case::failed(&suite, name, detail, ms)
             } else if in_mode.iter().all(|s| s.1 == Status::Skip) {
@@ -705,8 +699,8 @@ impl Suite<'_> {
     }
 
     /// What no other result can make good: a guest that died, or a kernel that warned.
-    fn console_cases(&self, mode: &str, run: &ModeRun, report: &mut Report) {
-        let (suite, splats) = (format!("console {mode}"), &run.splats);
+    fn console_cases(&self, which: &str, run: &ModeRun, report: &mut Report) {
+        let (suite, splats) = (format!("console {which}"), &run.splats);
         for (program, how) in &run.deaths {
             let name = format!("a guest died (during {program})");
             report
@@ -734,8 +728,8 @@ impl Suite<'_> {
     }
 
     /// With `--mixed`: did tables of other shapes come about?
-    fn mixed_case(&self, mode: &str, run: &ModeRun, report: &mut Report) {
-        if self.plan.mixed.is_none() || mode == RADIX {
+    fn mixed_case(&self, mode: Mode, run: &ModeRun, report: &mut Report) {
+        if self.plan.mixed.is_none() || mode == Mode::Radix {
             return;
         }
         let suite = format!("mixed {mode}");
@@ -749,7 +743,7 @@ impl Suite<'_> {
     /// All programs in one mode. A guest that dies is replaced; the program that ran is marked.
     fn mode(
         &self,
-        mode: &str,
+        mode: Mode,
         label: &str,
         programs: &[Program],
         repeat: usize,
@@ -829,8 +823,8 @@ impl Suite<'_> {
     }
 
     /// Nodes that the guest could not have so far; nobody asks without `--mixed`, or in radix.
-    fn fallbacks(&self, mode: &str, guest: &mut Guest) -> Result<i64> {
-        if self.plan.mixed.is_none() || mode == RADIX {
+    fn fallbacks(&self, mode: Mode, guest: &mut Guest) -> Result<i64> {
+        if self.plan.mixed.is_none() || mode == Mode::Radix {
             return Ok(0);
         }
         let (exit, said) = guest.run(Exec {
@@ -853,7 +847,7 @@ impl Suite<'_> {
         Ok(said.lines().filter_map(of).sum())
     }
 
-    fn fresh(&self, mode: &str, name: &str) -> Result<Guest> {
+    fn fresh(&self, mode: Mode, name: &str) -> Result<Guest> {
         let mut spec = self.plan.spec(self.parts, mode);
         // A free GiB in one piece is there at boot and hardly ever later.
         if let Some(n) = self
@@ -902,7 +896,7 @@ fn is_limit(seen: &(String, Status)) -> bool {
     seen.0.starts_with(LIMIT)
 }
 
-fn plain_case(mode: &str, program: &Program, seen: &Seen) -> Case {
+fn plain_case(mode: Mode, program: &Program, seen: &Seen) -> Case {
     let outcome = match seen.status {
         Status::Pass | Status::Xfail => Outcome::Passed,
         Status::Skip => Outcome::Skipped,
@@ -918,7 +912,7 @@ fn plain_case(mode: &str, program: &Program, seen: &Seen) -> Case {
 }
 
 /// A guest in the wrong mode would compare radix with radix and find everything equal.
-pub fn check_mode(guest: &mut Guest, mode: &str) -> Result<()> {
+pub fn check_mode(guest: &mut Guest, mode: Mode) -> Result<()> {
     let (exit, text) = guest.run(Exec {
         argv: vec!["cat".into(), "/sys/kernel/debug/fpt/mode".into()],
         timeout_s: 30,
@@ -926,8 +920,8 @@ pub fn check_mode(guest: &mut Guest, mode: &str) -> Result<()> {
     })?;
     let found = text.trim();
     // A kernel without flattened tables can only be radix.
-    if (exit.status() == 0 && found == mode)
-        || (exit.status() != 0 && mode == RADIX)
+    if (exit.status() == 0 && found == mode.name())
+        || (exit.status() != 0 && mode == Mode::Radix)
         || std::env::var_os("FPT_ANY_MODE").is_some()
     {
         return Ok(());
@@ -983,13 +977,13 @@ fn differ_in(program: &Program, radix: &Outcomes, mode: &Outcomes, good: bool) -
 }
 
 /// From a run in which this case failed, for the last one may be a good one.
-fn said(case: &str, radix: (&str, &Runs), mode: (&str, &Runs), program: &str) -> String {
+fn said(case: &str, radix: (Mode, &Runs), mode: (Mode, &Runs), program: &str) -> String {
     let failed = |r: &&Ran| {
         r.cases
             .iter()
             .any(|c| c.name == case && c.status == Status::Fail)
     };
-    let of = |(name, runs): (&str, &Runs)| {
+    let of = |(name, runs): (Mode, &Runs)| {
         let ran = runs.get(program).map_or(&[][..], Vec::as_slice);
         let tail = |r: &Ran| format!("from what it said in {name}:\n{}", r.tail);
         (
@@ -1175,7 +1169,7 @@ mod tests {
         let text = |radix: &[&Ran], mode: &[&Ran]| {
             let of = |list: &[&Ran]| runs(&list.iter().copied().cloned().collect::<Vec<_>>());
             let (radix, mode) = (of(radix), of(mode));
-            said("a", ("radix", &radix), ("l3l2", &mode), "mm/x")
+            said("a", (Mode::Radix, &radix), (Mode::L3L2, &mode), "mm/x")
         };
         let (g, b) = (&good, &bad);
         assert!(text(&[g], &[b, g]).ends_with("l3l2:\nbad"));

@@ -22,7 +22,7 @@ use super::rundir::{self, RunDir};
 use super::selftest::{self, check_mode, Plan};
 use super::vm::{self, Exit, Guest};
 use crate::api::fail::did_you_mean;
-use crate::api::{code, fail, locked, store, Ctx, Fail, Mode, Result};
+use crate::api::{code, fail, locked, modes, store, Ctx, Fail, Mode, Result};
 use crate::build::Profile;
 use crate::image;
 
@@ -93,8 +93,8 @@ const GRACE_S: u64 = 100;
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Modes, separated by commas; two run at a time
-    #[arg(long, value_name = "M[,M...]", value_delimiter = ',', required = true)]
-    mode: Vec<String>,
+    #[arg(long, value_name = "M[,M...]", value_delimiter = ',', required = true, value_parser = modes::Parser)]
+    mode: Vec<Mode>,
     /// Minutes of each mode; half of them with failing allocations
     #[arg(long, value_name = "N", default_value = "2", value_parser = minutes, allow_negative_numbers = true)]
     minutes: f64,
@@ -143,8 +143,8 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
         return Ok(code::OK);
     }
     let mut modes: Vec<Mode> = Vec::new();
-    for word in &args.mode {
-        let mode = parts::mode(ctx, word, args.profile)?;
+    for mode in args.mode {
+        args.profile.check_mode(mode)?;
         if !modes.contains(&mode) {
             modes.push(mode);
         }
@@ -165,10 +165,10 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
     let parts = selftest::build_parts(ctx, parts::kernel(ctx, args.profile)?)?;
     let disk = disk(ctx)?;
     if ctx.dry_run {
-        for mode in &modes {
+        for mode in modes {
             ctx.ui.command(
                 &stress
-                    .spec(&parts, &disk, mode.as_str())
+                    .spec(&parts, &disk, mode)
                     .command(&parts.qemu, &std::env::temp_dir().join("fpt")),
             );
         }
@@ -416,9 +416,9 @@ struct Phase {
 }
 
 /// One guest's story.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 struct Story {
-    mode: String,
+    mode: Mode,
     began_utc: String,
     ended_utc: String,
     uname: String,
@@ -428,6 +428,24 @@ struct Story {
     start: Counts,
     end: Counts,
     outcome: String,
+}
+
+impl Story {
+    /// It begins now.
+    fn new(mode: Mode, seed: u32) -> Story {
+        Story {
+            mode,
+            began_utc: rundir::utc(SystemTime::now()),
+            ended_utc: String::new(),
+            uname: String::new(),
+            seed,
+            skipped: BTreeMap::new(),
+            phases: Vec::new(),
+            start: Counts::new(),
+            end: Counts::new(),
+            outcome: String::new(),
+        }
+    }
 }
 
 /// Turns of one kind, one at a time, over and over.
@@ -475,7 +493,7 @@ impl Stress {
         }
     }
 
-    fn spec(&self, parts: &Parts, disk: &std::path::Path, mode: &str) -> Spec {
+    fn spec(&self, parts: &Parts, disk: &std::path::Path, mode: Mode) -> Spec {
         let mut spec = self.plan.spec(parts, mode);
         spec.drives.push(disk.to_path_buf());
         if self.wants("hotplug") {
@@ -505,7 +523,7 @@ impl Stress {
         modes: &[Mode],
     ) -> Result<Report> {
         run.set("seed", self.seed);
-        let next = Mutex::new(modes.iter());
+        let next = Mutex::new(modes.iter().copied());
         let done = Mutex::new(BTreeMap::new());
         std::thread::scope(|scope| {
             for _ in 0..2.min(modes.len()) {
@@ -513,7 +531,6 @@ impl Stress {
                     let Some(mode) = locked(&next).next() else {
                         return;
                     };
-                    let mode = mode.as_str();
                     let guest = One {
                         stress: self,
                         ctx,
@@ -524,7 +541,7 @@ impl Stress {
                     };
                     // Before the lock: the other guest must not wait for this one.
                     let result = guest.whole(&self.spec(parts, disk, mode));
-                    locked(&done).insert(mode.to_string(), result);
+                    locked(&done).insert(mode, result);
                 });
             }
         });
@@ -532,7 +549,7 @@ impl Stress {
         let mut report = Report::default();
         let mut stories = Vec::new();
         for mode in modes {
-            if let Some((story, cases)) = done.remove(mode.as_str()) {
+            if let Some((story, cases)) = done.remove(mode) {
                 stories.push(story);
                 report.cases.extend(cases);
             }
@@ -643,16 +660,6 @@ const LEFT: [&str; 5] = [
     "others_kb",
 ];
 
-/// Kinds of nodes that a mode has.
-fn kinds(mode: &str) -> &'static [&'static str] {
-    match mode {
-        "l4l3" => &["root"],
-        "l3l2" => &["mid"],
-        "l4l3-l2l1" => &["root", "bottom"],
-        _ => &[],
-    }
-}
-
 /// One mode.
 struct One<'a> {
     stress: &'a Stress,
@@ -660,7 +667,7 @@ struct One<'a> {
     run: &'a RunDir,
     parts: &'a Parts,
     allow: &'a [Allow],
-    mode: &'a str,
+    mode: Mode,
 }
 
 impl One<'_> {
@@ -668,12 +675,7 @@ impl One<'_> {
     fn whole(&self, spec: &Spec) -> (Story, Vec<Case>) {
         let start = Instant::now();
         let suite = format!("stress/{}", self.mode);
-        let mut story = Story {
-            mode: self.mode.into(),
-            began_utc: rundir::utc(SystemTime::now()),
-            seed: self.stress.seed,
-            ..Story::default()
-        };
+        let mut story = Story::new(self.mode, self.stress.seed);
         let mut cases = Vec::new();
         let mut guest = None;
         let result = self.story(spec, &mut guest, &mut story);
@@ -762,7 +764,7 @@ impl One<'_> {
             }
             let said = ask(guest, &["fpt-stress", "ready", name])?;
             match said.trim() {
-                "ok" if name == "demote" && !self.has_nodes() => {
+                "ok" if name == "demote" && !self.mode.flattens_below_root() => {
                     let why = "this mode has no nodes below the root";
                     story.skipped.insert(name.into(), why.into());
                 }
@@ -771,7 +773,6 @@ impl One<'_> {
             }
         }
         let mut lanes = self.lanes(&vm_class, &loops)?;
-        let cores = kinds(self.mode);
         let mut last = state(guest)?;
         story.start = last.clone();
         guest.shell("echo 2 >/proc/sys/kernel/randomize_va_space")?;
@@ -820,8 +821,8 @@ impl One<'_> {
                         .flat_map(|l| l.values())
                         .map(|t| t.runs)
                         .sum::<u64>(),
-                    sum(&phase.kernel, cores, "installs"),
-                    sum(&phase.kernel, cores, "fallbacks"),
+                    sum(&phase.kernel, self.mode, "installs"),
+                    sum(&phase.kernel, self.mode, "fallbacks"),
                     count(&phase.kernel, "demotions"),
                     phase.injected
                 ));
@@ -847,10 +848,6 @@ impl One<'_> {
         guest.quit()?;
         stage.done("");
         Ok(())
-    }
-
-    fn has_nodes(&self) -> bool {
-        kinds(self.mode).iter().any(|k| *k != "root")
     }
 
     /// Two lanes share the vm class, a third has the rest.
@@ -1111,7 +1108,7 @@ impl One<'_> {
             let name = format!("{scenario} was at work");
             match (story.skipped.get(scenario), total(counter)) {
                 // A mode with nodes below the root can demote them; nothing else shows that this is lost.
-                (Some(why), _) if scenario == "demote" && self.has_nodes() => {
+                (Some(why), _) if scenario == "demote" && self.mode.flattens_below_root() => {
                     Case::failed(suite, &name, why.clone(), 0)
                 }
                 (Some(why), _) => Case::skipped(suite, &name, why.clone()),
@@ -1149,7 +1146,7 @@ impl One<'_> {
                 });
             }
         }
-        for kind in kinds(self.mode) {
+        for kind in self.mode.kinds() {
             let name = format!("{kind} nodes were made");
             cases.push(match total(&format!("{kind}_installs")) {
                 n if n > 0 => Case::new(suite, &name, Outcome::Passed, n.to_string(), 0),
@@ -1158,8 +1155,8 @@ impl One<'_> {
         }
         if let Some(phase) = story.phases.iter().find(|p| p.fail_percent > 0) {
             let name = "allocations of nodes failed";
-            let fallbacks = sum(&phase.kernel, kinds(self.mode), "fallbacks");
-            cases.push(if kinds(self.mode).is_empty() {
+            let fallbacks = sum(&phase.kernel, self.mode, "fallbacks");
+            cases.push(if self.mode == Mode::Radix {
                 Case::skipped(suite, name, "this mode has no nodes")
             } else if phase.injected > 0 && fallbacks > 0 {
                 let said = format!("{} injected, {fallbacks} fallbacks", phase.injected);
@@ -1232,9 +1229,9 @@ fn change(before: &Counts, after: &Counts) -> Counts {
         .collect()
 }
 
-fn sum(counts: &Counts, kinds: &[&str], what: &str) -> i64 {
-    kinds
-        .iter()
+/// Over the kinds of nodes that the mode has.
+fn sum(counts: &Counts, mode: Mode, what: &str) -> i64 {
+    mode.kinds()
         .map(|k| count(counts, &format!("{k}_{what}")))
         .sum()
 }

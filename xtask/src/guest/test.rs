@@ -232,14 +232,14 @@ echo $((n - before))
 cat results
 ";
 
-fn emt_again(guest: &mut Guest, mode: &str, group: &str) -> Result<Vec<Case>> {
+fn emt_again(guest: &mut Guest, mode: Mode, group: &str) -> Result<Vec<Case>> {
     let group = format!("{group}, after boot");
     let text = guest.shell(EMT_AGAIN)?;
     let (nodes, results) = text.split_once('\n').unwrap_or((&text, ""));
     let mut cases = kunit_cases(&group, &tap::parse(results.lines()));
     let (name, good) = match mode {
-        "radix" => ("its tables are conventional", nodes == "0"),
-        _ => (
+        Mode::Radix => ("its tables are conventional", nodes == "0"),
+        Mode::L4L3 | Mode::L3L2 | Mode::L4L3L2L1 => (
             "its tables are flattened",
             nodes.parse().is_ok_and(|n: u64| n > 0),
         ),
@@ -282,10 +282,6 @@ impl Tests<'_> {
         self.parts
             .as_ref()
             .ok_or_else(|| Fail::infra("nothing was built", "", ""))
-    }
-
-    fn modes(&self) -> Result<Vec<Mode>> {
-        Mode::all(&self.ctx.root)
     }
 
     fn host(&self) -> Result<Vec<Case>> {
@@ -561,7 +557,7 @@ impl Tests<'_> {
     }
 
     fn boot(&mut self) -> Result<Vec<Case>> {
-        let (ctx, run, modes) = (self.ctx, self.run, self.modes()?);
+        let (ctx, run) = (self.ctx, self.run);
         let stock = parts::qemu(ctx, true);
         let parts = self.parts()?;
         let plan = Plan {
@@ -569,16 +565,16 @@ impl Tests<'_> {
             ..Plan::default()
         };
         let mut cases = Vec::new();
-        for mode in &modes {
-            cases.push(case("boot", mode.as_str(), || {
+        for mode in Mode::ALL {
+            cases.push(case("boot", mode.name(), || {
                 let mut guest = Guest::boot(
                     ctx,
                     run,
                     &parts.qemu,
-                    &plan.spec(parts, mode.as_str()),
+                    &plan.spec(parts, mode),
                     &format!("boot-{mode}"),
                 )?;
-                check_mode(&mut guest, mode.as_str())?;
+                check_mode(&mut guest, mode)?;
                 let boot = guest.boot.clone();
                 guest.quit_clean()?;
                 run.set(&format!("boot_seconds_{mode}"), boot.wall.as_secs_f64());
@@ -590,14 +586,10 @@ impl Tests<'_> {
             }));
         }
         // The same image, asked for a flat mode, on a machine that has no FPT.
-        let wanted = modes
-            .iter()
-            .find(|m| m.as_str() != "radix")
-            .map_or("radix", Mode::as_str);
         cases.push(case("boot", "radix on the distribution's QEMU", || {
-            let mut guest =
-                Guest::boot(ctx, run, &stock?, &plan.spec(parts, wanted), "boot-stock")?;
-            check_mode(&mut guest, "radix")?;
+            let spec = plan.spec(parts, Mode::L4L3);
+            let mut guest = Guest::boot(ctx, run, &stock?, &spec, "boot-stock")?;
+            check_mode(&mut guest, Mode::Radix)?;
             let line = guest
                 .console()
                 .into_iter()
@@ -617,7 +609,7 @@ impl Tests<'_> {
                 ctx,
                 run,
                 &parts.qemu,
-                &plan.spec(parts, "radix"),
+                &plan.spec(parts, Mode::Radix),
                 "boot-crash",
             )?;
             match guest.shell("echo c > /proc/sysrq-trigger") {
@@ -634,14 +626,14 @@ impl Tests<'_> {
     }
 
     fn walk(&mut self) -> Result<Vec<Case>> {
-        let (ctx, run, modes) = (self.ctx, self.run, self.modes()?);
+        let (ctx, run) = (self.ctx, self.run);
         let parts = self.parts()?;
         let mut cases = Vec::new();
-        for mode in &modes {
+        for mode in Mode::ALL {
             for huge in [false, true] {
                 let name = format!("{mode}, {} page", if huge { "2 MiB" } else { "4 KiB" });
                 cases.push(case("walk", &name, || {
-                    walk::test(ctx, run, parts, mode.as_str(), huge)
+                    walk::test(ctx, run, parts, mode, huge)
                 }));
             }
         }
@@ -649,23 +641,21 @@ impl Tests<'_> {
     }
 
     fn agree(&mut self) -> Result<Vec<Case>> {
-        let (ctx, run, modes) = (self.ctx, self.run, self.modes()?);
-        let modes: Vec<String> = modes.iter().map(|m| m.as_str().to_string()).collect();
-        agree::cases(ctx, run, self.parts()?, &modes)
+        let (ctx, run) = (self.ctx, self.run);
+        agree::cases(ctx, run, self.parts()?, &Mode::ALL)
     }
 
     /// Each mode runs the cases that its kinds of nodes can have; radix shows that the rest skips.
     fn kunit(&mut self) -> Result<Vec<Case>> {
-        let modes = self.modes()?;
         let mut cases = Vec::new();
-        for mode in &modes {
-            cases.extend(self.kunit_in(mode.as_str())?);
+        for mode in Mode::ALL {
+            cases.extend(self.kunit_in(mode)?);
         }
         cases.extend(never_run(&cases));
         Ok(cases)
     }
 
-    fn kunit_in(&mut self, mode: &str) -> Result<Vec<Case>> {
+    fn kunit_in(&mut self, mode: Mode) -> Result<Vec<Case>> {
         let (ctx, run) = (self.ctx, self.run);
         let parts = self.parts()?;
         let group = format!("kunit/{mode}");
@@ -712,7 +702,7 @@ impl Tests<'_> {
     }
 
     fn selftest(&mut self) -> Result<Vec<Case>> {
-        let (ctx, run, modes, quick) = (self.ctx, self.run, self.modes()?, self.quick);
+        let (ctx, run, quick) = (self.ctx, self.run, self.quick);
         let all = list::programs(&ctx.root.join("selftests/list.toml"))?;
         let programs: Vec<list::Program> = if quick {
             all.into_iter()
@@ -733,16 +723,18 @@ impl Tests<'_> {
             allow: &allow,
             all_modes: true,
         };
-        Ok(suite.compare(&modes)?.cases)
+        Ok(suite.compare(&Mode::ALL)?.cases)
     }
 
     fn stress(&mut self) -> Result<Vec<Case>> {
-        let (ctx, run, modes) = (self.ctx, self.run, self.modes()?);
+        let (ctx, run) = (self.ctx, self.run);
         let disk = stress::disk(ctx)?;
         let allow = list::allowed(&ctx.root.join("selftests/console-allow.toml"))?;
         let parts = self.parts()?;
         let stress = Stress::short();
-        Ok(stress.all(ctx, run, parts, &disk, &allow, &modes)?.cases)
+        Ok(stress
+            .all(ctx, run, parts, &disk, &allow, &Mode::ALL)?
+            .cases)
     }
 
     fn option_off(&self) -> Result<Vec<Case>> {
@@ -757,7 +749,7 @@ impl Tests<'_> {
     }
 
     fn kcount(&mut self) -> Result<Vec<Case>> {
-        let (ctx, run, modes) = (self.ctx, self.run, self.modes()?);
+        let (ctx, run) = (self.ctx, self.run);
         let parts = self.parts()?;
         let counts = Count {
             // The smallest of them counts, and the limits are closer than the spread of a few.
@@ -765,7 +757,7 @@ impl Tests<'_> {
             quick: false,
             in_place: false,
         }
-        .all(ctx, run, parts, &modes, None)?;
+        .all(ctx, run, parts, &Mode::ALL, None)?;
         ctx.ui.info(&kcount::table(&counts));
         Ok(kcount::limits(&counts))
     }
@@ -795,12 +787,8 @@ impl Tests<'_> {
                 (name, Err(why)) => Case::failed("bench", &name, why, 0),
             });
         }
-        for mode in self.modes()? {
-            let mode = mode.as_str();
-            // Merging PML4 and PDPT saves the PML4 entry, which is cached anyway.
-            if !mode.contains("l2") {
-                continue;
-            }
+        // Merging PML4 and PDPT saves the PML4 entry, which is cached anyway.
+        for mode in Mode::ALL.into_iter().filter(|m| m.flattens_below_root()) {
             let name = format!("{WIDE}: {mode} reads fewer entries per walk than radix");
             cases.push(case("bench", &name, || {
                 report::fewer_reads(&matrix, WIDE, mode, 0.9)

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use fpt_geometry::Level;
 use fpt_init::proto::Exec;
 use serde::Serialize;
 
@@ -12,16 +13,16 @@ use super::qemu::Spec;
 use super::rundir::{self, RunDir};
 use super::selftest::check_mode;
 use super::vm::Guest;
-use crate::api::{code, store, Ctx, Fail, Result};
+use crate::api::{code, modes, store, Ctx, Fail, Mode, Result};
 use crate::build::Profile;
 
 const FLAT: u64 = 1 << 52;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Shape of user page tables (see configs/modes)
-    #[arg(long)]
-    mode: String,
+    /// Shape of user page tables
+    #[arg(long, value_parser = modes::Parser)]
+    mode: Mode,
     /// An address within a 2 MiB page
     #[arg(long)]
     huge: bool,
@@ -48,7 +49,7 @@ fn hex(text: &str) -> Result<u64, String> {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Entry {
-    pub level: u32,
+    pub level: Level,
     pub name: String,
     pub pa: u64,
     pub value: u64,
@@ -90,13 +91,14 @@ pub fn parse(text: &str) -> Result<Walk> {
         let dec = |at: usize| words.get(at).and_then(|w| w.parse::<u64>().ok());
         let end = match words.as_slice() {
             ["entry", _, name, "pa", _, "value", _, "bits", _] => {
+                let level = dec(1).and_then(|n| Level::from_number(n as u32));
                 let (Some(level), Some(pa), Some(value), Some(bits)) =
-                    (dec(1), num(4), num(6), dec(8))
+                    (level, num(4), num(6), dec(8))
                 else {
                     return Err(bad(line));
                 };
                 entries.push(Entry {
-                    level: level as u32,
+                    level,
                     name: name.to_string(),
                     pa,
                     value,
@@ -144,29 +146,18 @@ fn target(line: &str) -> Option<Target> {
 
 #[derive(Debug, Serialize)]
 struct Side {
-    mode: String,
+    mode: Mode,
     target: Target,
     walk: Walk,
 }
 
 /// Entries that a walk of the mode visits where every node could be flattened.
-pub fn expected(mode: &str, huge: bool) -> Option<usize> {
-    let small = match mode {
-        "radix" => 4,
-        "l4l3" | "l3l2" => 3,
-        "l4l3-l2l1" => 2,
-        _ => return None,
-    };
-    // A 2 MiB page ends at the PDE, where nothing can be merged below.
-    Some(match (mode, huge) {
-        ("l4l3-l2l1", true) => 2,
-        (_, true) => small - 1,
-        (_, false) => small,
-    })
+pub fn expected(mode: Mode, huge: bool) -> usize {
+    mode.visits(if huge { Level::L2 } else { Level::L1 })
 }
 
 pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
-    let mode = parts::mode(ctx, &args.mode, args.profile)?;
+    args.profile.check_mode(args.mode)?;
     let kernel = parts::kernel(ctx, args.profile)?;
     let qemu = parts::qemu(ctx, false)?;
     let image = parts::image(ctx, |_| Ok(()))?;
@@ -175,13 +166,13 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
         qemu,
         image,
     };
-    let spec = |mode: &str| spec(&parts, mode, &args.append);
-    let mut modes = vec![mode.as_str().to_string()];
-    if mode.as_str() != "radix" {
-        modes.push("radix".into());
+    let spec = |mode: Mode| spec(&parts, mode, &args.append);
+    let mut modes = vec![args.mode];
+    if args.mode != Mode::Radix {
+        modes.push(Mode::Radix);
     }
     if ctx.dry_run {
-        for mode in &modes {
+        for mode in modes {
             ctx.ui
                 .command(&spec(mode).command(&parts.qemu, &std::env::temp_dir().join("fpt")));
         }
@@ -192,18 +183,15 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
     rundir::recorded(&run, || {
         let mut guests = Vec::new();
         for mode in &modes {
-            guests.push(Guest::start(ctx, &run, &parts.qemu, &spec(mode), mode)?);
+            let name = mode.name();
+            guests.push(Guest::start(ctx, &run, &parts.qemu, &spec(*mode), name)?);
         }
         let mut sides = Vec::new();
-        for (guest, mode) in guests.iter_mut().zip(&modes) {
+        for (guest, mode) in guests.iter_mut().zip(modes.iter().copied()) {
             guest.wait_ready(None)?;
             check_mode(guest, mode)?;
             let (target, walk) = look(guest, args.addr, args.huge)?;
-            sides.push(Side {
-                mode: mode.clone(),
-                target,
-                walk,
-            });
+            sides.push(Side { mode, target, walk });
             guest.quit_clean()?;
         }
         let text = serde_json::to_string_pretty(&sides)?;
@@ -227,11 +215,11 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
     })
 }
 
-fn spec(parts: &Parts, mode: &str, append: &[String]) -> Spec {
+fn spec(parts: &Parts, mode: Mode, append: &[String]) -> Spec {
     Spec {
         kernel: parts.kernel.vmlinux.clone(),
         initrd: parts.image.path.clone(),
-        mode: Some(mode.to_string()),
+        mode: Some(mode),
         // One CPU: what it runs is the program.
         smp: 1,
         mem: "1G".into(),
@@ -246,22 +234,15 @@ fn spec(parts: &Parts, mode: &str, append: &[String]) -> Spec {
 }
 
 /// One mode by itself, for `cargo xtask test`.
-pub fn test(ctx: &Ctx, run: &RunDir, parts: &Parts, mode: &str, huge: bool) -> Result<String> {
+pub fn test(ctx: &Ctx, run: &RunDir, parts: &Parts, mode: Mode, huge: bool) -> Result<String> {
     let name = format!("walk-{mode}{}", if huge { "-huge" } else { "" });
     let mut guest = Guest::start(ctx, run, &parts.qemu, &spec(parts, mode, &[]), &name)?;
     guest.wait_ready(None)?;
     check_mode(&mut guest, mode)?;
     let (target, walk) = look(&mut guest, None, huge)?;
     guest.quit_clean()?;
-    check(
-        &Side {
-            mode: mode.to_string(),
-            target,
-            walk,
-        },
-        huge,
-    )
-    .map_err(|why| Fail::test("the walk is wrong", why, ""))
+    check(&Side { mode, target, walk }, huge)
+        .map_err(|why| Fail::test("the walk is wrong", why, ""))
 }
 
 fn look(guest: &mut Guest, addr: Option<u64>, huge: bool) -> Result<(Target, Walk)> {
@@ -333,23 +314,26 @@ fn check(side: &Side, huge: bool) -> Result<String, String> {
         ));
     }
     let visited = side.walk.entries.len();
-    match expected(&side.mode, huge) {
-        Some(n) if n != visited => Err(format!(
+    let n = expected(side.mode, huge);
+    if n != visited {
+        return Err(format!(
             "{visited} entries visited where this mode needs {n}: a node was not flattened (no memory, or a policy that keeps it small)"
-        )),
-        _ => Ok(format!("{visited} entries visited; frame {pfn:#x}, as /proc/self/pagemap says")),
+        ));
     }
+    Ok(format!(
+        "{visited} entries visited; frame {pfn:#x}, as /proc/self/pagemap says"
+    ))
 }
 
 fn flags(entry: &Entry) -> String {
-    let leaf = entry.level == 1 || entry.value & 1 << 7 != 0;
+    let leaf = entry.level == Level::L1 || entry.value & 1 << 7 != 0;
     let names = [
         (0, "P"),
         (1, "W"),
         (2, "U"),
         (5, "A"),
         (6, if leaf { "D" } else { "" }),
-        (7, if entry.level > 1 { "PS" } else { "" }),
+        (7, if entry.level > Level::L1 { "PS" } else { "" }),
         (63, "NX"),
         (52, "FLAT"),
         (53, "sw53"),
@@ -369,7 +353,7 @@ fn column(side: &Side) -> Vec<String> {
         "─".repeat(WIDTH - 4),
     ];
     for entry in &side.walk.entries {
-        let low = 12 + 9 * entry.level.saturating_sub(1);
+        let low = entry.level.shift();
         let index = side.target.addr >> low & ((1u64 << entry.bits.min(48)) - 1);
         out.push(format!(
             "{:<6} VA[{}:{}] {:>2} bits = {index:#x}",
@@ -382,12 +366,15 @@ fn column(side: &Side) -> Vec<String> {
         out.push(format!("  │ value {:#018x}", entry.value));
         out.push(format!("  │ {}", flags(entry)));
         let to = entry.value & 0x000f_ffff_ffff_f000;
-        let leaf = entry.level == 1 || (entry.level < 4 && entry.value & 1 << 7 != 0);
-        out.push(match (leaf, entry.level > 2 && entry.value & FLAT != 0) {
-            (true, _) => "  ▼ the page".to_string(),
-            (false, true) => format!("  ▼ flattened node, 2 MiB, at {to:#x}"),
-            (false, false) => format!("  ▼ table, 4 KiB, at {to:#x}"),
-        });
+        let leaf =
+            entry.level == Level::L1 || (entry.level < Level::L4 && entry.value & 1 << 7 != 0);
+        out.push(
+            match (leaf, entry.level > Level::L2 && entry.value & FLAT != 0) {
+                (true, _) => "  ▼ the page".to_string(),
+                (false, true) => format!("  ▼ flattened node, 2 MiB, at {to:#x}"),
+                (false, false) => format!("  ▼ table, 4 KiB, at {to:#x}"),
+            },
+        );
     }
     out.push(match &side.walk.end {
         End::Page { pa, size, perm } => format!("page at {pa:#x}, {} KiB, {perm}", size >> 10),
@@ -430,7 +417,7 @@ page pa 0x0000000012345000 size 4096 perm rw-u
 
     fn side() -> Side {
         Side {
-            mode: "l3l2".into(),
+            mode: Mode::L3L2,
             target: Target {
                 addr: 0x1234_5678_9000,
                 pfn: 0x12345,

@@ -411,7 +411,11 @@ type Placed = (&'static str, &'static str, fn(&str) -> bool);
 const PLACED: [Placed; 4] = [
     ("rust-mm-fpt/kernel", "arch/x86/mm/fpt", is_rust),
     ("rust-mm-fpt/core/src", "arch/x86/mm/fpt/fpt_core", is_core),
-    ("rust-mm-fpt/geometry/src", "arch/x86/mm/fpt/fpt_core", is_core),
+    (
+        "rust-mm-fpt/geometry/src",
+        "arch/x86/mm/fpt/fpt_core",
+        is_core,
+    ),
     ("selftests/fpt", "tools/testing/selftests/fpt", is_any),
 ];
 

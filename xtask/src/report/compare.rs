@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Two matrices beside each other, cell by cell.
 
+use fpt_geometry::Mode;
 use serde::Serialize;
 
 use super::draw::{Bar, Chart, Group, Key, Part};
@@ -14,7 +15,7 @@ pub const SCHEMA: &str = "fpt-compare/1";
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Pair {
     pub workload: String,
-    pub mode: String,
+    pub mode: Mode,
     pub phase: String,
     pub organisation: String,
     pub preset: String,
@@ -40,7 +41,7 @@ pub fn pairs(a: &Table, b: &Table) -> Vec<Pair> {
             let (x, y) = (of.of(left), of.of(right));
             out.push(Pair {
                 workload: left.workload.clone(),
-                mode: left.mode.clone(),
+                mode: left.mode,
                 phase: left.phase.clone(),
                 organisation: left.organisation.clone(),
                 preset: left.preset.clone(),
@@ -60,7 +61,7 @@ pub fn only(a: &Matrix, b: &Matrix) -> Vec<String> {
         .iter()
         .filter(|c| c.figures().is_some())
         .filter(|c| {
-            b.cell(&c.workload, &c.mode)
+            b.cell(&c.workload, c.mode)
                 .and_then(|o| o.figures())
                 .is_none()
         })
@@ -85,7 +86,7 @@ pub fn chart(pairs: &[Pair], of: Of, source: &str) -> Chart {
             continue;
         }
         let bar = Bar {
-            label: p.mode.clone(),
+            label: p.mode.to_string(),
             parts: p
                 .ratio
                 .map(|r| Part {
@@ -142,7 +143,7 @@ pub fn grid(pairs: &[Pair], of: Of) -> Grid {
                 vec![
                     p.workload.clone(),
                     p.phase.clone(),
-                    p.mode.clone(),
+                    p.mode.to_string(),
                     p.organisation.clone(),
                     p.preset.clone(),
                     p.a.map_or("-".into(), number),

@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 
+use fpt_geometry::Mode;
 use serde::Serialize;
 
 use fpt_walksim_model::report::Task;
 
 use super::figures::{number, percent, Grid};
 use super::html::{esc, table};
-use super::metrics::{Matrix, Table, RADIX};
+use super::metrics::{Matrix, Table};
 use crate::bench::schema::Cell;
 
 /// Functions on the page.
@@ -21,7 +22,7 @@ const TASKS: usize = 4;
 #[derive(Serialize)]
 pub struct FunctionRow {
     workload: String,
-    mode: String,
+    mode: Mode,
     phase: String,
     function: String,
     instructions: u64,
@@ -31,7 +32,7 @@ pub struct FunctionRow {
 #[derive(Serialize)]
 pub struct TaskRow {
     workload: String,
-    mode: String,
+    mode: Mode,
     phase: String,
     task: String,
     /// Of the program; empty if the simulator did not say.
@@ -57,7 +58,7 @@ pub fn functions(matrix: &Matrix) -> Vec<FunctionRow> {
     phases(matrix, |cell, phase| {
         let row = |f: &fpt_walksim_model::report::Function| FunctionRow {
             workload: cell.workload.clone(),
-            mode: cell.mode.clone(),
+            mode: cell.mode,
             phase: phase.name.clone(),
             function: f.name.clone(),
             instructions: f.instructions,
@@ -70,7 +71,7 @@ pub fn tasks(matrix: &Matrix) -> Vec<TaskRow> {
     phases(matrix, |cell, phase| {
         let row = |t: &Task| TaskRow {
             workload: cell.workload.clone(),
-            mode: cell.mode.clone(),
+            mode: cell.mode,
             phase: phase.name.clone(),
             task: t.task.clone(),
             name: name(t),
@@ -107,16 +108,16 @@ impl<'a> Path<'a> {
 }
 
 /// The path of page faults in each mode, functions in the order of the first one.
-fn grid(paths: &[(&str, Path)]) -> Grid {
+fn grid(paths: &[(Mode, Path)]) -> Grid {
     let mut head = vec!["function".to_string()];
     for (mode, _) in paths {
         head.push(mode.to_string());
-        head.push(match *mode {
-            RADIX => "part".into(),
+        head.push(match mode {
+            Mode::Radix => "part".into(),
             _ => "against radix".to_string(),
         });
     }
-    let base = paths.iter().find(|(mode, _)| *mode == RADIX);
+    let base = paths.iter().find(|(mode, _)| *mode == Mode::Radix);
     let line = |name: &str, of: &dyn Fn(&Path) -> Option<u64>| {
         let mut row = vec![name.to_string()];
         let radix = base.and_then(|(_, p)| of(p)).filter(|n| *n > 0);
@@ -124,10 +125,10 @@ fn grid(paths: &[(&str, Path)]) -> Grid {
             let value = of(path);
             row.push(value.map_or("-".into(), |n| number(n as f64)));
             row.push(match (value, radix) {
-                (Some(n), _) if *mode == RADIX && path.all > 0 => {
+                (Some(n), _) if *mode == Mode::Radix && path.all > 0 => {
                     format!("{:.1} %", n as f64 * 100.0 / path.all as f64)
                 }
-                (Some(n), Some(radix)) if *mode != RADIX => percent(n as f64 / radix as f64),
+                (Some(n), Some(radix)) if *mode != Mode::Radix => percent(n as f64 / radix as f64),
                 _ => "-".into(),
             });
         }
@@ -160,7 +161,7 @@ pub fn functions_page(t: &Table) -> String {
         modes
             .iter()
             .map(|m| {
-                let cell = t.matrix.cell(workload, m)?;
+                let cell = t.matrix.cell(workload, *m)?;
                 cell.figures().map(|_| cell)
             })
             .collect()
@@ -172,7 +173,7 @@ pub fn functions_page(t: &Table) -> String {
         .filter_map(|w| Some((w, cells(w)?)))
         .collect();
     let paths = |of: &[&(&str, Vec<&'_ Cell>)]| -> Grid {
-        let mut paths: Vec<(&str, Path)> = modes.iter().map(|m| (*m, Path::default())).collect();
+        let mut paths: Vec<(Mode, Path)> = modes.iter().map(|m| (*m, Path::default())).collect();
         for (_, cells) in of {
             for ((_, path), cell) in paths.iter_mut().zip(cells) {
                 path.add(cell);
@@ -225,7 +226,7 @@ pub fn tasks_page(t: &Table) -> String {
         for (n, ((task, name), (user, own))) in by.into_iter().take(TASKS).enumerate() {
             rows.push(vec![
                 cell.workload.clone(),
-                cell.mode.clone(),
+                cell.mode.to_string(),
                 (n + 1).to_string(),
                 if name.is_empty() { "-".into() } else { name },
                 number(user as f64),
@@ -267,9 +268,11 @@ mod tests {
     fn functions_stand_side_by_side() {
         let matrix = matrix();
         let t = Table::new(&matrix);
-        let mut paths: Vec<(&str, Path)> = ["radix", "l3l2"].map(|m| (m, Path::default())).into();
+        let mut paths: Vec<(Mode, Path)> = [Mode::Radix, Mode::L3L2]
+            .map(|m| (m, Path::default()))
+            .into();
         for (mode, path) in &mut paths {
-            path.add(t.matrix.cell("bfs", mode).unwrap());
+            path.add(t.matrix.cell("bfs", *mode).unwrap());
         }
         let grid = grid(&paths);
         let rows: Vec<Vec<&str>> = grid
@@ -313,7 +316,7 @@ mod tests {
     #[test]
     fn a_function_that_one_mode_lacks_is_a_dash() {
         let mut matrix = matrix();
-        for cell in matrix.cells.iter_mut().filter(|c| c.mode == "l3l2") {
+        for cell in matrix.cells.iter_mut().filter(|c| c.mode == Mode::L3L2) {
             for phase in &mut cell.walksim.as_mut().unwrap().phases {
                 phase.page_fault_functions[1].name = "only_here".into();
             }

@@ -2,11 +2,12 @@
 //! The rows as CSV and, with means, published figures and provenance, as JSON: `fpt-report/1`.
 
 use anyhow::Context as _;
+use fpt_geometry::Mode;
 use serde::Serialize;
 use serde_json::{json, Value};
 
 use super::figures::PHASES;
-use super::metrics::{Of, Range, Row, Table, GRAPHS, RADIX};
+use super::metrics::{Of, Range, Row, Table, GRAPHS};
 use super::published::{CITED, PUBLISHED};
 use crate::api::Result;
 
@@ -38,7 +39,7 @@ pub fn csv<T: Serialize>(rows: &[T], schema: &str) -> Result<String> {
 
 #[derive(Serialize)]
 struct Mean {
-    mode: String,
+    mode: Mode,
     phase: String,
     of: Of,
     /// `all` or `graphs`.
@@ -55,7 +56,7 @@ struct Mean {
 #[derive(Serialize)]
 struct Ratio {
     workload: String,
-    mode: String,
+    mode: Mode,
     phase: String,
     of: Of,
     ratio: f64,
@@ -66,13 +67,18 @@ struct Ratio {
 fn ratios(table: &Table) -> Vec<Ratio> {
     let mut out = Vec::new();
     for workload in table.matrix.workloads() {
-        for mode in table.matrix.modes().into_iter().filter(|m| *m != RADIX) {
+        for mode in table
+            .matrix
+            .modes()
+            .into_iter()
+            .filter(|m| *m != Mode::Radix)
+        {
             for (phase, _) in PHASES {
                 for of in Of::ALL {
                     if let Some(ratio) = table.ratio(workload, mode, phase, of) {
                         out.push(Ratio {
                             workload: workload.to_string(),
-                            mode: mode.to_string(),
+                            mode,
                             phase: phase.into(),
                             of,
                             ratio,
@@ -92,13 +98,18 @@ fn means(table: &Table) -> Vec<Mean> {
         ("all", table.matrix.workloads()),
         ("graphs", GRAPHS.to_vec()),
     ];
-    for mode in table.matrix.modes().into_iter().filter(|m| *m != RADIX) {
+    for mode in table
+        .matrix
+        .modes()
+        .into_iter()
+        .filter(|m| *m != Mode::Radix)
+    {
         for (phase, _) in PHASES {
             for (name, set) in &sets {
                 for of in Of::ALL {
                     if let Some((ratio, count)) = table.mean(set, mode, phase, of) {
                         out.push(Mean {
-                            mode: mode.to_string(),
+                            mode,
                             phase: phase.into(),
                             of,
                             workloads: name,

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The figures: what each shows, from the rows of a matrix.
 
+use fpt_geometry::Mode;
+
 use super::draw::{Bar, Chart, Colour, Group, Key, Part};
-use super::metrics::{Of, Range, Row, Table, ALL, CATEGORIES, RADIX};
+use super::metrics::{Of, Range, Row, Table, ALL, CATEGORIES};
 
 /// One figure, drawn for one or several phases.
 pub struct Figure {
@@ -42,13 +44,12 @@ const CACHE_COLOURS: [Colour; 3] = [(0x2f, 0x6d, 0xb5), (0xe0, 0xb0, 0x4a), (0xc
 const ECPT: &str = "ecpt";
 const ECPT_COLOUR: Colour = (0xb0, 0x7a, 0xc0);
 
-fn colour(mode: &str) -> Colour {
+fn colour(mode: Mode) -> Colour {
     match mode {
-        RADIX => (0x8c, 0x8c, 0x8c),
-        "l4l3" => (0x7f, 0xb8, 0xda),
-        "l3l2" => (0x2f, 0x6d, 0xb5),
-        "l4l3-l2l1" => (0x1b, 0x8a, 0x5a),
-        _ => (0xe0, 0x8a, 0x2e),
+        Mode::Radix => (0x8c, 0x8c, 0x8c),
+        Mode::L4L3 => (0x7f, 0xb8, 0xda),
+        Mode::L3L2 => (0x2f, 0x6d, 0xb5),
+        Mode::L4L3L2L1 => (0x1b, 0x8a, 0x5a),
     }
 }
 
@@ -96,8 +97,8 @@ fn keys_of_modes(table: &Table, ecpt: bool, but_radix: bool) -> Vec<Key> {
     let mut keys: Vec<Key> = table
         .matrix
         .modes()
-        .iter()
-        .filter(|m| !(but_radix && **m == RADIX))
+        .into_iter()
+        .filter(|m| !(but_radix && *m == Mode::Radix))
         .map(|m| Key {
             label: format!("{m} (real)"),
             colour: colour(m),
@@ -147,17 +148,17 @@ fn bars(
     };
     let mut out = Vec::new();
     for mode in table.matrix.modes() {
-        if but_radix && mode == RADIX {
+        if but_radix && mode == Mode::Radix {
             continue;
         }
         out.push(bar(
-            mode,
+            mode.name(),
             table.real(workload, mode, phase),
             colour(mode),
             false,
         ));
     }
-    let row = table.row(workload, RADIX, phase, ECPT);
+    let row = table.row(workload, Mode::Radix, phase, ECPT);
     if ecpt && row.is_some() {
         out.push(bar(ECPT, row, ECPT_COLOUR, true));
     }
@@ -184,9 +185,9 @@ fn phase_title(phase: &str) -> &'static str {
 fn grid(table: &Table, of: Of, ecpt: bool) -> Grid {
     let modes = table.matrix.modes();
     let mut head = vec!["workload".to_string(), "phase".to_string()];
-    for mode in &modes {
+    for mode in modes.iter().copied() {
         head.push(mode.to_string());
-        if *mode != RADIX {
+        if mode != Mode::Radix {
             head.push("against radix".into());
         }
     }
@@ -197,10 +198,10 @@ fn grid(table: &Table, of: Of, ecpt: bool) -> Grid {
     for workload in table.matrix.workloads() {
         for (phase, _) in PHASES {
             let mut row = vec![workload.to_string(), phase.to_string()];
-            for mode in &modes {
+            for mode in modes.iter().copied() {
                 let value = table.real(workload, mode, phase).and_then(|r| of.of(r));
                 row.push(or_dash(value, number));
-                if *mode != RADIX {
+                if mode != Mode::Radix {
                     let ratio = table.ratio(workload, mode, phase, of);
                     let range = table.range(workload, mode, phase, of);
                     row.push(or_dash(ratio, |r| percent_in(r, range)));
@@ -208,7 +209,7 @@ fn grid(table: &Table, of: Of, ecpt: bool) -> Grid {
             }
             if ecpt {
                 let value = table
-                    .row(workload, RADIX, phase, ECPT)
+                    .row(workload, Mode::Radix, phase, ECPT)
                     .and_then(|r| of.of(r));
                 row.push(or_dash(value, number));
             }
@@ -218,9 +219,9 @@ fn grid(table: &Table, of: Of, ecpt: bool) -> Grid {
     let all = table.matrix.workloads();
     for (phase, _) in PHASES {
         let mut row = vec!["geometric mean".to_string(), phase.to_string()];
-        for mode in &modes {
+        for mode in modes.iter().copied() {
             row.push(String::new());
-            if *mode != RADIX {
+            if mode != Mode::Radix {
                 let range = table.mean_range(&all, mode, phase, of);
                 row.push(or_dash(table.mean(&all, mode, phase, of), |(m, _)| {
                     percent_in(m, range)
@@ -248,11 +249,13 @@ fn values(
         .iter()
         .map(|(phase, _)| {
             let groups = per_workload(table, |w| {
-                let base = table.real(w, RADIX, phase).and_then(|r| of.of(r));
+                let base = table.real(w, Mode::Radix, phase).and_then(|r| of.of(r));
                 bars(table, w, phase, ecpt, false, |row| {
                     let value = of.of(row)?;
                     let change = base
-                        .filter(|b| *b > 0.0 && (row.mode != RADIX || row.organisation != "real"))
+                        .filter(|b| {
+                            *b > 0.0 && (row.mode != Mode::Radix || row.organisation != "real")
+                        })
                         .map(|b| format!(" ({})", percent(value / b)))
                         .unwrap_or_default();
                     Some(Value {
@@ -296,14 +299,14 @@ fn changes(
         .iter()
         .map(|(phase, _)| {
             let groups = per_workload(table, |w| {
-                let base = table.real(w, RADIX, phase).and_then(|r| of.of(r));
+                let base = table.real(w, Mode::Radix, phase).and_then(|r| of.of(r));
                 bars(table, w, phase, ecpt, true, |row| {
                     let base = base.filter(|b| *b > 0.0)?;
                     let ratio = of.of(row)? / base;
                     let change = |ratio: f64| (ratio - 1.0) * 100.0;
                     let range = match row.organisation.as_str() {
                         ECPT => None,
-                        _ => table.range(w, &row.mode, phase, of),
+                        _ => table.range(w, row.mode, phase, of),
                     };
                     Some(Value {
                         value: change(ratio),
@@ -345,7 +348,7 @@ fn has(table: &Table, organisation: &str) -> bool {
     table
         .rows
         .iter()
-        .any(|r| r.organisation == organisation && r.mode == RADIX)
+        .any(|r| r.organisation == organisation && r.mode == Mode::Radix)
 }
 
 fn distribution(table: &Table, source: &str) -> Figure {
@@ -356,13 +359,13 @@ fn distribution(table: &Table, source: &str) -> Figure {
         .map(|(phase, _)| {
             let groups = per_workload(table, |w| {
                 let base = table
-                    .real(w, RADIX, phase)
+                    .real(w, Mode::Radix, phase)
                     .map(|r| r.instructions_kernel as f64)
                     .filter(|b| *b > 0.0);
                 table
                     .matrix
                     .modes()
-                    .iter()
+                    .into_iter()
                     .map(|mode| {
                         let row = table.real(w, mode, phase);
                         let found = row.zip(base);
@@ -383,8 +386,8 @@ fn distribution(table: &Table, source: &str) -> Figure {
                                 || "no figure".into(),
                                 |(row, base)| {
                                     let total = row.instructions_kernel as f64;
-                                    match *mode {
-                                        RADIX => number(total),
+                                    match mode {
+                                        Mode::Radix => number(total),
                                         _ => percent(total / base),
                                     }
                                 },
@@ -433,7 +436,9 @@ fn distribution(table: &Table, source: &str) -> Figure {
                     phase.to_string(),
                     mode.to_string(),
                     row.instructions_kernel.to_string(),
-                    or_dash(ratio.filter(|_| mode != RADIX), |r| percent_in(r, range)),
+                    or_dash(ratio.filter(|_| mode != Mode::Radix), |r| {
+                        percent_in(r, range)
+                    }),
                 ];
                 line.extend(row.categories().iter().map(u64::to_string));
                 line.push(row.instructions_kernel_strings_once.to_string());
@@ -469,7 +474,7 @@ fn hit_levels(table: &Table, source: &str) -> Figure {
                 table
                     .matrix
                     .modes()
-                    .iter()
+                    .into_iter()
                     .map(|mode| {
                         let found = table.real(w, mode, phase);
                         let row = found.filter(|r| r.entry_reads > 0);
@@ -559,18 +564,19 @@ fn page_tables(table: &Table, source: &str) -> Option<Figure> {
     const TEXT: &str =
         "Page tables of all processes of the guest, the first one included, at the end of the run phase. \
         Flattened nodes are 2 MiB each, whatever part of them is used: this is the price in memory.";
-    let kb = |w: &str, m: &str| table.real(w, m, ALL)?.page_table_kb;
+    let kb = |w: &str, m: Mode| table.real(w, m, ALL)?.page_table_kb;
     let modes = table.matrix.modes();
     let workloads = table.matrix.workloads();
     if !workloads
         .iter()
-        .any(|w| modes.iter().any(|m| kb(w, m).is_some()))
+        .any(|w| modes.iter().any(|m| kb(w, *m).is_some()))
     {
         return None;
     }
     let groups = per_workload(table, |w| {
         modes
             .iter()
+            .copied()
             .map(|mode| {
                 let value = kb(w, mode);
                 Bar {
@@ -604,7 +610,7 @@ fn page_tables(table: &Table, source: &str) -> Option<Figure> {
         .iter()
         .map(|w| {
             let mut row = vec![w.to_string()];
-            row.extend(modes.iter().map(|m| or_dash(kb(w, m), |v| v.to_string())));
+            row.extend(modes.iter().map(|m| or_dash(kb(w, *m), |v| v.to_string())));
             row
         })
         .collect();
@@ -776,7 +782,7 @@ mod tests {
     #[test]
     fn without_radix_there_are_values_and_no_ratios() {
         let mut matrix = matrix();
-        matrix.cells.retain(|c| c.mode != "radix");
+        matrix.cells.retain(|c| c.mode != Mode::Radix);
         let table = Table::new(&matrix);
         let figures = all(&table, "");
         assert_eq!(figures[0].charts[0].1.groups[0].bars[0].text, "no figure");

@@ -3,9 +3,9 @@
 
 use super::detail;
 use super::figures::{number, percent, percent_in, Figure, Grid, PHASES};
-use super::metrics::{Of, Table, GRAPHS, RADIX};
+use super::metrics::{Of, Table, GRAPHS};
 use super::published::{Over, CITED, PUBLISHED};
-use crate::api::hash;
+use crate::api::{hash, Mode};
 
 const CSS: &str = "
 :root { color-scheme: light; }
@@ -161,11 +161,11 @@ pub fn figure(figure: &Figure, drawn: &[Drawn]) -> String {
 /// What came out, mode by mode, in means.
 fn summary(t: &Table) -> String {
     let workloads = t.matrix.workloads();
-    let modes: Vec<&str> = t
+    let modes: Vec<Mode> = t
         .matrix
         .modes()
         .into_iter()
-        .filter(|m| *m != RADIX)
+        .filter(|m| *m != Mode::Radix)
         .collect();
     if modes.is_empty() {
         return "<p>Only radix was run: there is nothing to compare it with.</p>\n".into();
@@ -180,7 +180,7 @@ fn summary(t: &Table) -> String {
         .iter()
         .map(|of| {
             let mut row = vec![of.title().to_string()];
-            for mode in &modes {
+            for mode in modes.iter().copied() {
                 for (phase, _) in PHASES {
                     row.push(
                         t.mean(&workloads, mode, phase, *of)
@@ -198,7 +198,7 @@ fn summary(t: &Table) -> String {
         .iter()
         .map(|m| {
             let n = t
-                .mean(&workloads, m, super::metrics::ALL, Of::KernelInstructions)
+                .mean(&workloads, *m, super::metrics::ALL, Of::KernelInstructions)
                 .map_or(0, |(_, n)| n);
             format!("{m}: {n} of {} workloads", workloads.len())
         })
@@ -285,10 +285,10 @@ fn checks(t: &Table) -> String {
         let Some(report) = cell.figures() else {
             continue;
         };
-        let synthetic = (cell.mode == RADIX)
+        let synthetic = (cell.mode == Mode::Radix)
             .then(|| {
-                let real = t.real(&cell.workload, RADIX, super::metrics::ALL)?;
-                let made = t.row(&cell.workload, RADIX, super::metrics::ALL, "radix")?;
+                let real = t.real(&cell.workload, Mode::Radix, super::metrics::ALL)?;
+                let made = t.row(&cell.workload, Mode::Radix, super::metrics::ALL, "radix")?;
                 Some(made.walk_latency? / real.walk_latency?)
             })
             .flatten();

@@ -4,10 +4,11 @@
 use std::path::Path;
 
 use anyhow::Context as _;
+use fpt_geometry::Mode;
 use fpt_walksim_model::report::{ByCache, Categories, Kind, Organisation, Phase};
 use serde::Serialize;
 
-use crate::api::{modes, Fail, Result};
+use crate::api::{Fail, Result};
 use crate::bench::schema::{self, Cell, SCHEMA};
 use crate::bench::settings::{Old, Settings};
 
@@ -28,7 +29,6 @@ const ORDER: [&str; 12] = [
 ];
 /// Those that share one program and one kind of input.
 pub const GRAPHS: [&str; 7] = ["bfs", "dfs", "dc", "sssp", "cc", "tc", "pr"];
-pub const RADIX: &str = "radix";
 /// The walk through the guest's own tables.
 const REAL: &str = "real";
 /// Both phases together.
@@ -98,15 +98,7 @@ impl Matrix {
 
     pub fn new(name: String, mut cells: Vec<Cell>) -> Matrix {
         cells.sort_by(|a, b| {
-            let key = |c: &Cell| {
-                (
-                    rank(&c.workload, &ORDER),
-                    c.workload.clone(),
-                    rank(&c.mode, &modes::ALL),
-                    c.mode.clone(),
-                    c.run,
-                )
-            };
+            let key = |c: &Cell| (rank(&c.workload, &ORDER), c.workload.clone(), c.mode, c.run);
             key(a).cmp(&key(b))
         });
         Matrix {
@@ -116,8 +108,8 @@ impl Matrix {
         }
     }
 
-    fn unique<'a>(&'a self, of: impl Fn(&'a Cell) -> &'a str) -> Vec<&'a str> {
-        let mut out: Vec<&str> = Vec::new();
+    fn unique<'a, T: PartialEq>(&'a self, of: impl Fn(&'a Cell) -> T) -> Vec<T> {
+        let mut out = Vec::new();
         for cell in &self.cells {
             if !out.contains(&of(cell)) {
                 out.push(of(cell));
@@ -127,25 +119,25 @@ impl Matrix {
     }
 
     pub fn workloads(&self) -> Vec<&str> {
-        self.unique(|c| &c.workload)
+        self.unique(|c| c.workload.as_str())
     }
 
     /// In the order of the design, whatever the first workload has.
-    pub fn modes(&self) -> Vec<&str> {
-        let mut modes = self.unique(|c| &c.mode);
-        modes.sort_by_key(|m| rank(m, &modes::ALL));
+    pub fn modes(&self) -> Vec<Mode> {
+        let mut modes = self.unique(|c| c.mode);
+        modes.sort();
         modes
     }
 
     /// Every run of a workload in a mode, in order.
-    fn runs(&self, workload: &str, mode: &str) -> Vec<&Cell> {
+    fn runs(&self, workload: &str, mode: Mode) -> Vec<&Cell> {
         (self.cells.iter())
             .filter(|c| c.workload == workload && c.mode == mode)
             .collect()
     }
 
     /// Its first run that has figures; if none has, its first.
-    pub fn cell(&self, workload: &str, mode: &str) -> Option<&Cell> {
+    pub fn cell(&self, workload: &str, mode: Mode) -> Option<&Cell> {
         let runs = self.runs(workload, mode);
         let whole = runs.iter().find(|c| c.figures().is_some());
         whole.or(runs.first()).copied()
@@ -155,7 +147,7 @@ impl Matrix {
     pub fn firsts(&self) -> Vec<&Cell> {
         (self.cells.iter())
             .filter(|c| {
-                self.cell(&c.workload, &c.mode)
+                self.cell(&c.workload, c.mode)
                     .is_some_and(|f| f.run == c.run)
             })
             .collect()
@@ -217,10 +209,10 @@ impl Matrix {
 }
 
 /// Of all cells of a matrix.
-fn names<T: AsRef<str>>(workloads: &[T], modes: &[T], repeat: u32) -> Vec<String> {
+fn names<T: AsRef<str>>(workloads: &[T], modes: &[Mode], repeat: u32) -> Vec<String> {
     (1..=repeat)
         .flat_map(|run| workloads.iter().map(move |w| (run, w)))
-        .flat_map(|(run, w)| (modes.iter()).map(move |m| schema::name(w.as_ref(), m.as_ref(), run)))
+        .flat_map(|(run, w)| (modes.iter()).map(move |m| schema::name(w.as_ref(), *m, run)))
         .collect()
 }
 
@@ -249,10 +241,10 @@ fn read(path: &Path) -> Result<Cell> {
 
 /// One organisation in one phase of one cell, or the mean of its runs: a row of the CSV files and of the
 /// JSON's `rows`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Row {
     pub workload: String,
-    pub mode: String,
+    pub mode: Mode,
     /// `load`, `run`, or `all`: both.
     pub phase: String,
     /// `real`: the walk through the guest's own tables; others are computed on the same accesses.
@@ -388,7 +380,7 @@ impl Sum {
         let count = tables.len() as u64;
         Some(Row {
             workload: cell.workload.clone(),
-            mode: cell.mode.clone(),
+            mode: cell.mode,
             phase: phase.into(),
             organisation: o.name.clone(),
             kind: match o.kind {
@@ -465,7 +457,7 @@ fn rows(matrix: &Matrix) -> Vec<Row> {
 fn means(matrix: &Matrix) -> Vec<Row> {
     let mut out = Vec::new();
     for first in matrix.firsts() {
-        let mut runs = matrix.runs(&first.workload, &first.mode);
+        let mut runs = matrix.runs(&first.workload, first.mode);
         runs.retain(|c| c.figures().is_some());
         out.extend(rows_of(&runs));
     }
@@ -504,7 +496,7 @@ impl<'a> Table<'a> {
         &self,
         run: Option<u32>,
         workload: &str,
-        mode: &str,
+        mode: Mode,
         phase: &str,
         organisation: &str,
     ) -> Option<&Row> {
@@ -524,16 +516,16 @@ impl<'a> Table<'a> {
         })
     }
 
-    pub fn row(&self, workload: &str, mode: &str, phase: &str, organisation: &str) -> Option<&Row> {
+    pub fn row(&self, workload: &str, mode: Mode, phase: &str, organisation: &str) -> Option<&Row> {
         self.find(None, workload, mode, phase, organisation)
     }
 
-    pub fn real(&self, workload: &str, mode: &str, phase: &str) -> Option<&Row> {
+    pub fn real(&self, workload: &str, mode: Mode, phase: &str) -> Option<&Row> {
         self.row(workload, mode, phase, REAL)
     }
 
     /// `of` in a mode over `of` in radix.
-    pub fn ratio(&self, workload: &str, mode: &str, phase: &str, of: Of) -> Option<f64> {
+    pub fn ratio(&self, workload: &str, mode: Mode, phase: &str, of: Of) -> Option<f64> {
         self.ratio_in(None, workload, mode, phase, of)
     }
 
@@ -542,12 +534,12 @@ impl<'a> Table<'a> {
         &self,
         run: Option<u32>,
         workload: &str,
-        mode: &str,
+        mode: Mode,
         phase: &str,
         of: Of,
     ) -> Option<f64> {
         let value = of.of(self.find(run, workload, mode, phase, REAL)?)?;
-        let base = of.of(self.find(run, workload, RADIX, phase, REAL)?)?;
+        let base = of.of(self.find(run, workload, Mode::Radix, phase, REAL)?)?;
         per(value, base)
     }
 
@@ -556,7 +548,7 @@ impl<'a> Table<'a> {
     }
 
     /// Between which ratios those of the single runs are.
-    pub fn range(&self, workload: &str, mode: &str, phase: &str, of: Of) -> Range {
+    pub fn range(&self, workload: &str, mode: Mode, phase: &str, of: Of) -> Range {
         let ratios: Vec<f64> = (self.runs())
             .filter_map(|run| self.ratio_in(run, workload, mode, phase, of))
             .collect();
@@ -567,7 +559,7 @@ impl<'a> Table<'a> {
     pub fn range_of(&self, row: &Row, of: Of) -> Range {
         let values: Vec<f64> = (self.runs())
             .filter_map(|run| {
-                let one = self.find(run, &row.workload, &row.mode, &row.phase, &row.organisation);
+                let one = self.find(run, &row.workload, row.mode, &row.phase, &row.organisation);
                 of.of(one?)
             })
             .collect();
@@ -579,7 +571,7 @@ impl<'a> Table<'a> {
         if !matches!(of, Of::KernelInstructions | Of::PageFaultInstructions) {
             return true;
         }
-        self.real(workload, RADIX, phase).is_some_and(|r| {
+        self.real(workload, Mode::Radix, phase).is_some_and(|r| {
             let all = r.instructions_user + r.instructions_kernel;
             of.of(r).is_some_and(|n| n >= LITTLE * all as f64)
         })
@@ -589,7 +581,7 @@ impl<'a> Table<'a> {
     pub fn mean(
         &self,
         workloads: &[&str],
-        mode: &str,
+        mode: Mode,
         phase: &str,
         of: Of,
     ) -> Option<(f64, usize)> {
@@ -600,7 +592,7 @@ impl<'a> Table<'a> {
         &self,
         run: Option<u32>,
         workloads: &[&str],
-        mode: &str,
+        mode: Mode,
         phase: &str,
         of: Of,
     ) -> Option<(f64, usize)> {
@@ -615,7 +607,7 @@ impl<'a> Table<'a> {
     }
 
     /// Between which means those of the single runs are; of runs that have all that is in the mean.
-    pub fn mean_range(&self, workloads: &[&str], mode: &str, phase: &str, of: Of) -> Range {
+    pub fn mean_range(&self, workloads: &[&str], mode: Mode, phase: &str, of: Of) -> Range {
         let (_, whole) = self.mean(workloads, mode, phase, of)?;
         let means: Vec<f64> = (self.runs())
             .filter_map(|run| self.mean_in(run, workloads, mode, phase, of))
@@ -681,11 +673,11 @@ pub mod tests {
     use crate::bench::schema::{Guest, Provenance};
     use crate::bench::synthetic;
 
-    pub fn cell(workload: &str, mode: &str) -> Cell {
+    pub fn cell(workload: &str, mode: Mode) -> Cell {
         Cell {
             schema: SCHEMA.into(),
             workload: workload.into(),
-            mode: mode.into(),
+            mode,
             scale: "tiny".into(),
             preset: "emt".into(),
             thp: "never".into(),
@@ -709,7 +701,7 @@ pub mod tests {
     pub fn matrix() -> Matrix {
         let mut cells = Vec::new();
         for workload in ["gups", "bfs", "dfs"] {
-            for mode in ["l4l3-l2l1", "l3l2", "radix"] {
+            for mode in [Mode::L4L3L2L1, Mode::L3L2, Mode::Radix] {
                 cells.push(cell(workload, mode));
             }
         }
@@ -720,9 +712,9 @@ pub mod tests {
     fn known_answers() {
         let matrix = matrix();
         assert_eq!(matrix.workloads(), ["bfs", "dfs", "gups"]);
-        assert_eq!(matrix.modes(), ["radix", "l3l2", "l4l3-l2l1"]);
+        assert_eq!(matrix.modes(), [Mode::Radix, Mode::L3L2, Mode::L4L3L2L1]);
         let table = Table::new(&matrix);
-        let radix = table.real("bfs", "radix", ALL).unwrap();
+        let radix = table.real("bfs", Mode::Radix, ALL).unwrap();
         assert_eq!(radix.walks, 5000);
         assert_eq!(radix.entry_reads, 7500);
         assert_eq!(radix.accesses_per_walk, Some(1.5));
@@ -736,7 +728,7 @@ pub mod tests {
             radix.instructions_kernel
         );
         for phase in ["load", "run", ALL] {
-            let ratio = |of| table.ratio("bfs", "l4l3-l2l1", phase, of).unwrap();
+            let ratio = |of| table.ratio("bfs", Mode::L4L3L2L1, phase, of).unwrap();
             assert!((ratio(Of::KernelInstructions) - 0.96).abs() < 1e-12);
             assert!((ratio(Of::WalkLatency) - 0.85).abs() < 1e-12);
             assert!((ratio(Of::AccessesPerWalk) - 0.75).abs() < 1e-12);
@@ -744,11 +736,14 @@ pub mod tests {
             assert!((ratio(Of::Cycles) - 0.991).abs() < 1e-12);
         }
         let (mean, n) = table
-            .mean(&["bfs", "dfs", "none"], "l3l2", ALL, Of::WalkLatency)
+            .mean(&["bfs", "dfs", "none"], Mode::L3L2, ALL, Of::WalkLatency)
             .unwrap();
         assert!((mean - 0.95).abs() < 1e-12 && n == 2);
-        assert_eq!(table.mean(&["none"], "l3l2", ALL, Of::WalkLatency), None);
-        let ideal = table.row("bfs", "radix", ALL, "ideal").unwrap();
+        assert_eq!(
+            table.mean(&["none"], Mode::L3L2, ALL, Of::WalkLatency),
+            None
+        );
+        let ideal = table.row("bfs", Mode::Radix, ALL, "ideal").unwrap();
         assert_eq!(ideal.kind, "counterfactual");
         assert_eq!((ideal.walk_latency, ideal.accesses_per_walk), (None, None));
         assert_eq!(table.rows.len(), 9 * 4 * 3);
@@ -766,9 +761,9 @@ pub mod tests {
         for run in [1, 2, 3] {
             for mut cell in matrix().cells {
                 cell.run = run;
-                let factor = match (cell.mode.as_str(), run) {
-                    ("l3l2", 2) => 1.02,
-                    ("l3l2", 3) => 0.99,
+                let factor = match (cell.mode, run) {
+                    (Mode::L3L2, 2) => 1.02,
+                    (Mode::L3L2, 3) => 0.99,
                     _ => 1.0,
                 };
                 for phase in &mut cell.walksim.as_mut().unwrap().phases {
@@ -794,29 +789,29 @@ pub mod tests {
         assert_eq!(table.rows.len(), once.rows.len());
         assert_eq!(table.each.len(), 3 * once.rows.len());
         assert_eq!((once.rows[0].run, once.rows[0].runs), (Some(1), 1));
-        let radix = table.real("bfs", RADIX, ALL).unwrap();
+        let radix = table.real("bfs", Mode::Radix, ALL).unwrap();
         assert_eq!((radix.run, radix.runs), (None, 3));
         assert_eq!((radix.walks, radix.walk_latency), (5000, Some(60.0)));
-        assert_eq!(radix.ipc, once.real("bfs", RADIX, ALL).unwrap().ipc);
+        assert_eq!(radix.ipc, once.real("bfs", Mode::Radix, ALL).unwrap().ipc);
         assert_eq!(radix.page_table_kb, Some(4212));
         let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{a} {b}");
         let of = Of::WalkLatency;
         close(
-            table.ratio("bfs", "l3l2", "run", of).unwrap(),
+            table.ratio("bfs", Mode::L3L2, "run", of).unwrap(),
             0.95 * (1.0 + 1.02 + 0.99) / 3.0,
         );
         for (low, high) in [
-            table.range("bfs", "l3l2", "run", of).unwrap(),
+            table.range("bfs", Mode::L3L2, "run", of).unwrap(),
             table
-                .mean_range(&["bfs", "dfs"], "l3l2", "run", of)
+                .mean_range(&["bfs", "dfs"], Mode::L3L2, "run", of)
                 .unwrap(),
         ] {
             close(low, 0.95 * 0.99);
             close(high, 0.95 * 1.02);
         }
-        let l3l2 = table.real("bfs", "l3l2", "load").unwrap();
+        let l3l2 = table.real("bfs", Mode::L3L2, "load").unwrap();
         close(table.range_of(l3l2, of).unwrap().0, 57.0 * 0.99);
-        assert_eq!(once.range("bfs", "l3l2", "run", of), None);
+        assert_eq!(once.range("bfs", Mode::L3L2, "run", of), None);
         assert_eq!(three.firsts().len(), 9);
         assert!(three.missing().is_empty() && three.differences().is_empty());
     }
@@ -831,16 +826,16 @@ pub mod tests {
         });
         matrix.cells.retain(|c| c.name() != "gups-radix.2");
         assert_eq!(matrix.missing(), ["gups-radix.2"]);
-        assert_eq!(matrix.cell("bfs", "l3l2").unwrap().run, 2);
+        assert_eq!(matrix.cell("bfs", Mode::L3L2).unwrap().run, 2);
         let table = Table::new(&matrix);
         let of = Of::WalkLatency;
-        assert_eq!(table.real("bfs", "l3l2", ALL).unwrap().runs, 2);
-        let (low, high) = table.range("bfs", "l3l2", ALL, of).unwrap();
+        assert_eq!(table.real("bfs", Mode::L3L2, ALL).unwrap().runs, 2);
+        let (low, high) = table.range("bfs", Mode::L3L2, ALL, of).unwrap();
         assert!((low - 0.95 * 0.99).abs() < 1e-12 && (high - 0.95 * 1.02).abs() < 1e-12);
         // Only the third run has all three workloads: of one there is no range.
         let all = ["bfs", "dfs", "gups"];
-        assert_eq!(table.mean_range(&all, "l3l2", ALL, of), None);
-        assert_eq!(table.mean(&all, "l3l2", ALL, of).unwrap().1, 3);
+        assert_eq!(table.mean_range(&all, Mode::L3L2, ALL, of), None);
+        assert_eq!(table.mean(&all, Mode::L3L2, ALL, of).unwrap().1, 3);
     }
 
     #[test]
@@ -848,16 +843,16 @@ pub mod tests {
         let matrix = matrix();
         let mut table = Table::new(&matrix);
         let of = Of::KernelInstructions;
-        let both = table.mean(&["bfs", "dfs"], "l3l2", "run", of);
+        let both = table.mean(&["bfs", "dfs"], Mode::L3L2, "run", of);
         assert_eq!(both.map(|(_, n)| n), Some(2));
         for row in table.rows.iter_mut().filter(|r| r.workload == "bfs") {
             row.instructions_user *= 100;
         }
-        let one = table.mean(&["bfs", "dfs"], "l3l2", "run", of);
+        let one = table.mean(&["bfs", "dfs"], Mode::L3L2, "run", of);
         assert_eq!(one.map(|(_, n)| n), Some(1));
         // The workload's own figure stays, and other means do not change.
-        assert!(table.ratio("bfs", "l3l2", "run", of).is_some());
-        let cycles = table.mean(&["bfs", "dfs"], "l3l2", "run", Of::Cycles);
+        assert!(table.ratio("bfs", Mode::L3L2, "run", of).is_some());
+        let cycles = table.mean(&["bfs", "dfs"], Mode::L3L2, "run", Of::Cycles);
         assert_eq!(cycles.map(|(_, n)| n), Some(2));
     }
 
@@ -870,9 +865,9 @@ pub mod tests {
         });
         matrix.cells[1].provenance.kernel_hash = "other".into();
         let table = Table::new(&matrix);
-        assert!(table.real("bfs", "radix", ALL).is_none());
-        assert!(table.ratio("bfs", "l3l2", ALL, Of::Cycles).is_none());
-        assert!(table.ratio("dfs", "l3l2", ALL, Of::Cycles).is_some());
+        assert!(table.real("bfs", Mode::Radix, ALL).is_none());
+        assert!(table.ratio("bfs", Mode::L3L2, ALL, Of::Cycles).is_none());
+        assert!(table.ratio("dfs", Mode::L3L2, ALL, Of::Cycles).is_some());
         assert_eq!(matrix.differences().len(), 1);
     }
 }

@@ -16,7 +16,7 @@ use std::time::SystemTime;
 use anyhow::Context as _;
 
 use crate::api::fail::did_you_mean;
-use crate::api::{code, hash, store, Ctx, Fail, Result};
+use crate::api::{code, hash, store, Ctx, Fail, Mode, Result};
 use crate::bench;
 use crate::guest::rundir;
 use crate::guest::say;
@@ -108,8 +108,8 @@ pub fn sane(matrix: &Matrix) -> Vec<(String, Result<String, String>)> {
     let table = Table::new(matrix);
     let mut out = Vec::new();
     for workload in matrix.workloads() {
-        let real = table.real(workload, metrics::RADIX, metrics::ALL);
-        let made = table.row(workload, metrics::RADIX, metrics::ALL, "radix");
+        let real = table.real(workload, Mode::Radix, metrics::ALL);
+        let made = table.row(workload, Mode::Radix, metrics::ALL, "radix");
         if let Some((real, made)) = real.zip(made) {
             // The same accesses, the same tables, once read and once computed.
             let close = real.walks == made.walks
@@ -123,7 +123,7 @@ pub fn sane(matrix: &Matrix) -> Vec<(String, Result<String, String>)> {
                 if close { Ok(found) } else { Err(found) },
             ));
         }
-        for mode in matrix.modes().into_iter().filter(|m| *m != metrics::RADIX) {
+        for mode in matrix.modes().into_iter().filter(|m| *m != Mode::Radix) {
             let name = format!("{workload}: {mode} reads no more entries per walk than radix");
             let ratio = table.ratio(workload, mode, metrics::ALL, Of::AccessesPerWalk);
             out.push(match ratio {
@@ -138,7 +138,7 @@ pub fn sane(matrix: &Matrix) -> Vec<(String, Result<String, String>)> {
 }
 
 /// Does a walk of the run phase read at most `limit` of the entries that radix reads there?
-pub fn fewer_reads(matrix: &Matrix, workload: &str, mode: &str, limit: f64) -> Result<String> {
+pub fn fewer_reads(matrix: &Matrix, workload: &str, mode: Mode, limit: f64) -> Result<String> {
     let ratio = Table::new(matrix).ratio(workload, mode, "run", Of::AccessesPerWalk);
     match ratio {
         Some(r) if r <= limit => Ok(figures::percent(r)),
@@ -350,7 +350,8 @@ mod tests {
         let mut bad = good.clone();
         for cell in &mut bad.cells {
             for phase in &mut cell.walksim.as_mut().unwrap().phases {
-                phase.organisations[0].walk_entry_reads *= if cell.mode == "radix" { 1 } else { 2 };
+                phase.organisations[0].walk_entry_reads *=
+                    if cell.mode == Mode::Radix { 1 } else { 2 };
                 phase.organisations[1].walk_entry_reads += 1000;
             }
         }

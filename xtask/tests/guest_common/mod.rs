@@ -41,7 +41,6 @@ fn fake_qemu() -> PathBuf {
 pub fn checkout(files: &[(&str, &str)]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let always = [
-        ("configs/modes", "radix\nl3l2\n"),
         ("xtask/README", ""),
         ("vmlinux", "no kernel"),
         ("initrd", "no files"),

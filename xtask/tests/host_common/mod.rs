@@ -39,11 +39,12 @@ impl Lab {
                 &format!("CONFIG_{}=y\n", name.to_uppercase()),
             );
         }
-        lab.write("root/configs/modes", "# modes\nradix\nl3l2\n");
         lab.write("root/xtask/empty", "");
         lab.write("root/rust-mm-fpt/kernel/fpt_rust.rs", "// root\n");
         lab.write("root/rust-mm-fpt/core/src/lib.rs", "// host only\n");
-        lab.write("root/rust-mm-fpt/core/src/addr.rs", "// addr\n");
+        lab.write("root/rust-mm-fpt/core/src/entry.rs", "// entry\n");
+        lab.write("root/rust-mm-fpt/geometry/src/lib.rs", "// host only\n");
+        lab.write("root/rust-mm-fpt/geometry/src/addr.rs", "// addr\n");
         for name in ["linux", "qemu"] {
             lab.write(&format!("root/{name}-patches/series"), "# SPDX\n");
         }
