@@ -517,7 +517,10 @@ impl Suite<'_> {
             runs.insert(mode, result?);
         }
         let mut report = Report::default();
-        for (mode, run) in &runs {
+        // In the order of the names: results of older runs can be laid beside them.
+        let mut named: Vec<(&Mode, &ModeRun)> = runs.iter().collect();
+        named.sort_by_key(|(mode, _)| mode.name());
+        for (mode, run) in named {
             self.console_cases(mode.name(), run, &mut report);
             self.mixed_case(*mode, run, &mut report);
         }

@@ -41,44 +41,94 @@ const QUICK: [&str; 6] = [
 /// Beyond what the PDPT cache reaches: the workload of the stage `bench` that shows what merging that level saves.
 const WIDE: &str = "gups-wide";
 
-/// A stage's name, whether `--quick` has it, what it does.
-type StageRow = (&'static str, bool, &'static str);
-const STAGES: [StageRow; 14] = [
-    ("host", true, "cargo test of the workspace"),
-    ("patches", true, "the patch queues"),
-    ("build", true, "QEMU, kernel, selftests"),
-    ("differential", true, "QEMU's walk against the Rust core's"),
-    ("qemu", true, "bare-metal programs on QEMU"),
-    (
-        "boot",
-        true,
-        "every mode on the patched QEMU, radix on the distribution's",
-    ),
-    ("walk", true, "what hardware visits, against pagemap"),
-    (
-        "agree",
-        true,
-        "core, kernel, QEMU and pagemap on live processes",
-    ),
-    ("kunit", true, "the kernel's unit tests"),
-    ("selftest", true, "selftests, compared with radix"),
-    (
-        "stress",
-        false,
-        "everything at once for two minutes a mode; page tables are given back",
-    ),
-    (
-        "option-off",
-        false,
-        "code with CONFIG_X86_FPT=n against the unpatched tree",
-    ),
-    ("kcount", false, "kernel instructions against their limits"),
-    (
-        "bench",
-        false,
-        "every workload at scale tiny in every mode under the simulator, and their report",
-    ),
-];
+/// In the order in which they run.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Host,
+    Patches,
+    Build,
+    Differential,
+    Qemu,
+    Boot,
+    Walk,
+    Agree,
+    Kunit,
+    Selftest,
+    Stress,
+    OptionOff,
+    Kcount,
+    Bench,
+}
+
+impl Stage {
+    fn all() -> &'static [Stage] {
+        <Stage as clap::ValueEnum>::value_variants()
+    }
+
+    /// Its name, whether `--quick` has it, what it does.
+    fn row(self) -> (&'static str, bool, &'static str) {
+        match self {
+            Stage::Host => ("host", true, "cargo test of the workspace"),
+            Stage::Patches => ("patches", true, "the patch queues"),
+            Stage::Build => ("build", true, "QEMU, kernel, selftests"),
+            Stage::Differential => ("differential", true, "QEMU's walk against the Rust core's"),
+            Stage::Qemu => ("qemu", true, "bare-metal programs on QEMU"),
+            Stage::Boot => (
+                "boot",
+                true,
+                "every mode on the patched QEMU, radix on the distribution's",
+            ),
+            Stage::Walk => ("walk", true, "what hardware visits, against pagemap"),
+            Stage::Agree => (
+                "agree",
+                true,
+                "core, kernel, QEMU and pagemap on live processes",
+            ),
+            Stage::Kunit => ("kunit", true, "the kernel's unit tests"),
+            Stage::Selftest => ("selftest", true, "selftests, compared with radix"),
+            Stage::Stress => (
+                "stress",
+                false,
+                "everything at once for two minutes a mode; page tables are given back",
+            ),
+            Stage::OptionOff => (
+                "option-off",
+                false,
+                "code with CONFIG_X86_FPT=n against the unpatched tree",
+            ),
+            Stage::Kcount => ("kcount", false, "kernel instructions against their limits"),
+            Stage::Bench => (
+                "bench",
+                false,
+                "every workload at scale tiny in every mode under the simulator, and their report",
+            ),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        self.row().0
+    }
+
+    fn is_quick(self) -> bool {
+        self.row().1
+    }
+
+    fn what(self) -> &'static str {
+        self.row().2
+    }
+
+    fn parse(word: &str) -> Result<Stage> {
+        let named = Stage::all().iter().find(|s| s.name() == word);
+        named.copied().ok_or_else(|| {
+            let names = Stage::all().iter().map(|s| s.name());
+            let hint = match fail::did_you_mean(word, names) {
+                Some(near) => format!("did you mean '{near}'?"),
+                None => "`cargo xtask test --list` shows them".to_string(),
+            };
+            Fail::usage(format!("unknown stage '{word}'"), "", hint)
+        })
+    }
+}
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -95,7 +145,8 @@ pub struct Args {
 
 pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
     if args.list {
-        for (name, quick, what) in STAGES {
+        for stage in Stage::all() {
+            let (name, quick, what) = stage.row();
             say!(
                 "\n",
                 "{name:<14}{what}{}",
@@ -104,28 +155,18 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
         }
         return Ok(code::OK);
     }
-    for word in &args.only {
-        if !STAGES.iter().any(|s| s.0 == word) {
-            let hint = match fail::did_you_mean(word, STAGES.iter().map(|s| s.0)) {
-                Some(near) => format!("did you mean '{near}'?"),
-                None => "`cargo xtask test --list` shows them".to_string(),
-            };
-            return Err(Fail::usage(format!("unknown stage '{word}'"), "", hint));
-        }
-    }
-    let chosen: Vec<StageRow> = STAGES
-        .into_iter()
-        .filter(|s| {
-            if args.only.is_empty() {
-                s.1 || !args.quick
-            } else {
-                args.only.iter().any(|o| o == s.0)
-            }
+    let only: Vec<Stage> = (args.only.iter())
+        .map(|word| Stage::parse(word))
+        .collect::<Result<_>>()?;
+    let chosen: Vec<Stage> = (Stage::all().iter().copied())
+        .filter(|s| match only.as_slice() {
+            [] => s.is_quick() || !args.quick,
+            some => some.contains(s),
         })
         .collect();
     if ctx.dry_run {
-        for (name, _, what) in &chosen {
-            say!("\n", "{name:<14}{what}");
+        for stage in &chosen {
+            say!("\n", "{:<14}{}", stage.name(), stage.what());
         }
         return Ok(code::OK);
     }
@@ -138,11 +179,12 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
             parts: None,
         };
         let mut report = Report::default();
-        for (n, (name, _, what)) in chosen.iter().enumerate() {
+        for (n, stage) in chosen.iter().enumerate() {
             let start = Instant::now();
+            let (name, _, what) = stage.row();
             ctx.ui
                 .info(&format!("--- [{}/{}] {name}: {what}", n + 1, chosen.len()));
-            let cases = match tests.stage(name) {
+            let cases = match tests.stage(*stage) {
                 Ok(cases) if cases.is_empty() => {
                     vec![Case::failed(name, "stage", "it checked nothing", 0)]
                 }
@@ -157,14 +199,14 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
                     )]
                 }
             };
-            let stage = Report { cases };
-            print_failures(ctx, &stage);
+            let part = Report { cases };
+            print_failures(ctx, &part);
             ctx.ui.info(&format!(
                 "--- {name}: {} ({})",
-                stage.summary(),
+                part.summary(),
                 crate::api::ui::elapsed(start.elapsed())
             ));
-            report.cases.extend(stage.cases);
+            report.cases.extend(part.cases);
             // What is known so far survives an interrupt.
             run.results(&report)?;
         }
@@ -252,23 +294,22 @@ fn emt_again(guest: &mut Guest, mode: Mode, group: &str) -> Result<Vec<Case>> {
 }
 
 impl Tests<'_> {
-    fn stage(&mut self, name: &str) -> Result<Vec<Case>> {
-        match name {
-            "host" => self.host(),
-            "patches" => self.patches(),
-            "build" => self.build(),
-            "differential" => self.differential(),
-            "qemu" => self.bare_metal(),
-            "boot" => self.boot(),
-            "walk" => self.walk(),
-            "agree" => self.agree(),
-            "kunit" => self.kunit(),
-            "selftest" => self.selftest(),
-            "stress" => self.stress(),
-            "option-off" => self.option_off(),
-            "kcount" => self.kcount(),
-            "bench" => self.bench(),
-            other => Err(Fail::usage(format!("unknown stage '{other}'"), "", "")),
+    fn stage(&mut self, stage: Stage) -> Result<Vec<Case>> {
+        match stage {
+            Stage::Host => self.host(),
+            Stage::Patches => self.patches(),
+            Stage::Build => self.build(),
+            Stage::Differential => self.differential(),
+            Stage::Qemu => self.bare_metal(),
+            Stage::Boot => self.boot(),
+            Stage::Walk => self.walk(),
+            Stage::Agree => self.agree(),
+            Stage::Kunit => self.kunit(),
+            Stage::Selftest => self.selftest(),
+            Stage::Stress => self.stress(),
+            Stage::OptionOff => self.option_off(),
+            Stage::Kcount => self.kcount(),
+            Stage::Bench => self.bench(),
         }
     }
 
