@@ -8,7 +8,17 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use sha2::{Digest, Sha256};
 
-use super::Result;
+use super::{Fail, Result};
+
+/// What to say when inputs are others than those whose hash is the name of the result: `what` was
+/// edited between the two moments, and a result under that name would be a wrong one for ever.
+pub fn changed(what: &str, done: &str) -> anyhow::Error {
+    Fail::infra(
+        format!("{what} changed while being {done}"),
+        "somebody edits the checkout",
+        "run the command again",
+    )
+}
 
 /// Collects named inputs into one hash; every part is length-prefixed so that
 /// no two different lists of inputs give the same bytes.

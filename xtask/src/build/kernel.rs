@@ -104,6 +104,9 @@ pub fn kernel_with(ctx: &Ctx, profile: Profile, compiler: Compiler) -> Result<Ke
         return Ok(kernel);
     }
     let src = prepare_tree(ctx, profile, &source)?;
+    if input_hash(ctx, profile, &tools, &fragments, &source)? != hash {
+        return Err(hash::changed("patches, Rust or configuration", "placed"));
+    }
     let stage = ctx.ui.stage(&format!(
         "build kernel {}{} ({})",
         profile.name(),

@@ -12,7 +12,7 @@ use super::Qemu;
 use crate::api::{hash, Cmd, Ctx, Fail, Result, Stage};
 use crate::doctor;
 use crate::patch::{self, Queue};
-use crate::sources::{self, Project};
+use crate::sources::{self, Project, Source};
 
 const RECIPE: &str = "1";
 
@@ -58,11 +58,7 @@ pub fn main(ctx: &Ctx, _args: QemuArgs) -> Result<i32> {
     Ok(0)
 }
 
-/// Build it, or return what was built from the same inputs.
-pub fn qemu(ctx: &Ctx) -> Result<Qemu> {
-    doctor::require(ctx, doctor::For::Qemu)?;
-    let source = sources::ensure(ctx, Project::Qemu)?;
-    let gcc = ctx.read(&clean_env(Cmd::new("gcc")).arg("--version"))?;
+fn input_hash(ctx: &Ctx, source: &Source, gcc: &str) -> Result<String> {
     let mut inputs = hash::Inputs::new();
     inputs
         .text("recipe", RECIPE)
@@ -73,7 +69,15 @@ pub fn qemu(ctx: &Ctx) -> Result<Qemu> {
         inputs.file("seabios", Path::new(SEABIOS))?;
     }
     Queue::load(&ctx.root, Project::Qemu)?.add_to(&mut inputs)?;
-    let hash = inputs.finish();
+    Ok(inputs.finish())
+}
+
+/// Build it, or return what was built from the same inputs.
+pub fn qemu(ctx: &Ctx) -> Result<Qemu> {
+    doctor::require(ctx, doctor::For::Qemu)?;
+    let source = sources::ensure(ctx, Project::Qemu)?;
+    let gcc = ctx.read(&clean_env(Cmd::new("gcc")).arg("--version"))?;
+    let hash = input_hash(ctx, &source, &gcc)?;
     if let Some(qemu) = cached(ctx, &hash) {
         let stage = ctx.ui.stage("QEMU");
         stage.done(&format!("up to date, {}", hash::short(&hash)));
@@ -84,6 +88,9 @@ pub fn qemu(ctx: &Ctx) -> Result<Qemu> {
         return Ok(qemu);
     }
     let applied = patch::apply(ctx, Project::Qemu, &source)?;
+    if input_hash(ctx, &source, &gcc)? != hash {
+        return Err(hash::changed("the patches of QEMU", "applied"));
+    }
     let src = applied.dir;
     let out = ctx
         .cache

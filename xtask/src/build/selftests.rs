@@ -11,7 +11,7 @@ use super::{kernel, Compiler, Profile};
 use crate::api::{hash, Cmd, Ctx, Fail, Result};
 use crate::doctor;
 use crate::patch::{self, Queue};
-use crate::sources::{self, Project};
+use crate::sources::{self, Project, Source};
 
 const RECIPE: &str = "2";
 
@@ -23,11 +23,7 @@ const UPSTREAM: [(&[&str], &[&str]); 2] = [
 ];
 const OURS: &str = "fpt";
 
-/// Build them from this checkout's patched tree; a folder with one sub-folder per target.
-pub fn kselftests(ctx: &Ctx) -> Result<PathBuf> {
-    doctor::require(ctx, doctor::For::Selftests)?;
-    let source = sources::ensure(ctx, Project::Linux)?;
-    let gcc = ctx.read(&clean_env(Cmd::new("gcc")).arg("--version"))?;
+fn input_hash(ctx: &Ctx, source: &Source, gcc: &str) -> Result<String> {
     let mut inputs = hash::Inputs::new();
     inputs
         .text("recipe", RECIPE)
@@ -35,7 +31,15 @@ pub fn kselftests(ctx: &Ctx) -> Result<PathBuf> {
         .text("gcc", gcc.lines().next().unwrap_or(""));
     Queue::load(&ctx.root, Project::Linux)?.add_to(&mut inputs)?;
     inputs.tree("fpt", &ctx.root.join("selftests/fpt"))?;
-    let hash = inputs.finish();
+    Ok(inputs.finish())
+}
+
+/// Build them from this checkout's patched tree; a folder with one sub-folder per target.
+pub fn kselftests(ctx: &Ctx) -> Result<PathBuf> {
+    doctor::require(ctx, doctor::For::Selftests)?;
+    let source = sources::ensure(ctx, Project::Linux)?;
+    let gcc = ctx.read(&clean_env(Cmd::new("gcc")).arg("--version"))?;
+    let hash = input_hash(ctx, &source, &gcc)?;
     let target = artefact::dir(ctx, "kselftests", &hash);
     let found = || !ctx.dry_run && artefact::find(ctx, "kselftests", &hash).is_some();
     if found() {
@@ -48,6 +52,9 @@ pub fn kselftests(ctx: &Ctx) -> Result<PathBuf> {
         return Ok(target);
     }
     let src = kernel::prepare_tree(ctx, Profile::Fpt, &source)?;
+    if input_hash(ctx, &source, &gcc)? != hash {
+        return Err(hash::changed("patches or selftests", "placed"));
+    }
     let mut groups: Vec<(Vec<&str>, &[&str])> =
         UPSTREAM.map(|(dirs, vars)| (dirs.to_vec(), vars)).to_vec();
     if ctx.root.join("selftests/fpt/Makefile").is_file() {

@@ -317,6 +317,10 @@ fn commit_queue(
         parent = commit;
         offsets.extend(moved);
     }
+    // The name is kept for good: it must be that of the patches that were read.
+    if queue_ref(dir, queue)? != name {
+        return Err(hash::changed("the patch queue", "applied"));
+    }
     git(dir).args(["update-ref", &name, &parent]).read()?;
     Ok((parent, offsets))
 }
