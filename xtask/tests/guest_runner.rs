@@ -216,7 +216,23 @@ fn wrong_usage_is_2() {
         .is(2, &["not a user address"]);
     lab.run(&["walk", "--mode", "radix", "--addr", "zz"])
         .is(2, &["not a hexadecimal number"]);
-    lab.run(&["selftest"]).is(2, &["--mode"]);
+    lab.run(&["selftest"])
+        .is(2, &["--mode", "--kernel unpatched"]);
+    for command in ["selftest", "kcount", "stress"] {
+        lab.run(&[command, "--kernel", "unpached"])
+            .is(2, &["--kernel", "unpatched"]);
+    }
+    for more in ["--same-image", "--profile=debug"] {
+        lab.run(&["selftest", "--kernel", "unpatched", more])
+            .is(2, &["--kernel"]);
+    }
+    lab.run(&["test", "--quick", "--long"])
+        .is(2, &["cannot be used with"]);
+    let mut cmd = lab.command(&["selftest", "--mode", "l3l2"]);
+    cmd.env("FPT_VMLINUX_UNPATCHED", "/nonexistent/vmlinux")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    finish(cmd.spawn().unwrap()).is(69, &["no kernel at /nonexistent/vmlinux"]);
     for percent in ["0", "101", "x"] {
         lab.run(&["selftest", "--mode", "l3l2", "--mixed", percent])
             .is(2, &["--mixed"]);
@@ -303,12 +319,13 @@ fn equal_selftests_are_green() {
     let lab = Lab::new();
     let out = lab.run(&["selftest", "--mode", "l3l2"]);
     out.is(0, &[]);
-    // Per program two cases, the plan and the exit code; and two clean consoles.
-    assert_eq!(out.stdout.lines().last(), Some("10 passed, 0 failed"));
+    // Twice per program two cases, the plan and the exit code; and three clean consoles.
+    assert_eq!(out.stdout.lines().last(), Some("19 passed, 0 failed"));
     for name in [
         "results.tap",
         "results.json",
         "junit.xml",
+        "programs-radix.json",
         "programs-l3l2.json",
     ] {
         assert!(lab.latest().join(name).is_file(), "{name}");
@@ -318,11 +335,149 @@ fn equal_selftests_are_green() {
     let out = lab.run(&["selftest", "--mode", "l3l2", "--append", "fake=not-ok"]);
     out.is(
         0,
-        &["2 of the passed cases fail, as in radix: l3l2: mm/one, l3l2: mm/two"],
+        &[
+            "2 of the passed cases fail, as in radix: l3l2: mm/one, l3l2: mm/two",
+            "2 of the passed cases fail, as in unpatched: radix: mm/one, radix: mm/two",
+        ],
     );
-    assert_eq!(out.stdout.lines().last(), Some("10 passed, 0 failed"));
+    assert_eq!(out.stdout.lines().last(), Some("19 passed, 0 failed"));
     lab.run(&["selftest", "--mode", "l3l2", "--append", "fake=skip"])
-        .is(0, &["8 passed, 0 failed, 2 skipped"]);
+        .is(0, &["15 passed, 0 failed, 4 skipped"]);
+    // Modes of one image, as before there was anything else to compare with.
+    let one_image = ["selftest", "--mode", "l3l2", "--same-image"];
+    lab.run(&one_image).is(0, &["10 passed, 0 failed"]);
+    assert!(!lab.latest().join("programs-radix.json").exists());
+    lab.run(&["selftest", "--mode", "radix"])
+        .is(0, &["10 passed, 0 failed"]);
+}
+
+#[test]
+fn what_our_kernel_does_in_every_mode_is_red_and_told_first() {
+    let lab = Lab::new();
+    for (what, unpatched, ours) in [
+        ("not-ok-ours", "pass", "fail"),
+        ("not-ok-u", "fail", "pass"),
+        ("skip-ours", "pass", "skip"),
+        ("skip-u", "skip", "pass"),
+    ] {
+        let fake = format!("fake={what}");
+        let out = lab.run(&["selftest", "--mode", "l3l2", "--append", &fake]);
+        // Equal in both modes, so nothing but the other kernel shows it.
+        out.is(
+            1,
+            &[
+                "radix: mm/one: two",
+                "our kernel differs from the unpatched one, whatever the modes do",
+                &format!("unpatched: {unpatched}"),
+                &format!("radix: {ours}"),
+                "2 failed",
+            ],
+        );
+        assert!(!out.stderr.contains("l3l2: mm/one: two"), "{}", out.stderr);
+        lab.run(&["selftest", "--mode", "radix", "--append", &fake])
+            .is(1, &["radix: mm/one: two"]);
+        lab.run(&[
+            "selftest",
+            "--mode",
+            "l3l2",
+            "--same-image",
+            "--append",
+            &fake,
+        ])
+        .is(0, &["0 failed"]);
+        lab.is_clean();
+    }
+    // A mode that fails and radix that does: the kernel is told of before the mode.
+    let lab = Lab::ours();
+    let out = lab.run(&["selftest", "--mode", "l3l2", "--append", "fake=not-ok-ours"]);
+    out.is(1, &["l3l2: mm/one: two"]);
+    let at = |text: &str| out.stderr.find(text).unwrap();
+    assert!(at("radix: mm/one: two") < at("l3l2: mm/one: two"));
+    // And the mode's own failure says what the unpatched kernel did.
+    let lab = Lab::new();
+    lab.run(&["selftest", "--mode", "l3l2", "--append", "fake=not-ok-m"])
+        .is(1, &["unpatched: pass", "radix: pass", "l3l2: fail"]);
+}
+
+#[test]
+fn a_difference_of_kernels_that_was_noise_is_told_and_of_ours_red() {
+    let args = [
+        "selftest",
+        "--mode",
+        "radix",
+        "--append",
+        "fake=not-ok-ours-once",
+    ];
+    let lab = Lab::new();
+    lab.run(&args).is(
+        0,
+        &["1 programs differed at first and not when run again: radix: mm/one"],
+    );
+    let lab = Lab::ours();
+    lab.run(&args)
+        .is(1, &["radix: mm/one: two", "fail or pass"]);
+}
+
+#[test]
+fn a_kernel_by_itself() {
+    let lab = Lab::new();
+    let run = |what: &str| {
+        let fake = format!("fake={what}");
+        lab.run(&["selftest", "--kernel", "unpatched", "--append", &fake])
+    };
+    run("").is(0, &["9 passed, 0 failed"]);
+    let said = std::fs::read_to_string(lab.latest().join("cmdline.txt")).unwrap();
+    assert!(
+        said.contains("/unpatched ") && !said.contains(" fpt="),
+        "{said}"
+    );
+    run("not-ok-u").is(1, &["unpatched: mm/one: two"]);
+    run("warn").is(1, &["console unpatched: kernel warning (during mm/one)"]);
+    run("triple").is(1, &["console unpatched: a guest died (during mm/one)"]);
+    // A guest that is another kernel, or does not tell, proves nothing.
+    for (what, why) in [
+        ("not-unpatched", "its debugfs has fpt or emt"),
+        ("no-debugfs", "its debugfs is empty"),
+    ] {
+        run(what).is(1, &["the guest does not run the unpatched kernel", why]);
+        let fake = format!("fake={what}");
+        lab.run(&["selftest", "--mode", "l3l2", "--append", &fake])
+            .is(1, &[why]);
+    }
+    lab.is_clean();
+}
+
+#[test]
+fn the_list_says_what_the_unpatched_kernel_runs() {
+    let lab = Lab::ours();
+    let list = |one: &str, two: &str| {
+        let text = LIST.replace("dir = 'mm'", "dir = 'fpt'");
+        let text = text.replacen("timeout_s = 5", &format!("timeout_s = 5\n{one}"), 1);
+        std::fs::write(lab.path("selftests/list.toml"), format!("{text}{two}\n")).unwrap();
+    };
+    let compare = |what: &str| {
+        let fake = format!("fake={what}");
+        lab.run(&["selftest", "--mode", "radix", "--append", &fake])
+    };
+    list("unpatched = false\nreason = 'a test'", "");
+    compare("").is(0, &["1 programs in unpatched", "6 passed, 0 failed"]);
+    lab.run(&["selftest", "--kernel", "unpatched", "--filter", "one"])
+        .is(
+            2,
+            &["mm/one does not run on the unpatched kernel", "a test"],
+        );
+    // A case about our kernel is skipped on the other; if it passes there, it tests nothing.
+    list("only_fpt = ['two']", "only_fpt = ['two']");
+    compare("skip-u").is(0, &["10 passed, 0 failed"]);
+    compare("").is(1, &["radix: mm/one: two"]);
+    lab.run(&["selftest", "--kernel", "unpatched"]).is(
+        1,
+        &["unpatched: mm/one: two", "asks about flattened tables"],
+    );
+    let skip = ["selftest", "--kernel", "unpatched", "--append", "fake=skip"];
+    lab.run(&skip).is(0, &["7 passed, 0 failed, 2 skipped"]);
+    list("", "");
+    compare("skip-u").is(1, &["radix: mm/one: two"]);
 }
 
 #[test]
@@ -362,7 +517,7 @@ fn a_guest_that_dies_is_red_whatever_comes_after() {
         out.is(1, &["console l3l2: a guest died (during mm/one)"]);
         lab.is_clean();
         // It was the first time only: the same again is green.
-        lab.run(&args).is(0, &["10 passed, 0 failed"]);
+        lab.run(&args).is(0, &["19 passed, 0 failed"]);
     }
     let lab = Lab::new();
     for (mode, word) in [("l3l2", "console l3l2"), ("radix", "console radix")] {
@@ -379,14 +534,14 @@ fn a_result_that_differed_once_is_told_and_of_ours_red() {
     lab.run(&args).is(
         0,
         &[
-            "1 programs differed from radix at first and not when run again: l3l2: mm/one",
-            "13 passed, 0 failed",
+            "1 programs differed at first and not when run again: l3l2: mm/one",
+            "22 passed, 0 failed",
         ],
     );
     let lab = Lab::ours();
     lab.run(&args)
         .is(1, &["l3l2: mm/one: two", "fail or pass", "failed"]);
-    lab.run(&args).is(0, &["10 passed, 0 failed"]);
+    lab.run(&args).is(0, &["19 passed, 0 failed"]);
 }
 
 #[test]
@@ -422,7 +577,7 @@ fn mixed_must_have_mixed() {
     let lab = Lab::new();
     let args = ["selftest", "--mode", "l3l2", "--mixed", "--append"];
     let run = |what: &str| lab.run(&[&args[..], &[what]].concat());
-    run("fake=").is(0, &["11 passed, 0 failed"]);
+    run("fake=").is(0, &["20 passed, 0 failed"]);
     run("fake=no-mixing").is(1, &["mixed l3l2", "nothing was mixed"]);
 }
 
@@ -441,6 +596,7 @@ fn a_kernel_warning_is_red_in_any_mode() {
     lab.run(&args).is(
         1,
         &[
+            "console unpatched: kernel warning (during mm/one)",
             "console radix: kernel warning (during mm/one)",
             "console l3l2: kernel warning",
             "at mm/memory.c:1",
@@ -451,7 +607,7 @@ fn a_kernel_warning_is_red_in_any_mode() {
         "[[allow]]\npattern = 'at mm/memory.c:1 '\nprograms = ['mm/one']\nreason = 'a test'\n",
     )
     .unwrap();
-    lab.run(&args).is(0, &["6 passed, 0 failed"]);
+    lab.run(&args).is(0, &["11 passed, 0 failed"]);
     std::fs::write(
         lab.path("selftests/console-allow.toml"),
         "[[allow]]\npattern = 'at mm/memory.c:1 '\nreason = ''\n",
@@ -515,4 +671,25 @@ fn dry_run_prints_and_starts_nothing() {
         out.is(0, &["fpt=l3l2"]);
         assert!(!lab.path("pid").exists() && !lab.path("runs").exists());
     }
+    let guests = |args: &[&str]| {
+        let out = lab.run(&[&["--dry-run"], args].concat());
+        out.is(0, &[]);
+        assert!(!lab.path("pid").exists() && !lab.path("runs").exists());
+        let all = format!("{}{}", out.stdout, out.stderr);
+        let of = |kernel: &str| all.matches(&format!("/{kernel} -initrd")).count();
+        (of("vmlinux"), of("unpatched"))
+    };
+    assert_eq!(guests(&["selftest", "--mode", "l3l2"]), (2, 1));
+    assert_eq!(
+        guests(&["selftest", "--mode", "l3l2", "--same-image"]),
+        (2, 0)
+    );
+    assert_eq!(
+        guests(&["selftest", "--mode", "l3l2", "--profile", "debug"]),
+        (2, 0)
+    );
+    assert_eq!(guests(&["selftest", "--kernel", "unpatched"]), (0, 1));
+    assert_eq!(guests(&["kcount", "--modes", "l3l2"]), (2, 0));
+    let both = ["kcount", "--modes", "l3l2", "--kernel", "unpatched"];
+    assert_eq!(guests(&both), (3, 1));
 }

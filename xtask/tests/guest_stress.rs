@@ -126,6 +126,61 @@ fn each_thing_that_is_left_or_wrong_is_red() {
 }
 
 #[test]
+fn a_failure_is_held_against_the_unpatched_kernel() {
+    let lab = Lab::new();
+    for (what, line) in [
+        ("stressor-fails", "fails on the unpatched kernel, too: "),
+        (
+            "stressor-fails-ours",
+            "does not fail on the unpatched kernel: ",
+        ),
+        ("killed", "fails on the unpatched kernel, too: "),
+    ] {
+        lab.stress(what, &["--only", "b"])
+            .is(1, &["failed: vm b; again on the unpatched kernel", line]);
+        let log = lab.log();
+        let again = &log["modes"][1];
+        assert_eq!(
+            (&again["mode"], &again["again"]),
+            (&"unpatched".into(), &true.into())
+        );
+        assert!(again["phases"][0]["stressors"]["vm"]["b"]["runs"].as_u64() > Some(0));
+        assert_eq!(
+            again["phases"][0]["stressors"]["vm"]["a"],
+            serde_json::Value::Null
+        );
+    }
+    // The other profiles are configured otherwise.
+    let out = lab.stress("stressor-fails", &["--only", "b", "--profile", "debug"]);
+    out.is(1, &["b: wrong contents"]);
+    assert!(!out.stderr.contains("unpatched kernel"), "{}", out.stderr);
+    lab.stress("panic-ours", &["--only", "b"])
+        .is(1, &["the guest lives to the end"]);
+}
+
+#[test]
+fn the_unpatched_kernel_has_no_nodes_and_says_so() {
+    let lab = Lab::new();
+    let run = |more: &[&str]| {
+        let args = ["stress", "--minutes", "0.05", "--seed", "7"];
+        lab.run(&[&args[..], more].concat())
+    };
+    run(&["--kernel", "unpatched"]).is(0, &[" 0 failed"]);
+    let log = lab.log();
+    let story = &log["modes"][0];
+    assert_eq!(log["modes"].as_array().unwrap().len(), 1);
+    assert_eq!(story["mode"], "unpatched");
+    assert_eq!(
+        story["skipped"]["demote"],
+        "there are no nodes below the root here"
+    );
+    run(&["--kernel", "unpatched", "--mode", "l3l2"]).is(0, &[" 0 failed"]);
+    assert_eq!(lab.log()["modes"].as_array().unwrap().len(), 2);
+    run(&["--kernel", "unpatched", "--append", "fake=not-unpatched"])
+        .is(1, &["the guest does not run the unpatched kernel"]);
+}
+
+#[test]
 fn a_stressor_that_cannot_run_is_skipped() {
     let lab = Lab::new();
     lab.stress("not-here", &["--only", "b", "--fail-order9", "0"])

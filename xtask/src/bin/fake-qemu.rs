@@ -14,6 +14,8 @@ struct Fake {
     ctl: UnixStream,
     what: String,
     mode: Mode,
+    /// Nobody asked for a mode: it is another kernel.
+    unpatched: bool,
     /// Its options: where a simulator would leave its result.
     plugin: String,
     thp: String,
@@ -112,6 +114,7 @@ fn main() {
         ctl,
         what,
         mode,
+        unpatched: word("fpt=").is_empty(),
         thp: word("transparent_hugepage="),
         plugin,
         states: 0,
@@ -226,6 +229,16 @@ impl Fake {
                 self.out(id, Stream::Stdout, &format!("{mode}\n"));
                 self.exit(id, 0, false);
             }
+            ["ls", "/sys/kernel/debug"] => {
+                let names = match (self.what.as_str(), self.unpatched) {
+                    ("no-debugfs", _) => "",
+                    ("not-unpatched", _) => "bdi\nemt\nfpt\n",
+                    (_, true) => "bdi\nx86\n",
+                    (_, false) => "bdi\nfpt\nx86\n",
+                };
+                self.out(id, Stream::Stdout, names);
+                self.exit(id, 0, false);
+            }
             [.., "-c", line] if line.starts_with("fpt-prep") => {
                 self.out(id, Stream::Stdout, "ok\n");
                 self.exit(id, 0, false);
@@ -283,19 +296,38 @@ impl Fake {
         )
     }
 
+    /// Only where the end of the word says so: "-m" in modes other than radix; "-once" there, and only the first
+    /// time; "-u" on a kernel without modes; "-ours" on one with modes, "-ours-once" the first time.
+    fn misdeed(&self, exec: &Exec) -> String {
+        let once = || exec.mark.is_some() && first_time();
+        let flat = self.mode != Mode::Radix;
+        let ours = !self.unpatched;
+        let ends = |end: &str| self.what.strip_suffix(end);
+        let (what, here) = if let Some(what) = ends("-ours-once") {
+            (what, ours && once())
+        } else if let Some(what) = ends("-once") {
+            (what, flat && once())
+        } else if let Some(what) = ends("-m") {
+            (what, flat)
+        } else if let Some(what) = ends("-u") {
+            (what, !ours)
+        } else if let Some(what) = ends("-ours") {
+            (what, ours)
+        } else {
+            (self.what.as_str(), true)
+        };
+        match here {
+            true => what.to_string(),
+            false => String::new(),
+        }
+    }
+
     fn command(&mut self, exec: &Exec, argv: &[&str]) {
         let id = exec.id;
         if let Some(mark) = &exec.mark {
             say(&format!("[    2.000000] fpt-init: begin {mark}"));
         }
-        // "-m" at the end: only in modes other than radix; "-once": there, and only the first time.
-        let once = self.what.strip_suffix("-once");
-        let what = match once.or(self.what.strip_suffix("-m")) {
-            Some(_) if self.mode == Mode::Radix => String::new(),
-            Some(_) if once.is_some() && (exec.mark.is_none() || !first_time()) => String::new(),
-            Some(what) => what.to_string(),
-            None => self.what.clone(),
-        };
+        let what = self.misdeed(exec);
         let mut tap = "TAP version 13\n1..2\nok 1 one\nok 2 two\n".to_string();
         match what.as_str() {
             "panic" => {

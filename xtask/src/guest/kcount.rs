@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask kcount`: kernel instructions over marked regions of a fixed program, counted exactly by a
-//! QEMU plugin, per mode; compared with radix on the same image and, if asked, with the unpatched kernel.
+//! QEMU plugin: modes compared with radix on the same image and, if asked, radix with the unpatched kernel.
 //! How and why: docs/measuring.md.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -15,10 +14,11 @@ use super::parts::{self, Parts};
 use super::qemu::{self, Spec};
 use super::results::{Case, Report};
 use super::rundir::{self, RunDir};
-use super::selftest::{build_parts, check_mode, print_failures};
+use super::selftest::{build_parts, print_failures};
+use super::subject::{Kernels, OtherKernel, Subject};
 use super::vm::Guest;
 use crate::api::{code, modes, store, Ctx, Fail, Mode, Result};
-use crate::build::{self, Kernel, Profile};
+use crate::build::{self, Profile};
 
 /// The region without work: what the plugin itself would add.
 const NOTHING: &str = "nothing";
@@ -61,20 +61,15 @@ pub struct Args {
     /// Modes to count [default: all]
     #[arg(long, value_delimiter = ',', value_parser = modes::Parser)]
     modes: Vec<Mode>,
-    /// Count in this kernel, too
-    #[arg(long, value_enum, value_name = "PROFILE")]
-    kernel: Option<Unpatched>,
+    /// Count in this kernel, too, and compare radix with it: two boots more
+    #[arg(long, value_enum, value_name = "KERNEL")]
+    kernel: Option<OtherKernel>,
     /// Runs of each region; the smallest count stands
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     runs: u32,
     /// A sixteenth of the work: to see that it works, not for figures
     #[arg(long)]
     quick: bool,
-}
-
-#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-enum Unpatched {
-    Unpatched,
 }
 
 pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
@@ -85,33 +80,36 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
     let kernel = parts::kernel(ctx, Profile::Fpt)?;
     let parts = build_parts(ctx, kernel)?;
     let unpatched = match args.kernel {
-        Some(Unpatched::Unpatched) => {
-            Some(match parts::named("FPT_VMLINUX_UNPATCHED", "kernel")? {
-                Some(vmlinux) => Kernel {
-                    vmlinux,
-                    ..parts.kernel.clone()
-                },
-                None => build::kernel(ctx, Profile::Unpatched)?,
-            })
-        }
+        Some(OtherKernel::Unpatched) => Some(parts::unpatched(ctx)?),
         None => None,
+    };
+    let kernels = Kernels {
+        ours: &parts.kernel,
+        unpatched: unpatched.as_ref(),
     };
     let run_count = Count {
         runs: args.runs,
         quick: args.quick,
-        in_place: unpatched.is_some(),
     };
     if ctx.dry_run {
-        let spec = run_count.spec(&parts.kernel, &parts, Mode::Radix, "libfpt_kcount.so");
-        ctx.ui
-            .command(&spec.command(&parts.qemu, &std::env::temp_dir().join("fpt")));
+        for (placement, subjects) in groups(&modes, kernels) {
+            for subject in subjects {
+                let spec =
+                    run_count.spec(&parts, kernels, (placement, subject), "libfpt_kcount.so")?;
+                ctx.ui
+                    .command(&spec.command(&parts.qemu, &std::env::temp_dir().join("fpt")));
+            }
+        }
         return Ok(code::OK);
     }
     let run = RunDir::new(ctx, "kcount")?;
     parts.record(&run);
+    if let Some(kernel) = &unpatched {
+        run.set("kernel_unpatched", parts::kernel_facts(kernel));
+    }
     rundir::recorded(&run, || {
-        let counts = run_count.all(ctx, &run, &parts, &modes, unpatched.as_ref())?;
-        say!("", "{}", table(&counts));
+        let counts = run_count.all(ctx, &run, &parts, &modes, kernels)?;
+        say!("", "{}", tables(&counts));
         let mut report = Report::default();
         if !args.quick {
             report.cases = limits(&counts);
@@ -157,55 +155,22 @@ impl Region {
     }
 }
 
-/// What the kernel was that counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Column {
-    /// The distribution's kernel.
-    Unpatched,
-    /// The patched kernel in this mode.
-    Mode(Mode),
+/// Where the kernel places what a process maps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Placement {
+    /// At random, as processes have it. The same in every mode of one kernel, for the random numbers are.
+    Random,
+    /// At the same addresses: for two kernels, whose random addresses are not the same. Whether stack and mappings
+    /// share 512 GiB is a table more or less, 2 % of a fork.
+    Fixed,
 }
 
-impl Column {
-    const RADIX: Column = Column::Mode(Mode::Radix);
-
-    fn name(self) -> &'static str {
-        match self {
-            Column::Unpatched => "unpatched",
-            Column::Mode(mode) => mode.name(),
-        }
-    }
-
-    /// What its kernel is told.
-    fn mode(self) -> Mode {
-        match self {
-            Column::Unpatched => Mode::Radix,
-            Column::Mode(mode) => mode,
-        }
-    }
-
-    /// What it is compared with, if that was counted.
-    fn base(self, counts: &Counts) -> Option<Column> {
-        let base = match self {
-            Column::Unpatched => return None,
-            Column::RADIX => Column::Unpatched,
-            Column::Mode(_) => Column::RADIX,
-        };
-        has(counts, base).then_some(base)
-    }
-}
-
-impl fmt::Display for Column {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-/// By column, in the order of the program.
-pub type Counts = Vec<(Column, Vec<Region>)>;
-
-fn has(counts: &Counts, column: Column) -> bool {
-    counts.iter().any(|(c, _)| *c == column)
+/// What was counted alike and may be compared: by subject, references first.
+#[derive(Debug, Clone)]
+pub struct Counts {
+    placement: Placement,
+    columns: Vec<(Subject, Vec<Region>)>,
 }
 
 #[derive(Deserialize)]
@@ -223,92 +188,113 @@ struct Line {
 pub struct Count {
     pub runs: u32,
     pub quick: bool,
-    /// Without random addresses: for two kernels, whose random addresses would not be the same. Whether stack and
-    /// mappings share 512 GiB is a table more or less, 2 % of a fork.
-    pub in_place: bool,
+}
+
+/// Modes with radix, and radix with the unpatched kernel; a subject without anyone to compare it with only if
+/// there is no other.
+fn groups(modes: &[Mode], kernels: Kernels) -> Vec<(Placement, Vec<Subject>)> {
+    let radix = Subject::RADIX;
+    let mut ours = vec![radix];
+    ours.extend(
+        modes
+            .iter()
+            .cloned()
+            .map(Subject::Ours)
+            .filter(|s| *s != radix),
+    );
+    let alone = ours.len() == 1 && kernels.unpatched.is_some();
+    let mut groups = Vec::new();
+    if !alone {
+        groups.push((Placement::Random, ours));
+    }
+    if kernels.unpatched.is_some() {
+        groups.push((Placement::Fixed, vec![Subject::Unpatched, radix]));
+    }
+    groups
 }
 
 impl Count {
-    fn spec(&self, kernel: &Kernel, parts: &Parts, mode: Mode, plugin: &str) -> Spec {
-        Spec {
-            kernel: kernel.vmlinux.clone(),
+    fn spec(
+        &self,
+        parts: &Parts,
+        kernels: Kernels,
+        (placement, subject): (Placement, Subject),
+        plugin: &str,
+    ) -> Result<Spec> {
+        // As quiet as can be without hiding a warning, which is to be seen.
+        let words: &[&str] = match placement {
+            Placement::Random => &["loglevel=5"],
+            Placement::Fixed => &["loglevel=5", "norandmaps"],
+        };
+        Ok(Spec {
+            kernel: kernels.of(subject)?.vmlinux.clone(),
             initrd: parts.image.path.clone(),
-            mode: Some(mode),
+            mode: subject.mode(),
             // A second CPU's work would be counted in.
             smp: 1,
             mem: "3G".into(),
-            // As quiet as can be without hiding a warning, which is to be seen.
-            append: ["loglevel=5", "norandmaps"]
-                .iter()
-                .take(1 + usize::from(self.in_place))
-                .map(ToString::to_string)
-                .collect(),
+            append: words.iter().map(ToString::to_string).collect(),
             share: None,
             plugin: Some(plugin.to_string()),
             gdb: None,
             icount: Some(1),
             shared_ram: false,
             drives: Vec::new(),
-        }
+        })
     }
 
-    /// Radix first, then each mode, then the unpatched kernel.
+    /// The modes beside radix, then radix beside the unpatched kernel if that is there.
     pub fn all(
         &self,
         ctx: &Ctx,
         run: &RunDir,
         parts: &Parts,
         modes: &[Mode],
-        unpatched: Option<&Kernel>,
-    ) -> Result<Counts> {
+        kernels: Kernels,
+    ) -> Result<Vec<Counts>> {
         let plugin = match parts::named("FPT_KCOUNT", "plugin")? {
             Some(path) => path,
             None => build::kcount(ctx, &build::qemu(ctx)?)?,
         };
-        let mut columns = vec![(Column::RADIX, &parts.kernel)];
-        let others = modes.iter().filter(|m| **m != Mode::Radix);
-        columns.extend(others.map(|m| (Column::Mode(*m), &parts.kernel)));
-        columns.extend(unpatched.map(|k| (Column::Unpatched, k)));
-        let mut counts = Counts::new();
-        for (column, kernel) in columns {
-            let regions = self.one(ctx, run, parts, kernel, column, &plugin)?;
-            counts.push((column, regions));
+        let mut all = Vec::new();
+        for (placement, subjects) in groups(modes, kernels) {
+            let mut columns = Vec::new();
+            for subject in subjects {
+                let name = match placement {
+                    Placement::Random => subject.to_string(),
+                    Placement::Fixed => format!("{subject}-fixed"),
+                };
+                let out = run.path.join(format!("counts-{name}.jsonl"));
+                let plugin = format!("{},out={}", qemu::comma(&plugin), qemu::comma(&out));
+                let spec = self.spec(parts, kernels, (placement, subject), &plugin)?;
+                let stage = ctx.ui.stage(&format!("count kernel instructions: {name}"));
+                let mut guest = Guest::start(ctx, run, &parts.qemu, &spec, &name)?;
+                guest.wait_ready(Some(&stage))?;
+                let regions = self.one(guest, subject, &out)?;
+                stage.done("");
+                columns.push((subject, regions));
+            }
+            all.push(Counts { placement, columns });
         }
+        let columns = all.iter().flat_map(|c| {
+            let column = |(subject, regions): &(Subject, Vec<Region>)| {
+                serde_json::json!({ "name": subject.name(), "placement": c.placement, "regions": regions })
+            };
+            c.columns.iter().map(column)
+        });
         let text = serde_json::to_string_pretty(&serde_json::json!({
-            "schema": 1,
+            "schema": 2,
             "runs": self.runs,
             "quick": self.quick,
-            "columns": counts.iter().map(|(column, regions)| serde_json::json!({ "name": column.name(), "regions": regions })).collect::<Vec<_>>(),
+            "columns": columns.collect::<Vec<_>>(),
         }))?;
         store::write_atomic(&run.path.join("kcount.json"), text.as_bytes())?;
-        Ok(counts)
+        Ok(all)
     }
 
-    fn one(
-        &self,
-        ctx: &Ctx,
-        run: &RunDir,
-        parts: &Parts,
-        kernel: &Kernel,
-        column: Column,
-        plugin: &Path,
-    ) -> Result<Vec<Region>> {
-        let out = run.path.join(format!("counts-{column}.jsonl"));
-        let plugin = format!("{},out={}", qemu::comma(plugin), qemu::comma(&out));
-        let stage = ctx
-            .ui
-            .stage(&format!("count kernel instructions: {column}"));
-        let mut guest = Guest::start(
-            ctx,
-            run,
-            &parts.qemu,
-            &self.spec(kernel, parts, column.mode(), &plugin),
-            column.name(),
-        )?;
-        guest.wait_ready(Some(&stage))?;
-        if let Column::Mode(mode) = column {
-            check_mode(&mut guest, mode)?;
-        }
+    /// The figures of a guest that is up.
+    fn one(&self, mut guest: Guest, subject: Subject, out: &Path) -> Result<Vec<Region>> {
+        subject.check(&mut guest)?;
         let program = |args: &[&str]| Exec {
             argv: ["./kloops"]
                 .iter()
@@ -335,7 +321,7 @@ impl Count {
         if exit.status() != 0 {
             return Err(Fail::test(
                 format!(
-                    "the counting program failed in {column} ({})",
+                    "the counting program failed in {subject} ({})",
                     exit.status()
                 ),
                 said,
@@ -343,17 +329,15 @@ impl Count {
             ));
         }
         guest.quit_clean()?;
-        let text = std::fs::read_to_string(&out)
+        let text = std::fs::read_to_string(out)
             .with_context(|| format!("cannot read {}", out.display()))?;
-        let regions = collect(&list, &text, self.runs).map_err(|why| {
+        collect(&list, &text, self.runs).map_err(|why| {
             Fail::test(
-                format!("the counts of {column} are not whole"),
+                format!("the counts of {subject} are not whole"),
                 why,
                 format!("see {}", out.display()),
             )
-        })?;
-        stage.done("");
-        Ok(regions)
+        })
     }
 }
 
@@ -401,90 +385,124 @@ fn collect(list: &str, lines: &str, runs: u32) -> Result<Vec<Region>, String> {
     Ok(out)
 }
 
-fn figure(counts: &Counts, column: Column, region: &str) -> Option<u64> {
-    let (_, regions) = counts.iter().find(|(c, _)| *c == column)?;
-    regions
-        .iter()
-        .find(|r| r.name == region)
-        .map(Region::figure)
-}
-
-fn ratio(counts: &Counts, column: Column, base: Column, region: &str) -> Option<f64> {
-    let (value, base) = (
-        figure(counts, column, region)?,
-        figure(counts, base, region)?,
-    );
-    (base > 0).then(|| value as f64 / base as f64)
-}
-
-pub fn table(counts: &Counts) -> String {
-    let mut out = format!("{:<18}", "kernel instr.");
-    for (column, _) in counts {
-        out.push_str(&format!("{column:>15}"));
-        if let Some(base) = column.base(counts) {
-            out.push_str(&format!("{:>12}", format!("/{base}")));
-        }
-        out.push_str(&format!("{:>9}", "spread"));
+impl Counts {
+    fn figure(&self, subject: Subject, region: &str) -> Option<u64> {
+        let (_, regions) = self.columns.iter().find(|(s, _)| *s == subject)?;
+        regions
+            .iter()
+            .find(|r| r.name == region)
+            .map(Region::figure)
     }
-    out.push('\n');
-    for region in counts.first().map_or(&[][..], |(_, r)| r) {
-        out.push_str(&format!("{:<18}", region.name));
-        for (column, regions) in counts {
-            let value = regions.iter().find(|r| r.name == region.name);
-            out.push_str(&format!(
-                "{:>15}",
-                value.map_or("-".into(), |r| r.figure().to_string())
-            ));
-            if let Some(base) = column.base(counts) {
-                let text = ratio(counts, *column, base, &region.name)
-                    .map_or("-".into(), |r| format!("{r:.4}"));
-                out.push_str(&format!("{text:>12}"));
+
+    /// The reference of a column, if it was counted in the same way.
+    fn base(&self, subject: Subject) -> Option<Subject> {
+        subject
+            .reference()
+            .filter(|base| self.columns.iter().any(|(s, _)| s == base))
+    }
+
+    fn ratio(&self, subject: Subject, region: &str) -> Option<f64> {
+        let (value, base) = (
+            self.figure(subject, region)?,
+            self.figure(self.base(subject)?, region)?,
+        );
+        (base > 0).then(|| value as f64 / base as f64)
+    }
+
+    fn table(&self) -> String {
+        let mut out = format!("{:<18}", "kernel instr.");
+        for (subject, _) in &self.columns {
+            out.push_str(&format!("{subject:>15}"));
+            if let Some(base) = self.base(*subject) {
+                out.push_str(&format!("{:>12}", format!("/{base}")));
             }
-            out.push_str(&format!(
-                "{:>9}",
-                value.map_or("-".into(), |r| format!("{:.4}", r.spread()))
-            ));
+            out.push_str(&format!("{:>9}", "spread"));
         }
         out.push('\n');
+        for region in self.columns.first().map_or(&[][..], |(_, r)| r) {
+            out.push_str(&format!("{:<18}", region.name));
+            for (subject, regions) in &self.columns {
+                let value = regions.iter().find(|r| r.name == region.name);
+                let text = value.map_or("-".into(), |r| r.figure().to_string());
+                out.push_str(&format!("{text:>15}"));
+                if self.base(*subject).is_some() {
+                    let ratio = self.ratio(*subject, &region.name);
+                    let text = ratio.map_or("-".into(), |r| format!("{r:.4}"));
+                    out.push_str(&format!("{text:>12}"));
+                }
+                let text = value.map_or("-".into(), |r| format!("{:.4}", r.spread()));
+                out.push_str(&format!("{text:>9}"));
+            }
+            out.push('\n');
+        }
+        out
     }
-    out
+
+    /// The limits of a column against its reference.
+    fn limits_of(&self, subject: Subject) -> Vec<(&'static str, f64)> {
+        match (subject, self.base(subject)) {
+            (Subject::Unpatched, _) | (_, None) => Vec::new(),
+            (Subject::Ours(_), Some(Subject::Unpatched)) => RADIX_LIMITS.to_vec(),
+            (Subject::Ours(mode), Some(Subject::Ours(_))) => MODE_LIMITS
+                .iter()
+                .filter(|l| l.0 == mode)
+                .map(|l| (l.1, l.2))
+                .collect(),
+        }
+    }
+
+    fn limits(&self) -> Vec<Case> {
+        let mut out = Vec::new();
+        for (subject, _) in &self.columns {
+            let subject = *subject;
+            let suite = format!("kcount {subject}");
+            let base = self.base(subject).map_or(String::new(), |b| b.to_string());
+            for (region, limit) in self.limits_of(subject) {
+                let name = format!("{region} / {base} <= {limit}");
+                out.push(match self.ratio(subject, region) {
+                    Some(ratio) if ratio <= limit => {
+                        let said = format!("{ratio:.4}");
+                        Case::new(&suite, &name, super::results::Outcome::Passed, said, 0)
+                    }
+                    Some(ratio) => Case::failed(&suite, &name, format!("it is {ratio:.4}"), 0),
+                    None => Case::failed(&suite, &name, "was not counted", 0),
+                });
+            }
+        }
+        out
+    }
+}
+
+/// A table for each group.
+pub fn tables(counts: &[Counts]) -> String {
+    let with_head = |c: &Counts| match c.placement {
+        Placement::Random => c.table(),
+        Placement::Fixed => format!("\nwithout random addresses\n{}", c.table()),
+    };
+    counts.iter().map(with_head).collect()
 }
 
 /// One case for each limit that applies to what was counted.
-pub fn limits(counts: &Counts) -> Vec<Case> {
-    let mut out = Vec::new();
-    let mut add = |column: Column, base: Column, region: &str, limit: f64| {
-        let suite = format!("kcount {column}");
-        let name = format!("{region} / {base} <= {limit}");
-        out.push(match ratio(counts, column, base, region) {
-            Some(ratio) if ratio <= limit => Case::new(
-                &suite,
-                &name,
-                super::results::Outcome::Passed,
-                format!("{ratio:.4}"),
-                0,
-            ),
-            Some(ratio) => Case::failed(&suite, &name, format!("it is {ratio:.4}"), 0),
-            None => Case::failed(&suite, &name, "was not counted", 0),
-        });
-    };
-    if has(counts, Column::Unpatched) {
-        for (region, limit) in RADIX_LIMITS {
-            add(Column::RADIX, Column::Unpatched, region, limit);
-        }
-    }
-    for (mode, region, limit) in MODE_LIMITS {
-        let column = Column::Mode(mode);
-        if has(counts, column) {
-            add(column, Column::RADIX, region, limit);
-        }
-    }
-    out
+pub fn limits(counts: &[Counts]) -> Vec<Case> {
+    counts.iter().flat_map(Counts::limits).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use super::super::results::Outcome;
+
+    const RADIX: Subject = Subject::RADIX;
+    const FLAT: Subject = Subject::Ours(Mode::L3L2);
+
+    fn counted(placement: Placement, columns: &[(Subject, u64)]) -> Counts {
+        let regions = |n: u64| collect(LIST, &lines(n), 2).unwrap();
+        Counts {
+            placement,
+            columns: columns.iter().map(|(s, n)| (*s, regions(*n))).collect(),
+        }
+    }
 
     const LIST: &str = "10 nothing no work\n11 fork_exit fork and exit\n";
 
@@ -505,19 +523,57 @@ mod tests {
     fn smallest_run_counts() {
         let regions = collect(LIST, &lines(1000), 2).unwrap();
         assert_eq!(regions[1].figure(), 1000);
-        let l3l2 = Column::Mode(Mode::L3L2);
-        let counts = vec![
-            (Column::RADIX, regions),
-            (l3l2, collect(LIST, &lines(990), 2).unwrap()),
-        ];
-        assert_eq!(ratio(&counts, l3l2, Column::RADIX, "fork_exit"), Some(0.99));
-        let cases = limits(&counts);
+        let counts = counted(Placement::Random, &[(RADIX, 1000), (FLAT, 990)]);
+        assert_eq!(counts.ratio(FLAT, "fork_exit"), Some(0.99));
+        assert_eq!(counts.ratio(RADIX, "fork_exit"), None);
+        let cases = limits(std::slice::from_ref(&counts));
         // 0.99 is over the limit of 0.98, and what was not counted is no pass.
         assert_eq!(cases.len(), 5);
-        assert!(cases
-            .iter()
-            .all(|c| c.outcome == super::super::results::Outcome::Failed));
-        assert!(table(&counts).contains("0.9900"));
+        assert!(cases.iter().all(|c| c.outcome == Outcome::Failed));
+        assert!(tables(&[counts]).contains("0.9900"));
+    }
+
+    #[test]
+    fn radix_has_its_limits_against_the_other_kernel() {
+        let of = |n| counted(Placement::Fixed, &[(Subject::Unpatched, 1000), (RADIX, n)]);
+        let good = |counts: &Counts| {
+            let cases = counts.limits();
+            assert_eq!(cases.len(), RADIX_LIMITS.len());
+            assert!(cases.iter().all(|c| c.name.contains("/ unpatched <=")));
+            let passed = cases.iter().find(|c| c.outcome == Outcome::Passed);
+            passed.is_some_and(|c| c.name.starts_with("fork_exit"))
+        };
+        assert!(good(&of(1002)) && good(&of(900)) && !good(&of(1003)));
+        let text = tables(&[of(1002)]);
+        assert!(
+            text.contains("/unpatched") && text.contains("1.0020"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn two_kernels_are_counted_apart_from_the_modes() {
+        let kernel = crate::build::Kernel {
+            vmlinux: "/k".into(),
+            build_dir: "/".into(),
+            src_dir: "/".into(),
+            version: String::new(),
+            hash: String::new(),
+        };
+        let of = |modes: &[Mode], unpatched| {
+            let kernels = Kernels {
+                ours: &kernel,
+                unpatched,
+            };
+            groups(modes, kernels)
+        };
+        let both = (Placement::Fixed, vec![Subject::Unpatched, RADIX]);
+        let modes = (Placement::Random, vec![RADIX, FLAT]);
+        let l3l2 = [Mode::L3L2];
+        assert_eq!(of(&l3l2, None), std::slice::from_ref(&modes));
+        assert_eq!(of(&l3l2, Some(&kernel)), [modes, both.clone()]);
+        assert_eq!(of(&[Mode::Radix], Some(&kernel)), [both]);
+        assert_eq!(of(&[Mode::Radix], None), [(Placement::Random, vec![RADIX])]);
     }
 
     #[test]

@@ -56,6 +56,12 @@ pub struct Program {
     /// Cases of a program that must pass which may be skipped in every mode.
     #[serde(default)]
     pub may_skip: Vec<String>,
+    /// Runs on the unpatched kernel, too, and is compared with it.
+    #[serde(default = "yes")]
+    pub unpatched: bool,
+    /// Cases of ours that ask the kernel about its flattened tables: the unpatched one must make them skip.
+    #[serde(default)]
+    pub only_fpt: Vec<String>,
     #[serde(default)]
     pub reason: String,
 }
@@ -122,6 +128,12 @@ pub fn programs(path: &Path) -> Result<Vec<Program>> {
             "may_skip needs a reason"
         } else if !p.may_skip.is_empty() && !p.must_pass() {
             "may_skip is for programs that must pass"
+        } else if !p.unpatched && p.reason.is_empty() {
+            "unpatched = false needs a reason"
+        } else if !p.only_fpt.is_empty() && p.dir != "fpt" {
+            "only_fpt is for programs of ours"
+        } else if !p.only_fpt.is_empty() && !p.unpatched {
+            "only_fpt is for programs that run on the unpatched kernel"
         } else if let Some(word) = p
             .needs
             .iter()
@@ -207,6 +219,13 @@ mod tests {
             (format!("{GOOD}may_skip=['x']\ncompare=false\n"), "reason"),
             (format!("{GOOD}may_skip=['x']\nreason='x'\n"), "must pass"),
             (format!("{GOOD}unique=true\n"), "unique"),
+            (format!("{GOOD}unpatched=false\n"), "reason"),
+            (format!("{GOOD}only_fpt=['x']\n"), "programs of ours"),
+            (
+                format!("{GOOD}only_fpt=['x']\nunpatched=false\nreason='x'\n")
+                    .replace("'mm'", "'fpt'"),
+                "run on the unpatched",
+            ),
             (format!("{GOOD}figures=true\ncompare=false\n"), "figures"),
             (GOOD.replace("60", "0"), "timeout_s"),
             (GOOD.replace("['./cow']", "[]"), "argv"),

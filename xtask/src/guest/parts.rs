@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a guest is made of: kernel, QEMU, root file system. Built here if missing.
 //!
-//! For work on this tool itself, `FPT_VMLINUX`, `FPT_QEMU` (with `FPT_QEMU_DATA`), `FPT_INITRD` and
+//! For work on this tool itself, `FPT_VMLINUX`, `FPT_VMLINUX_UNPATCHED`, `FPT_QEMU` (with `FPT_QEMU_DATA`), `FPT_INITRD` and
 //! `FPT_BUSYBOX` name files to use as they are instead of what would be built.
 
 use std::path::{Path, PathBuf};
@@ -31,20 +31,27 @@ pub fn named(var: &str, what: &str) -> Result<Option<PathBuf>> {
 }
 
 pub fn kernel(ctx: &Ctx, profile: Profile) -> Result<Kernel> {
-    match named("FPT_VMLINUX", "kernel")? {
-        None => build::kernel(ctx, profile),
-        Some(vmlinux) => {
-            let dir = vmlinux.parent().unwrap_or(Path::new("/")).to_path_buf();
-            let hash = hash::of_file(&vmlinux)?;
-            Ok(Kernel {
-                vmlinux,
-                build_dir: dir.clone(),
-                src_dir: dir,
-                version: "FPT_VMLINUX".into(),
-                hash,
-            })
-        }
-    }
+    named_or_built(ctx, "FPT_VMLINUX", profile)
+}
+
+/// The distribution's kernel as it is, which shares no bug of ours.
+pub fn unpatched(ctx: &Ctx) -> Result<Kernel> {
+    named_or_built(ctx, "FPT_VMLINUX_UNPATCHED", Profile::Unpatched)
+}
+
+fn named_or_built(ctx: &Ctx, var: &str, profile: Profile) -> Result<Kernel> {
+    let Some(vmlinux) = named(var, "kernel")? else {
+        return build::kernel(ctx, profile);
+    };
+    let dir = vmlinux.parent().unwrap_or(Path::new("/")).to_path_buf();
+    let hash = hash::of_file(&vmlinux)?;
+    Ok(Kernel {
+        vmlinux,
+        build_dir: dir.clone(),
+        src_dir: dir,
+        version: var.into(),
+        hash,
+    })
 }
 
 /// Ours, or the distribution's with `stock`.
@@ -192,8 +199,12 @@ pub struct Parts {
 
 impl Parts {
     pub fn record(&self, run: &RunDir) {
-        run.set("kernel", serde_json::json!({ "version": self.kernel.version, "hash": self.kernel.hash, "vmlinux": self.kernel.vmlinux }));
+        run.set("kernel", kernel_facts(&self.kernel));
         run.set("qemu", serde_json::json!({ "version": self.qemu.version, "hash": self.qemu.hash, "bin": self.qemu.bin }));
         run.set("initramfs", serde_json::json!({ "hash": self.image.hash }));
     }
+}
+
+pub fn kernel_facts(kernel: &Kernel) -> serde_json::Value {
+    serde_json::json!({ "version": kernel.version, "hash": kernel.hash, "vmlinux": kernel.vmlinux })
 }

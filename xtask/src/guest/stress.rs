@@ -2,11 +2,13 @@
 //! `cargo xtask stress`: a guest under everything at once for minutes: stress-ng's vm class, fork and exec
 //! storms, memory pressure with swap, merging, compaction, memory taken out and put back, nodes turned into
 //! conventional tables, threads that check what they wrote. The second half of the time allocations of nodes
-//! fail at random. In the end everything is killed, and page tables must be what they were at the start.
+//! fail at random. In the end everything is killed, and page tables must be what they were at the start. A stressor
+//! that fails runs again on the unpatched kernel, which tells our failures from stress-ng's and the kernel's own.
 //!
 //! What runs is decided here, from a seed; `stress.sh` is the guest's side.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -19,12 +21,16 @@ use super::parts::{self, Parts};
 use super::qemu::{self, Spec};
 use super::results::{Case, Outcome, Report};
 use super::rundir::{self, RunDir};
-use super::selftest::{self, check_mode, Plan};
+use super::selftest::{self, Plan};
+use super::subject::{Kernels, OtherKernel, Subject};
 use super::vm::{self, Exit, Guest};
 use crate::api::fail::did_you_mean;
 use crate::api::{code, fail, locked, modes, store, Ctx, Fail, Mode, Result};
 use crate::build::Profile;
 use crate::image;
+
+/// The outcome of a story that nothing cut short.
+const IN_ORDER: &str = "ended in order";
 
 /// The package with the stressors.
 const PACKAGE: &str = "stress-ng";
@@ -87,14 +93,20 @@ const SLACK_KB: i64 = 64;
 const SETTLE: Duration = Duration::from_secs(20);
 /// The kernel looks at a page twice before it merges it, at its leisure.
 const MERGE_S: u64 = 12;
+/// What failed has so long on the unpatched kernel, each; and all together.
+const AGAIN_S: u64 = 40;
+const AGAIN_MOST_S: u64 = 240;
 /// After its own time a stressor may clean up so long.
 const GRACE_S: u64 = 100;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Modes, separated by commas; two run at a time
-    #[arg(long, value_name = "M[,M...]", value_delimiter = ',', required = true, value_parser = modes::Parser)]
+    #[arg(long, value_name = "M[,M...]", value_delimiter = ',', required_unless_present_any = ["kernel", "list"], value_parser = modes::Parser)]
     mode: Vec<Mode>,
+    /// This kernel, too, or alone without --mode
+    #[arg(long, value_enum, value_name = "KERNEL")]
+    kernel: Option<OtherKernel>,
     /// Minutes of each mode; half of them with failing allocations
     #[arg(long, value_name = "N", default_value = "2", value_parser = minutes, allow_negative_numbers = true)]
     minutes: f64,
@@ -142,18 +154,22 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
         }
         return Ok(code::OK);
     }
-    let mut modes: Vec<Mode> = Vec::new();
+    let mut subjects: Vec<Subject> = Vec::new();
     for mode in args.mode {
         args.profile.check_mode(mode)?;
-        if !modes.contains(&mode) {
-            modes.push(mode);
+        let subject = Subject::of(args.profile, mode);
+        if !subjects.contains(&subject) {
+            subjects.push(subject);
         }
+    }
+    if args.kernel == Some(OtherKernel::Unpatched) && !subjects.contains(&Subject::Unpatched) {
+        subjects.push(Subject::Unpatched);
     }
     qemu::check_size(&args.mem)?;
     let stress = Stress {
         seconds: (args.minutes * 60.0).round() as u64,
         fail_percent: args.fail_order9,
-        only: only(&args.only)?,
+        choice: choice(&args.only)?,
         seed: args.seed.unwrap_or_else(clock_seed),
         plan: Plan {
             smp: args.smp,
@@ -161,14 +177,29 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
             append: args.append.clone(),
             ..Plan::default()
         },
+        // The other profiles are configured otherwise: what fails in them need not fail on the unpatched kernel.
+        tell_apart: args.profile == Profile::Fpt,
     };
-    let parts = selftest::build_parts(ctx, parts::kernel(ctx, args.profile)?)?;
+    let unpatched = match subjects.contains(&Subject::Unpatched) {
+        true => Some(parts::unpatched(ctx)?),
+        false => None,
+    };
+    // Without a mode nobody needs the image.
+    let ours = match unpatched.clone().filter(|_| subjects.len() == 1) {
+        Some(kernel) => kernel,
+        None => parts::kernel(ctx, args.profile)?,
+    };
+    let parts = selftest::build_parts(ctx, ours)?;
     let disk = disk(ctx)?;
+    let kernels = Kernels {
+        ours: &parts.kernel,
+        unpatched: unpatched.as_ref(),
+    };
     if ctx.dry_run {
-        for mode in modes {
+        for subject in subjects {
             ctx.ui.command(
                 &stress
-                    .spec(&parts, &disk, mode)
+                    .spec(&parts, kernels, &disk, subject)?
                     .command(&parts.qemu, &std::env::temp_dir().join("fpt")),
             );
         }
@@ -177,8 +208,19 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
     let allow = list::allowed(&ctx.root.join("selftests/console-allow.toml"))?;
     let run = RunDir::new(ctx, "stress")?;
     parts.record(&run);
+    if let Some(kernel) = &unpatched {
+        run.set("kernel_unpatched", parts::kernel_facts(kernel));
+    }
     rundir::recorded(&run, || {
-        let report = stress.all(ctx, &run, &parts, &disk, &allow, &modes)?;
+        let site = Site {
+            ctx,
+            run: &run,
+            parts: &parts,
+            kernels,
+            disk: &disk,
+            allow: &allow,
+        };
+        let report = stress.all(&site, &subjects)?;
         run.results(&report)?;
         selftest::print_failures(ctx, &report);
         ctx.ui
@@ -196,7 +238,7 @@ pub fn disk(ctx: &Ctx) -> Result<std::path::PathBuf> {
 }
 
 /// Scenarios are checked; any other word may be a stressor, which only the guest's stress-ng can tell.
-fn only(words: &[String]) -> Result<Vec<String>> {
+fn choice(words: &[String]) -> Result<Choice> {
     for word in words {
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         if let Some((_, why)) = EXCLUDED.iter().find(|e| e.0 == word) {
@@ -217,7 +259,10 @@ fn only(words: &[String]) -> Result<Vec<String>> {
             ));
         }
     }
-    Ok(words.to_vec())
+    Ok(match words {
+        [] => Choice::All,
+        words => Choice::Words(words.to_vec()),
+    })
 }
 
 fn clock_seed() -> u32 {
@@ -246,14 +291,48 @@ impl Random {
     }
 }
 
-/// What is to be done in each mode.
+/// A scenario and a stressor in it; a scenario's own loop is called "loop".
+type Stressor = (String, String);
+
+/// What of all that there is runs.
+#[derive(Debug, Clone)]
+enum Choice {
+    All,
+    /// Scenarios and stressors.
+    Words(Vec<String>),
+    Stressors(BTreeSet<Stressor>),
+}
+
+impl Choice {
+    fn words(&self) -> Vec<String> {
+        match self {
+            Choice::All => Vec::new(),
+            Choice::Words(words) => words.clone(),
+            Choice::Stressors(all) => all.iter().map(|(s, name)| format!("{s} {name}")).collect(),
+        }
+    }
+}
+
+/// What is to be done in each subject.
 #[derive(Debug, Clone)]
 pub struct Stress {
-    pub seconds: u64,
-    pub fail_percent: u32,
-    pub only: Vec<String>,
-    pub seed: u32,
-    pub plan: Plan,
+    seconds: u64,
+    fail_percent: u32,
+    choice: Choice,
+    seed: u32,
+    plan: Plan,
+    /// What fails runs again on the unpatched kernel.
+    tell_apart: bool,
+}
+
+/// With what it is done.
+pub struct Site<'a> {
+    pub ctx: &'a Ctx,
+    pub run: &'a RunDir,
+    pub parts: &'a Parts,
+    pub kernels: Kernels<'a>,
+    pub disk: &'a Path,
+    pub allow: &'a [Allow],
 }
 
 /// One command for a slice of time.
@@ -418,7 +497,10 @@ struct Phase {
 /// One guest's story.
 #[derive(Debug, Clone, Serialize)]
 struct Story {
-    mode: Mode,
+    #[serde(rename = "mode")]
+    subject: Subject,
+    /// On the unpatched kernel, because of what failed before.
+    again: bool,
     began_utc: String,
     ended_utc: String,
     uname: String,
@@ -432,9 +514,10 @@ struct Story {
 
 impl Story {
     /// It begins now.
-    fn new(mode: Mode, seed: u32) -> Story {
+    fn new(subject: Subject, seed: u32) -> Story {
         Story {
-            mode,
+            subject,
+            again: false,
             began_utc: rundir::utc(SystemTime::now()),
             ended_utc: String::new(),
             uname: String::new(),
@@ -480,85 +563,82 @@ impl Lane {
 
 impl Stress {
     /// What `cargo xtask test` does in each mode.
-    pub fn short() -> Stress {
+    pub fn short(seconds: u64) -> Stress {
         Stress {
-            seconds: 120,
+            seconds,
             fail_percent: 50,
-            only: Vec::new(),
+            choice: Choice::All,
             seed: clock_seed(),
             plan: Plan {
                 mem: "2G".into(),
                 ..Plan::default()
             },
+            tell_apart: true,
         }
     }
 
-    fn spec(&self, parts: &Parts, disk: &std::path::Path, mode: Mode) -> Spec {
-        let mut spec = self.plan.spec(parts, mode);
+    fn spec(&self, parts: &Parts, kernels: Kernels, disk: &Path, subject: Subject) -> Result<Spec> {
+        let mut spec = self.plan.spec_of(parts, kernels.of(subject)?, subject);
         spec.drives.push(disk.to_path_buf());
         if self.wants("hotplug") {
             // Only what cannot hold page tables can be taken out for sure.
             spec.append.insert(0, "movablecore=25%".into());
         }
-        spec
+        Ok(spec)
     }
 
     fn wants(&self, scenario: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|o| o == scenario)
+        match &self.choice {
+            Choice::All => true,
+            Choice::Words(words) => words.iter().any(|w| w == scenario),
+            Choice::Stressors(all) => all.iter().any(|s| s.0 == scenario),
+        }
     }
 
     /// Is this stressor of a scenario chosen?
     fn wants_turn(&self, turn: &Turn) -> bool {
-        self.wants(turn.scenario) || self.only.contains(&turn.name)
+        match &self.choice {
+            Choice::All => true,
+            Choice::Words(words) => self.wants(turn.scenario) || words.contains(&turn.name),
+            Choice::Stressors(all) => all.contains(&(turn.scenario.to_string(), turn.name.clone())),
+        }
     }
 
-    /// Every mode in a guest of its own, two at a time; the log is written in any case.
-    pub fn all(
-        &self,
-        ctx: &Ctx,
-        run: &RunDir,
-        parts: &Parts,
-        disk: &std::path::Path,
-        allow: &[Allow],
-        modes: &[Mode],
-    ) -> Result<Report> {
+    /// Every subject in a guest of its own, two at a time; the log is written in any case.
+    pub fn all(&self, site: &Site, subjects: &[Subject]) -> Result<Report> {
+        let Site { run, parts, .. } = *site;
         run.set("seed", self.seed);
-        let next = Mutex::new(modes.iter().copied());
+        let next = Mutex::new(subjects.iter().copied());
         let done = Mutex::new(BTreeMap::new());
         std::thread::scope(|scope| {
-            for _ in 0..2.min(modes.len()) {
+            for _ in 0..2.min(subjects.len()) {
                 scope.spawn(|| loop {
-                    let Some(mode) = locked(&next).next() else {
+                    let Some(subject) = locked(&next).next() else {
                         return;
                     };
-                    let guest = One {
-                        stress: self,
-                        ctx,
-                        run,
-                        parts,
-                        allow,
-                        mode,
-                    };
                     // Before the lock: the other guest must not wait for this one.
-                    let result = guest.whole(&self.spec(parts, disk, mode));
-                    locked(&done).insert(mode, result);
+                    let result = self.one(site, subject, &format!("stress-{subject}"));
+                    locked(&done).insert(subject, result);
                 });
             }
         });
         let mut done = done.into_inner().unwrap_or_else(|e| e.into_inner());
         let mut report = Report::default();
         let mut stories = Vec::new();
-        for mode in modes {
-            if let Some((story, cases)) = done.remove(mode) {
+        for subject in subjects {
+            if let Some((story, cases)) = done.remove(subject) {
                 stories.push(story);
                 report.cases.extend(cases);
             }
+        }
+        if self.tell_apart {
+            stories.extend(self.tell_apart(site, &stories, &mut report));
         }
         let log = serde_json::json!({
             "schema": 1,
             "seconds": self.seconds,
             "fail_order9_percent": self.fail_percent,
-            "only": self.only,
+            "only": self.choice.words(),
             "kernel": { "version": parts.kernel.version, "hash": parts.kernel.hash },
             "qemu": { "version": parts.qemu.version, "hash": parts.qemu.hash },
             "smp": self.plan.smp,
@@ -576,6 +656,78 @@ impl Stress {
             self.text(parts, &stories).as_bytes(),
         )?;
         Ok(report)
+    }
+
+    fn one(&self, site: &Site, subject: Subject, label: &str) -> (Story, Vec<Case>) {
+        let one = One {
+            stress: self,
+            site,
+            subject,
+            label,
+        };
+        one.whole()
+    }
+
+    /// Whose failure is it? What failed in one of our modes runs again on the unpatched kernel, and its case says what
+    /// came of that. It stays red: what fails there, too, belongs into the list of the excluded, with its reason.
+    fn tell_apart(&self, site: &Site, stories: &[Story], report: &mut Report) -> Option<Story> {
+        let ours = |s: &&Story| s.subject != Subject::Unpatched;
+        let suites: BTreeSet<String> = (stories.iter().filter(ours))
+            .map(|s| suite(s.subject))
+            .collect();
+        let ours = stories.iter().filter(ours);
+        let failed: BTreeSet<Stressor> = ours.flat_map(failed_stressors).collect();
+        if failed.is_empty() {
+            return None;
+        }
+        let list: Vec<String> = failed
+            .iter()
+            .map(|(s, name)| format!("{s} {name}"))
+            .collect();
+        site.ctx.ui.info(&format!(
+            "failed: {}; again on the unpatched kernel",
+            list.join(", ")
+        ));
+        let seconds = (failed.len() as u64 * AGAIN_S).min(AGAIN_MOST_S);
+        let again = Stress {
+            // As long as it was, if that was less: a short run has short turns.
+            seconds: seconds.min(self.seconds),
+            choice: Choice::Stressors(failed.clone()),
+            tell_apart: false,
+            ..self.clone()
+        };
+        let story = parts::unpatched(site.ctx).map(|kernel| {
+            let site = Site {
+                kernels: Kernels {
+                    ours: site.kernels.ours,
+                    unpatched: Some(&kernel),
+                },
+                ..*site
+            };
+            again
+                .one(&site, Subject::Unpatched, "stress-unpatched-again")
+                .0
+        });
+        for (scenario, name) in &failed {
+            let line = match &story {
+                Err(err) => format!(
+                    "nobody knows about the unpatched kernel: {}",
+                    fail::report(err).0
+                ),
+                Ok(story) => on_unpatched(story, scenario, name),
+            };
+            let name = format!("{scenario} {name}");
+            let of_ours = |c: &&mut Case| {
+                c.name == name && c.outcome == Outcome::Failed && suites.contains(&c.suite)
+            };
+            for case in report.cases.iter_mut().filter(of_ours) {
+                case.detail = format!("{line}\n{}", case.detail);
+            }
+        }
+        story.ok().map(|story| Story {
+            again: true,
+            ..story
+        })
     }
 
     /// The log for people.
@@ -597,10 +749,11 @@ impl Stress {
             rundir::reproducer(),
         );
         for story in stories {
+            let again = if story.again { ", again" } else { "" };
             let _ = writeln!(
                 out,
-                "\n== {}: {} to {}: {}",
-                story.mode, story.began_utc, story.ended_utc, story.outcome
+                "\n== {}{}: {} to {}: {}",
+                story.subject, again, story.began_utc, story.ended_utc, story.outcome
             );
             for (name, why) in &story.skipped {
                 let _ = writeln!(out, "skipped {name}: {why}");
@@ -660,30 +813,29 @@ const LEFT: [&str; 5] = [
     "others_kb",
 ];
 
-/// One mode.
+/// One subject.
 struct One<'a> {
     stress: &'a Stress,
-    ctx: &'a Ctx,
-    run: &'a RunDir,
-    parts: &'a Parts,
-    allow: &'a [Allow],
-    mode: Mode,
+    site: &'a Site<'a>,
+    subject: Subject,
+    /// Of its guest and logs.
+    label: &'a str,
 }
 
 impl One<'_> {
     /// The story and the cases, also of a guest that died.
-    fn whole(&self, spec: &Spec) -> (Story, Vec<Case>) {
+    fn whole(&self) -> (Story, Vec<Case>) {
         let start = Instant::now();
-        let suite = format!("stress/{}", self.mode);
-        let mut story = Story::new(self.mode, self.stress.seed);
+        let suite = suite(self.subject);
+        let mut story = Story::new(self.subject, self.stress.seed);
         let mut cases = Vec::new();
         let mut guest = None;
-        let result = self.story(spec, &mut guest, &mut story);
+        let result = self.story(&mut guest, &mut story);
         // Stressors that ended say what they have to say, also if the guest did not live to its end.
         cases.extend(self.stressor_cases(&suite, &story));
         match result {
             Ok(()) => {
-                story.outcome = "ended in order".into();
+                story.outcome = IN_ORDER.into();
                 cases.extend(self.end_cases(&suite, &story));
             }
             Err(err) => {
@@ -698,7 +850,7 @@ impl One<'_> {
             }
         }
         if let Some(guest) = guest {
-            let splats = guest.splats(self.allow);
+            let splats = guest.splats(self.site.allow);
             if splats.is_empty() {
                 cases.push(Case::passed(&suite, "no kernel warnings", 0));
             }
@@ -719,7 +871,7 @@ impl One<'_> {
             first.ms = start.elapsed().as_millis() as u64;
         }
         story.ended_utc = rundir::utc(SystemTime::now());
-        if story.outcome == "ended in order" {
+        if story.outcome == IN_ORDER {
             let failed = cases
                 .iter()
                 .filter(|c| c.outcome == Outcome::Failed)
@@ -731,21 +883,23 @@ impl One<'_> {
         (story, cases)
     }
 
-    fn story(&self, spec: &Spec, slot: &mut Option<Guest>, story: &mut Story) -> Result<()> {
-        let name = format!("stress-{}", self.mode);
-        let stage = self.ctx.ui.stage(&format!(
+    fn story(&self, slot: &mut Option<Guest>, story: &mut Story) -> Result<()> {
+        let Site {
+            ctx,
+            run,
+            parts,
+            kernels,
+            disk,
+            ..
+        } = *self.site;
+        let spec = self.stress.spec(parts, kernels, disk, self.subject)?;
+        let stage = ctx.ui.stage(&format!(
             "stress {} for {} s",
-            self.mode, self.stress.seconds
+            self.subject, self.stress.seconds
         ));
-        let guest = slot.insert(Guest::start(
-            self.ctx,
-            self.run,
-            &self.parts.qemu,
-            spec,
-            &name,
-        )?);
+        let guest = slot.insert(Guest::start(ctx, run, &parts.qemu, &spec, self.label)?);
         guest.wait_ready(None)?;
-        check_mode(guest, self.mode)?;
+        self.subject.check(guest)?;
         story.uname = guest.boot.uname.clone();
         ask(guest, &["fpt-stress", "setup"])?;
         // Once each, so that what is allocated at a first use is there before it is measured.
@@ -764,8 +918,8 @@ impl One<'_> {
             }
             let said = ask(guest, &["fpt-stress", "ready", name])?;
             match said.trim() {
-                "ok" if name == "demote" && !self.mode.flattens_below_root() => {
-                    let why = "this mode has no nodes below the root";
+                "ok" if name == "demote" && !self.subject.tables().flattens_below_root() => {
+                    let why = "there are no nodes below the root here";
                     story.skipped.insert(name.into(), why.into());
                 }
                 "ok" => loops.push(name),
@@ -795,7 +949,7 @@ impl One<'_> {
             };
             let is_last = n + 1 == count_of_phases;
             let progress = |line: &str| {
-                stage.line(&format!("{} phase {}: {line}", self.mode, n + 1));
+                stage.line(&format!("{} phase {}: {line}", self.subject, n + 1));
             };
             let result = self.phase(
                 guest,
@@ -813,7 +967,7 @@ impl One<'_> {
                 phase.kernel = change(&last, &now);
                 stage.note(&format!(
                     "{} phase {}: {} turns, {} nodes made, {} fallbacks, {} demotions, {} failures injected",
-                    self.mode,
+                    self.subject,
                     n + 1,
                     phase
                         .stressors
@@ -821,8 +975,8 @@ impl One<'_> {
                         .flat_map(|l| l.values())
                         .map(|t| t.runs)
                         .sum::<u64>(),
-                    sum(&phase.kernel, self.mode, "installs"),
-                    sum(&phase.kernel, self.mode, "fallbacks"),
+                    sum(&phase.kernel, self.subject.tables(), "installs"),
+                    sum(&phase.kernel, self.subject.tables(), "fallbacks"),
                     count(&phase.kernel, "demotions"),
                     phase.injected
                 ));
@@ -875,10 +1029,10 @@ impl One<'_> {
         rest.retain(|t| self.stress.wants_turn(t));
         if vm.is_empty() && rest.is_empty() && loops.is_empty() {
             return Err(Fail::usage(
-                format!("nothing to do in {}", self.mode),
+                format!("nothing to do in {}", self.subject),
                 format!(
                     "'{}' fits no scenario and no stressor of it",
-                    self.stress.only.join(", ")
+                    self.stress.choice.words().join(", ")
                 ),
                 "`cargo xtask stress --list` shows the scenarios",
             ));
@@ -1052,7 +1206,11 @@ impl One<'_> {
         let _ = guest.shell("echo w >/proc/sysrq-trigger; echo l >/proc/sysrq-trigger; sleep 2");
         Fail::new(
             code::TIMEOUT,
-            format!("{} cannot be ended in mode {}", names.join(", "), self.mode),
+            format!(
+                "{} cannot be ended in mode {}",
+                names.join(", "),
+                self.subject
+            ),
             "it was killed and is still there",
             "the console log has the stacks of waiting tasks",
         )
@@ -1060,25 +1218,8 @@ impl One<'_> {
     }
 
     fn stressor_cases(&self, suite: &str, story: &Story) -> Vec<Case> {
-        let mut all: BTreeMap<(String, String), Tally> = BTreeMap::new();
-        for phase in &story.phases {
-            for (scenario, list) in &phase.stressors {
-                for (name, tally) in list {
-                    let mut tally = tally.clone();
-                    // Without a killer at work nothing of theirs may be killed.
-                    if tally.killed > 0 && count(&phase.kernel, "oom_kill") == 0 {
-                        tally.failed += tally.killed;
-                        tally
-                            .failures
-                            .push("it was killed, but not for want of memory".into());
-                    }
-                    all.entry((scenario.clone(), name.clone()))
-                        .or_default()
-                        .add(&tally);
-                }
-            }
-        }
-        all.iter()
+        totals(story)
+            .iter()
             .map(|((scenario, name), t)| {
                 let name = format!("{scenario} {name}");
                 let said = format!("{} bogo ops in {} runs", t.bogo_ops, t.runs);
@@ -1108,7 +1249,9 @@ impl One<'_> {
             let name = format!("{scenario} was at work");
             match (story.skipped.get(scenario), total(counter)) {
                 // A mode with nodes below the root can demote them; nothing else shows that this is lost.
-                (Some(why), _) if scenario == "demote" && self.mode.flattens_below_root() => {
+                (Some(why), _)
+                    if scenario == "demote" && self.subject.tables().flattens_below_root() =>
+                {
                     Case::failed(suite, &name, why.clone(), 0)
                 }
                 (Some(why), _) => Case::skipped(suite, &name, why.clone()),
@@ -1146,7 +1289,7 @@ impl One<'_> {
                 });
             }
         }
-        for kind in self.mode.kinds() {
+        for kind in self.subject.tables().kinds() {
             let name = format!("{kind} nodes were made");
             cases.push(match total(&format!("{kind}_installs")) {
                 n if n > 0 => Case::new(suite, &name, Outcome::Passed, n.to_string(), 0),
@@ -1155,9 +1298,9 @@ impl One<'_> {
         }
         if let Some(phase) = story.phases.iter().find(|p| p.fail_percent > 0) {
             let name = "allocations of nodes failed";
-            let fallbacks = sum(&phase.kernel, self.mode, "fallbacks");
-            cases.push(if self.mode == Mode::Radix {
-                Case::skipped(suite, name, "this mode has no nodes")
+            let fallbacks = sum(&phase.kernel, self.subject.tables(), "fallbacks");
+            cases.push(if !self.subject.is_flat() {
+                Case::skipped(suite, name, "there are no nodes here")
             } else if phase.injected > 0 && fallbacks > 0 {
                 let said = format!("{} injected, {fallbacks} fallbacks", phase.injected);
                 Case::new(suite, name, Outcome::Passed, said, 0)
@@ -1192,6 +1335,11 @@ impl One<'_> {
         }
         cases
     }
+}
+
+/// The group of a subject's cases.
+fn suite(subject: Subject) -> String {
+    format!("stress/{subject}")
 }
 
 /// What has changed between two states and must not have.
@@ -1234,6 +1382,53 @@ fn sum(counts: &Counts, mode: Mode, what: &str) -> i64 {
     mode.kinds()
         .map(|k| count(counts, &format!("{k}_{what}")))
         .sum()
+}
+
+/// What failed in a story.
+fn failed_stressors(story: &Story) -> Vec<Stressor> {
+    let all = totals(story).into_iter();
+    all.filter(|(_, t)| t.failed > 0).map(|(s, _)| s).collect()
+}
+
+/// What a stressor did on the unpatched kernel, in a line.
+fn on_unpatched(story: &Story, scenario: &str, name: &str) -> String {
+    let all = totals(story);
+    match all.get(&(scenario.to_string(), name.to_string())) {
+        Some(t) if t.failed > 0 => format!(
+            "fails on the unpatched kernel, too: {} of {} turns",
+            t.failed, t.runs
+        ),
+        Some(t) if t.runs > t.not_here => {
+            format!("does not fail on the unpatched kernel: {} turns", t.runs)
+        }
+        // A loop that does not fail leaves no turn.
+        None if name == "loop" && !story.end.is_empty() => {
+            "does not fail on the unpatched kernel".to_string()
+        }
+        _ => format!("did not run on the unpatched kernel: {}", story.outcome),
+    }
+}
+
+/// All turns of each stressor. Without a killer at work nothing of theirs may be killed.
+fn totals(story: &Story) -> BTreeMap<Stressor, Tally> {
+    let mut all: BTreeMap<Stressor, Tally> = BTreeMap::new();
+    for phase in &story.phases {
+        for (scenario, list) in &phase.stressors {
+            for (name, tally) in list {
+                let mut tally = tally.clone();
+                if tally.killed > 0 && count(&phase.kernel, "oom_kill") == 0 {
+                    tally.failed += tally.killed;
+                    tally
+                        .failures
+                        .push("it was killed, but not for want of memory".into());
+                }
+                all.entry((scenario.clone(), name.clone()))
+                    .or_default()
+                    .add(&tally);
+            }
+        }
+    }
+    all
 }
 
 fn record(phase: &mut Phase, r: &Running, exit: &Exit) {

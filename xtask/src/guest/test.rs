@@ -15,19 +15,23 @@ use super::parts::{self, Parts};
 use super::results::{Case, Outcome, Report};
 use super::rundir::{self, RunDir};
 use super::selftest::{self, check_mode, print_failures, print_remarks, Plan, Suite};
-use super::stress::{self, Stress};
+use super::stress::{self, Site, Stress};
+use super::subject::{Kernels, Subject};
 use super::tap::{self, Status};
 use super::vm::Guest;
 use super::walk;
 use crate::api::{code, fail, proc, store, Cmd, Ctx, Fail, Mode, Result};
 use crate::bench::{self, catalogue, catalogue::Scale};
-use crate::build::{self, Profile};
+use crate::build::{self, Kernel, Profile};
 use crate::patch;
 use crate::report::{self, metrics::Matrix};
 use crate::sources::{self, Project};
 
 /// Translations of the differential test.
 const TRANSLATIONS: u32 = 120_000;
+/// Seconds of stress in each mode; with `--long`.
+const STRESS_S: u64 = 60;
+const STRESS_LONG_S: u64 = 600;
 /// Programs that `--quick` compares, besides our own.
 const QUICK: [&str; 6] = [
     "fpt/",
@@ -70,7 +74,7 @@ impl Stage {
         match self {
             Stage::Host => ("host", true, "cargo test of the workspace"),
             Stage::Patches => ("patches", true, "the patch queues"),
-            Stage::Build => ("build", true, "QEMU, kernel, selftests"),
+            Stage::Build => ("build", true, "QEMU, two kernels, selftests"),
             Stage::Differential => ("differential", true, "QEMU's walk against the Rust core's"),
             Stage::Qemu => ("qemu", true, "bare-metal programs on QEMU"),
             Stage::Boot => (
@@ -85,11 +89,15 @@ impl Stage {
                 "core, kernel, QEMU and pagemap on live processes",
             ),
             Stage::Kunit => ("kunit", true, "the kernel's unit tests"),
-            Stage::Selftest => ("selftest", true, "selftests, compared with radix"),
+            Stage::Selftest => (
+                "selftest",
+                true,
+                "selftests: radix compared with the unpatched kernel, modes with radix",
+            ),
             Stage::Stress => (
                 "stress",
                 false,
-                "everything at once for two minutes a mode; page tables are given back",
+                "everything at once for a minute a mode; page tables are given back",
             ),
             Stage::OptionOff => (
                 "option-off",
@@ -135,9 +143,12 @@ pub struct Args {
     /// Only these stages (may be given several times); what they need is built
     #[arg(long, value_name = "STAGE")]
     only: Vec<String>,
-    /// Leave out the long stages and most upstream selftests
+    /// Leave out the long stages, most upstream selftests and the unpatched kernel
     #[arg(long)]
     quick: bool,
+    /// More than CI has time for: the selftests that take minutes, and ten minutes of stress a mode
+    #[arg(long, conflicts_with = "quick")]
+    long: bool,
     /// Print the stages and stop
     #[arg(long)]
     list: bool,
@@ -176,6 +187,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
             ctx,
             run: &run,
             quick: args.quick,
+            long: args.long,
             parts: None,
         };
         let mut report = Report::default();
@@ -224,6 +236,7 @@ struct Tests<'a> {
     ctx: &'a Ctx,
     run: &'a RunDir,
     quick: bool,
+    long: bool,
     parts: Option<Parts>,
 }
 
@@ -325,6 +338,20 @@ impl Tests<'_> {
             .ok_or_else(|| Fail::infra("nothing was built", "", ""))
     }
 
+    /// What no bug of ours can reach. `--quick` does without.
+    fn unpatched(&self) -> Result<Option<Kernel>> {
+        if self.quick {
+            self.ctx
+                .ui
+                .info("--quick: radix is not compared with the unpatched kernel");
+            return Ok(None);
+        }
+        let kernel = parts::unpatched(self.ctx)?;
+        self.run
+            .set("kernel_unpatched", parts::kernel_facts(&kernel));
+        Ok(Some(kernel))
+    }
+
     fn host(&self) -> Result<Vec<Case>> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut cmd = Cmd::new(cargo)
@@ -342,6 +369,7 @@ impl Tests<'_> {
         // The tests choose their own files; and this run's jobserver or target is not theirs.
         for name in [
             "FPT_VMLINUX",
+            "FPT_VMLINUX_UNPATCHED",
             "FPT_QEMU",
             "FPT_QEMU_DATA",
             "FPT_INITRD",
@@ -401,6 +429,9 @@ impl Tests<'_> {
         let ctx = self.ctx;
         step("QEMU", &mut || parts::qemu(ctx, false).map(drop));
         step("kernel", &mut || parts::kernel(ctx, Profile::Fpt).map(drop));
+        if !self.quick {
+            step("unpatched kernel", &mut || parts::unpatched(ctx).map(drop));
+        }
         step("selftests and guest image", &mut || self.parts().map(drop));
         cases.push(hot_hooks(ctx));
         Ok(cases)
@@ -743,38 +774,57 @@ impl Tests<'_> {
     }
 
     fn selftest(&mut self) -> Result<Vec<Case>> {
-        let (ctx, run, quick) = (self.ctx, self.run, self.quick);
+        let (ctx, run, quick, long) = (self.ctx, self.run, self.quick, self.long);
         let all = list::programs(&ctx.root.join("selftests/list.toml"))?;
         let programs: Vec<list::Program> = if quick {
             all.into_iter()
                 .filter(|p| QUICK.iter().any(|q| p.name.starts_with(q)))
                 .collect()
         } else {
-            all.into_iter().filter(|p| !p.long).collect()
+            all.into_iter().filter(|p| long || !p.long).collect()
         };
         let allow = list::allowed(&ctx.root.join("selftests/console-allow.toml"))?;
         let plan = Plan::default();
+        let unpatched = self.unpatched()?;
         let parts = self.parts()?;
         let suite = Suite {
             ctx,
             run,
             parts,
+            kernels: Kernels {
+                ours: &parts.kernel,
+                unpatched: unpatched.as_ref(),
+            },
             plan: &plan,
             programs: &programs,
             allow: &allow,
             all_modes: true,
         };
-        Ok(suite.compare(&Mode::ALL)?.cases)
+        Ok(suite.compare(&Mode::ALL.map(Subject::Ours))?.cases)
     }
 
     fn stress(&mut self) -> Result<Vec<Case>> {
         let (ctx, run) = (self.ctx, self.run);
         let disk = stress::disk(ctx)?;
         let allow = list::allowed(&ctx.root.join("selftests/console-allow.toml"))?;
+        let seconds = match self.long {
+            true => STRESS_LONG_S,
+            false => STRESS_S,
+        };
         let parts = self.parts()?;
-        let stress = Stress::short();
-        Ok(stress
-            .all(ctx, run, parts, &disk, &allow, &Mode::ALL)?
+        let site = Site {
+            ctx,
+            run,
+            parts,
+            kernels: Kernels {
+                ours: &parts.kernel,
+                unpatched: None,
+            },
+            disk: &disk,
+            allow: &allow,
+        };
+        Ok(Stress::short(seconds)
+            .all(&site, &Mode::ALL.map(Subject::Ours))?
             .cases)
     }
 
@@ -791,15 +841,19 @@ impl Tests<'_> {
 
     fn kcount(&mut self) -> Result<Vec<Case>> {
         let (ctx, run) = (self.ctx, self.run);
+        let unpatched = self.unpatched()?;
         let parts = self.parts()?;
+        let kernels = Kernels {
+            ours: &parts.kernel,
+            unpatched: unpatched.as_ref(),
+        };
         let counts = Count {
             // The smallest of them counts, and the limits are closer than the spread of a few.
             runs: 6,
             quick: false,
-            in_place: false,
         }
-        .all(ctx, run, parts, &Mode::ALL, None)?;
-        ctx.ui.info(&kcount::table(&counts));
+        .all(ctx, run, parts, &Mode::ALL, kernels)?;
+        ctx.ui.info(&kcount::tables(&counts));
         Ok(kcount::limits(&counts))
     }
 }

@@ -43,6 +43,7 @@ pub fn checkout(files: &[(&str, &str)]) -> tempfile::TempDir {
     let always = [
         ("xtask/README", ""),
         ("vmlinux", "no kernel"),
+        ("unpatched", "no other kernel"),
         ("initrd", "no files"),
     ];
     for (name, text) in always.iter().chain(files) {
@@ -62,6 +63,7 @@ pub fn xtask(dir: &Path, args: &[&str]) -> Command {
         .env("FPT_CACHE", dir.join("cache"))
         .env("FPT_RUNS", dir.join("runs"))
         .env("FPT_VMLINUX", dir.join("vmlinux"))
+        .env("FPT_VMLINUX_UNPATCHED", dir.join("unpatched"))
         .env("FPT_INITRD", dir.join("initrd"))
         .env("FPT_QEMU", fake_qemu())
         .env("FPT_SILENCE_S", "2")

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Who is tested, and against whom. Radix on our image runs our generic code, too, so a bug there is invisible to
+//! who compares modes with it; the unpatched kernel shares nothing with us.
+
+use std::fmt;
+
+use fpt_init::proto::Exec;
+use serde::{Serialize, Serializer};
+
+use super::selftest::check_mode;
+use super::vm::Guest;
+use crate::api::{Fail, Mode, Result};
+use crate::build::{Kernel, Profile};
+
+/// For `--kernel`: a kernel that is none of ours.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OtherKernel {
+    /// The distribution's, as it is
+    Unpatched,
+}
+
+/// A kernel, and the tables it is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    /// The distribution's kernel as it is, which knows no modes.
+    Unpatched,
+    /// Our image in a mode.
+    Ours(Mode),
+}
+
+impl Subject {
+    pub const RADIX: Subject = Subject::Ours(Mode::Radix);
+
+    /// As tables, reports and files call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Subject::Unpatched => "unpatched",
+            Subject::Ours(mode) => mode.name(),
+        }
+    }
+
+    /// A mode of a profile's image.
+    pub fn of(profile: Profile, mode: Mode) -> Subject {
+        match profile {
+            Profile::Unpatched => Subject::Unpatched,
+            Profile::Fpt | Profile::OptionOff | Profile::Debug | Profile::Kasan => {
+                Subject::Ours(mode)
+            }
+        }
+    }
+
+    /// Whose results it must have.
+    pub fn reference(self) -> Option<Subject> {
+        match self {
+            Subject::Unpatched => None,
+            Subject::Ours(Mode::Radix) => Some(Subject::Unpatched),
+            Subject::Ours(Mode::L4L3 | Mode::L3L2 | Mode::L4L3L2L1) => Some(Subject::RADIX),
+        }
+    }
+
+    /// `fpt=` of the kernel. The unpatched one would pass the word on to init.
+    pub fn mode(self) -> Option<Mode> {
+        match self {
+            Subject::Unpatched => None,
+            Subject::Ours(mode) => Some(mode),
+        }
+    }
+
+    /// The tables that its processes can have.
+    pub fn tables(self) -> Mode {
+        self.mode().unwrap_or(Mode::Radix)
+    }
+
+    /// Can its tables be flattened?
+    pub fn is_flat(self) -> bool {
+        self.tables() != Mode::Radix
+    }
+
+    /// A guest that is another than was asked for would compare something with itself and find everything equal.
+    pub fn check(self, guest: &mut Guest) -> Result<()> {
+        match self {
+            Subject::Unpatched => check_unpatched(guest),
+            Subject::Ours(mode) => check_mode(guest, mode),
+        }
+    }
+}
+
+impl Serialize for Subject {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// The kernels of a comparison.
+#[derive(Clone, Copy)]
+pub struct Kernels<'a> {
+    pub ours: &'a Kernel,
+    /// Not there: nothing is compared with it.
+    pub unpatched: Option<&'a Kernel>,
+}
+
+impl<'a> Kernels<'a> {
+    pub fn of(&self, subject: Subject) -> Result<&'a Kernel> {
+        match subject {
+            Subject::Ours(_) => Ok(self.ours),
+            Subject::Unpatched => self.unpatched.ok_or_else(|| {
+                Fail::infra(
+                    "there is no unpatched kernel",
+                    "this comparison did without",
+                    "this is a mistake in xtask",
+                )
+            }),
+        }
+    }
+
+    /// The subjects with all that they are compared with, as far as the kernels are there: references first, each once.
+    pub fn with_references(&self, subjects: &[Subject]) -> Vec<Subject> {
+        let mut all: Vec<Subject> = Vec::new();
+        for subject in subjects {
+            let mut chain: Vec<Subject> =
+                std::iter::successors(Some(*subject), |s| s.reference()).collect();
+            chain.reverse();
+            for one in chain {
+                let there = one != Subject::Unpatched || self.unpatched.is_some();
+                if there && !all.contains(&one) {
+                    all.push(one);
+                }
+            }
+        }
+        all
+    }
+}
+
+/// Debugfs is there, and nothing of ours is in it.
+fn check_unpatched(guest: &mut Guest) -> Result<()> {
+    let (exit, text) = guest.run(Exec {
+        argv: vec!["ls".into(), "/sys/kernel/debug".into()],
+        timeout_s: 30,
+        ..Exec::default()
+    })?;
+    let mut names = text.split_whitespace();
+    if exit.status() == 0 && !text.trim().is_empty() && !names.any(|n| n == "fpt" || n == "emt") {
+        return Ok(());
+    }
+    let found = match exit.status() {
+        0 if text.trim().is_empty() => "its debugfs is empty, which proves nothing".to_string(),
+        0 => "its debugfs has fpt or emt".to_string(),
+        n => format!("its debugfs cannot be read (exit code {n}): {text}"),
+    };
+    Err(Fail::test(
+        "the guest does not run the unpatched kernel",
+        found,
+        "was FPT_VMLINUX_UNPATCHED meant to name another kernel?",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FLAT: Subject = Subject::Ours(Mode::L3L2);
+
+    #[test]
+    fn each_has_one_reference() {
+        let (radix, flat) = (Subject::RADIX, FLAT);
+        assert_eq!(flat.reference(), Some(radix));
+        assert_eq!(radix.reference(), Some(Subject::Unpatched));
+        assert_eq!(Subject::Unpatched.reference(), None);
+        assert!(flat.is_flat() && !radix.is_flat() && !Subject::Unpatched.is_flat());
+        assert_eq!(Subject::Unpatched.mode(), None);
+        assert_eq!(
+            Subject::of(Profile::Unpatched, Mode::Radix),
+            Subject::Unpatched
+        );
+        assert_eq!(Subject::of(Profile::Debug, Mode::Radix), radix);
+    }
+
+    #[test]
+    fn references_come_first_and_once() {
+        let (radix, flat) = (Subject::RADIX, FLAT);
+        let kernel = Kernel {
+            vmlinux: "/k".into(),
+            build_dir: "/".into(),
+            src_dir: "/".into(),
+            version: String::new(),
+            hash: String::new(),
+        };
+        let all = |unpatched, list: &[Subject]| {
+            let kernels = Kernels {
+                ours: &kernel,
+                unpatched,
+            };
+            kernels.with_references(list)
+        };
+        let three = [Subject::Unpatched, radix, flat];
+        assert_eq!(all(Some(&kernel), std::slice::from_ref(&flat)), three);
+        assert_eq!(all(Some(&kernel), &[flat, radix]), three);
+        assert_eq!(all(None, std::slice::from_ref(&flat)), [radix, flat]);
+        assert_eq!(
+            all(Some(&kernel), &[Subject::Unpatched]),
+            [Subject::Unpatched]
+        );
+    }
+}
