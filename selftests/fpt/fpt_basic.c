@@ -59,6 +59,8 @@ FPT_TEST(stats_has_every_name)
 			TH_LOG("no line %s in stats", name);
 	}
 	EXPECT_EQ(0, fpt_stat("tainted"));
+	/* other programs accept that huge pages have no place where the kernel denies this */
+	EXPECT_EQ(1, fpt_stat("can_demote"));
 }
 
 FPT_TEST(own_nodes)
@@ -256,23 +258,21 @@ FPT_TEST(same_low_bits_do_not_alias)
 
 FPT_TEST(each_address_bit)
 {
-	int bit;
+	char *p[47];
+	int bit, n = 0;
 
 	for (bit = 12; bit < 47; bit++) {
-		char *p = map_at(1UL << bit < BASE / 2 ? BASE + (1UL << bit) : 1UL << bit, PAGE);
-
-		if (p == MAP_FAILED)
+		p[bit] = map_at(1UL << bit < BASE / 2 ? BASE + (1UL << bit) : 1UL << bit, PAGE);
+		if (p[bit] == MAP_FAILED)
 			continue;	/* something of the process is there */
-		page_set(p, 5, bit);
+		page_set(p[bit], 5, bit);
+		n++;
 	}
-	for (bit = 12; bit < 47; bit++) {
-		unsigned long a = 1UL << bit < BASE / 2 ? BASE + (1UL << bit) : 1UL << bit;
-
-		if (a == BASE || msync((void *)a, PAGE, MS_ASYNC))
-			continue;
-		EXPECT_TRUE(page_ok((void *)a, 5, bit))
-			TH_LOG("bit %d", bit);
-	}
+	EXPECT_LE(33, n);
+	for (bit = 12; bit < 47; bit++)
+		if (p[bit] != MAP_FAILED)
+			EXPECT_TRUE(page_ok(p[bit], 5, bit))
+				TH_LOG("bit %d", bit);
 }
 
 FPT_TEST(last_page_of_user_space)
