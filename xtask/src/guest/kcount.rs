@@ -475,11 +475,12 @@ impl Counts {
 
 /// A table for each group.
 pub fn tables(counts: &[Counts]) -> String {
-    let with_head = |c: &Counts| match c.placement {
+    let text = |c: &Counts| match c.placement {
         Placement::Random => c.table(),
-        Placement::Fixed => format!("\nwithout random addresses\n{}", c.table()),
+        Placement::Fixed => format!("without random addresses\n{}", c.table()),
     };
-    counts.iter().map(with_head).collect()
+    let all: Vec<String> = counts.iter().map(text).collect();
+    all.join("\n")
 }
 
 /// One case for each limit that applies to what was counted.
