@@ -425,7 +425,15 @@ fn a_kernel_by_itself() {
         let fake = format!("fake={what}");
         lab.run(&["selftest", "--kernel", "unpatched", "--append", &fake])
     };
-    run("").is(0, &["9 passed, 0 failed"]);
+    // In two guests, a program each, and judged as one.
+    run("").is(
+        0,
+        &[
+            "unpatched-1 [1/1] mm/one",
+            "unpatched-2 [1/1] mm/two",
+            "9 passed, 0 failed",
+        ],
+    );
     let said = std::fs::read_to_string(lab.latest().join("cmdline.txt")).unwrap();
     assert!(
         said.contains("/unpatched ") && !said.contains(" fpt="),

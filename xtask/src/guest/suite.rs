@@ -21,6 +21,8 @@ use crate::api::{code, fail, locked, Ctx, Fail, Result};
 
 /// Guests that may die in one mode before the mode is given up.
 const DEATHS: usize = 8;
+/// Guests that run at a time.
+const LANES: usize = 2;
 /// Runs of a program whose results differ, after the first one.
 const RERUNS: usize = 3;
 /// The group of cases that no single mode answers for.
@@ -80,29 +82,37 @@ struct SubjectRun {
     ms: u64,
 }
 
+impl SubjectRun {
+    fn add(&mut self, other: SubjectRun) {
+        self.runs.extend(other.runs);
+        self.splats.extend(other.splats);
+        self.deaths.extend(other.deaths);
+        self.fallbacks += other.fallbacks;
+        self.ms += other.ms;
+    }
+}
+
 impl Suite<'_> {
     /// Every subject against its reference; one run of a reference serves all. Two guests at a time.
     pub fn compare(&self, subjects: &[Subject]) -> Result<Report> {
         let subjects = self.kernels.with_references(subjects);
-        // The unpatched kernel has the fewest programs: last, the lanes end together.
-        let mut queue = subjects.clone();
-        queue.sort_by_key(|s| *s == Subject::Unpatched);
-        let next = Mutex::new(queue.into_iter());
-        let done = Mutex::new(BTreeMap::<Subject, Result<SubjectRun>>::new());
+        let next = Mutex::new(self.jobs(&subjects).into_iter());
+        let done = Mutex::new(Vec::<(Subject, Result<SubjectRun>)>::new());
         std::thread::scope(|scope| {
-            for _ in 0..2.min(subjects.len()) {
+            for _ in 0..LANES {
                 scope.spawn(|| loop {
-                    let subject = locked(&next).next();
-                    let Some(subject) = subject else { return };
-                    let programs = self.programs_of(subject);
-                    let result = self.run_in(subject, subject.name(), &programs, self.plan.repeat);
-                    locked(&done).insert(subject, result);
+                    let job = locked(&next).next();
+                    let Some((subject, label, programs)) = job else {
+                        return;
+                    };
+                    let result = self.run_in(subject, &label, &programs, self.plan.repeat);
+                    locked(&done).push((subject, result));
                 });
             }
         });
-        let mut runs = BTreeMap::new();
+        let mut runs = BTreeMap::<Subject, SubjectRun>::new();
         for (subject, result) in done.into_inner().unwrap_or_else(|e| e.into_inner()) {
-            runs.insert(subject, result?);
+            runs.entry(subject).or_default().add(result?);
         }
         let mut report = Report::default();
         let mut any = false;
@@ -137,6 +147,27 @@ impl Suite<'_> {
             }
         }
         Ok(report)
+    }
+
+    /// What each guest runs. The unpatched kernel comes last, and if the lanes would not end together in two guests.
+    fn jobs(&self, subjects: &[Subject]) -> Vec<(Subject, String, Vec<Program>)> {
+        let mut queue = subjects.to_vec();
+        queue.sort_by_key(|s| *s == Subject::Unpatched);
+        let mut jobs = Vec::new();
+        for subject in queue {
+            let programs = self.programs_of(subject);
+            let halves = subject == Subject::Unpatched && subjects.len() % LANES == 1;
+            if halves && programs.len() > 1 {
+                for lane in 0..LANES {
+                    let half: Vec<Program> =
+                        programs.iter().skip(lane).step_by(LANES).cloned().collect();
+                    jobs.push((subject, format!("{subject}-{}", lane + 1), half));
+                }
+            } else {
+                jobs.push((subject, subject.to_string(), programs));
+            }
+        }
+        jobs
     }
 
     fn programs_of(&self, subject: Subject) -> Vec<Program> {
