@@ -20,7 +20,7 @@
  *
  * With 512 GiB and 1 GiB a third of the 81 words is taken: each three spans have
  * all of their combinations. The ends of the range change from word to word and
- * from operation to operation, over all combinations.
+ * from operation to operation.
  */
 #include "fpt_shapes_ops.h"
 #include <fnmatch.h>
@@ -99,6 +99,16 @@ static bool thp_madvise;	/* THP was "always" and is "madvise" while we run */
 
 #define THP "/sys/kernel/mm/transparent_hugepage/enabled"
 
+/* A page that was just written is soft-dirty, if the kernel knows of that at all. */
+static bool soft_dirty_works(void)
+{
+	static char two[2 * PAGE];
+	unsigned long p = ((unsigned long)two + PAGE - 1) & ~(PAGE - 1);
+
+	*(volatile char *)p = 1;
+	return pagemap(p) & PM_SOFT_DIRTY;
+}
+
 static void probe(void)
 {
 	char text[256];
@@ -124,6 +134,8 @@ static void probe(void)
 		missing[KLOG] = "the kernel's log cannot be read";
 	if (access("/proc/kpageflags", R_OK))
 		missing[FLAGS] = "no /proc/kpageflags";
+	if (!soft_dirty_works())
+		missing[SOFT_DIRTY] = "no soft-dirty pages";
 	missing[SWAP] = make_swap();
 
 	/* Huge pages hide the tables; only MADV_COLLAPSE is to make them. */
@@ -134,17 +146,6 @@ static void probe(void)
 		if (!thp_madvise)
 			ksft_exit_skip("transparent huge pages come everywhere, and that cannot be changed\n");
 	}
-}
-
-/* A page that was just written is soft-dirty, if the kernel knows of that at all. */
-static void probe_soft_dirty(void)
-{
-	static char two[2 * PAGE];
-	unsigned long p = ((unsigned long)two + PAGE - 1) & ~(PAGE - 1);
-
-	*(volatile char *)p = 1;
-	if (!(pagemap(p) & PM_SOFT_DIRTY))
-		missing[SOFT_DIRTY] = "no soft-dirty pages";
 }
 
 static void clean_up(void)
@@ -208,13 +209,20 @@ static unsigned long place(enum unit u, int border, int n, bool below, char *nam
 	return (below ? at - beside : at + beside) + page * PAGE;
 }
 
+/*
+ * The factors were searched for: with each operation that takes all words, each
+ * place comes at each end, and each letter beside an end meets a range that stops
+ * at, before and behind the border.
+ */
 static void range_of(enum unit u, int word, int op, struct range *r)
 {
-	int places = 3 * (u + 1), k = word + 5 * op, n = k * 7 + k / places + word / 9 * 2;
+	int places = 3 * (u + 1), triple = word / 3, nine = word / 9;
+	int first = 3 * word + 7 * triple + 5 * nine + 3 * op;
+	int last = 3 * triple + 2 * nine + 2 * op;
 	char from[20], to[20];
 
-	r->from = place(u, 1, (k + word / 9) % places, (word + op) & 1, from);
-	r->to = place(u, 3, n % places, (word / 2 + op) & 1, to);
+	r->from = place(u, 1, first % places, (word + op) & 1, from);
+	r->to = place(u, 3, last % places, (word / 2 + op) & 1, to);
 	snprintf(r->name, sizeof(r->name), "%s..%s", from, to);
 }
 
@@ -292,7 +300,7 @@ static void work(int word, enum where where, int first)
 	_exit(board->failed);
 }
 
-/* First case of a kind at or behind an operation; counts and lists on the way. */
+/* First case of a kind at or behind an operation */
 static int next_case(int word, enum where where, int from)
 {
 	char name[NAME];
@@ -302,21 +310,6 @@ static int next_case(int word, enum where where, int from)
 		if (ops[from].where == where && selected(from, word, &r, name, sizeof(name)))
 			break;
 	return from;
-}
-
-static void count_cases(int word)
-{
-	char name[NAME];
-	struct range r;
-	int i;
-
-	for (i = 0; i < OPS; i++) {
-		if (!selected(i, word, &r, name, sizeof(name)))
-			continue;
-		tally[i][shape.unit].ran++;
-		if (list_only)
-			puts(name);
-	}
 }
 
 static void run_in_worker(int word, enum where where)
@@ -366,31 +359,96 @@ static void run_outside(int word)
 	}
 }
 
-static void report(void)
+static void take_shape(enum unit u, int word)
 {
-	int i, u, ran = 0, bad = 0;
+	struct shape s = { .unit = u, .full_step = all_words ? GIB : 64 * GIB };
+
+	word_of(u, word, s.word);
+	make_spots(&s);
+}
+
+/* How many cases there are to run, of each operation and size */
+static int count_cases(void)
+{
+	char name[NAME];
+	struct range r;
+	int u, word, i, n = 0;
+
+	for (u = 0; u < UNITS; u++)
+		for (word = 0; word < words_of(u); word++) {
+			take_shape(u, word);
+			for (i = 0; i < OPS; i++) {
+				if (!selected(i, word, &r, name, sizeof(name)))
+					continue;
+				tally[i][u].ran++;
+				n++;
+				if (list_only)
+					puts(name);
+			}
+		}
+	return n;
+}
+
+static void run_size(enum unit u)
+{
+	struct timespec from, to;
+	int word;
+
+	clock_gettime(CLOCK_MONOTONIC, &from);
+	for (word = 0; word < words_of(u); word++) {
+		take_shape(u, word);
+		run_in_worker(word, ANON);
+		run_in_worker(word, FILE_BACKED);
+		run_outside(word);
+	}
+	clock_gettime(CLOCK_MONOTONIC, &to);
+	ksft_print_msg("spans of %s: %ld s\n", unit_name[u], to.tv_sec - from.tv_sec);
+}
+
+/* A line for each operation and size; of those that a pattern leaves out, none */
+static bool has_line(int op, int u)
+{
+	return !pattern || tally[op][u].ran;
+}
+
+static int lines(void)
+{
+	int i, u, n = 0;
+
+	for (i = 0; i < OPS; i++)
+		for (u = 0; u < UNITS; u++)
+			n += has_line(i, u);
+	return n;
+}
+
+static void report_line(int op, int u)
+{
+	const struct tally *t = &tally[op][u];
+	char name[NAME];
+
+	snprintf(name, sizeof(name), "%s/%s", ops[op].name, unit_name[u]);
+	if (!t->ran) {
+		ksft_test_result_code(KSFT_SKIP, name, "%s", missing[ops[op].needs]);
+		return;
+	}
+	if (t->failed)
+		ksft_print_msg("%s: %d of %d cases failed\n", name, t->failed, t->ran);
+	else
+		ksft_print_msg("%s: %d cases\n", name, t->ran);
+	ksft_test_result(!t->failed, "%s\n", name);
+}
+
+static void report(int cases)
+{
+	int i, u, bad = 0;
 
 	for (i = 0; i < OPS; i++)
 		for (u = 0; u < UNITS; u++) {
-			const struct tally *t = &tally[i][u];
-
-			if (t->failed)
-				ksft_print_msg("%s/%s: %d of %d cases failed\n", ops[i].name,
-					       unit_name[u], t->failed, t->ran);
-			else if (t->ran)
-				ksft_print_msg("%s/%s: %d cases\n", ops[i].name, unit_name[u], t->ran);
-			if (missing[ops[i].needs])
-				ksft_test_result_skip("%s/%s # SKIP %s\n", ops[i].name, unit_name[u],
-						      missing[ops[i].needs]);
-			else if (!t->ran)
-				ksft_test_result_skip("%s/%s # SKIP no case matches\n", ops[i].name,
-						      unit_name[u]);
-			else
-				ksft_test_result(!t->failed, "%s/%s\n", ops[i].name, unit_name[u]);
-			ran += t->ran;
-			bad += t->failed;
+			bad += tally[i][u].failed;
+			if (has_line(i, u))
+				report_line(i, u);
 		}
-	ksft_print_msg("%d cases, %d failed\n", ran, bad);
+	ksft_print_msg("%d cases, %d failed\n", cases, bad);
 }
 
 /*
@@ -412,10 +470,16 @@ static int usage(void)
 	return KSFT_FAIL;
 }
 
+static int no_case(void)
+{
+	fprintf(stderr, "fpt_shapes: no case matches %s that this kernel can run; -l lists all\n",
+		pattern ? pattern : "anything");
+	return KSFT_FAIL;
+}
+
 int main(int argc, char **argv)
 {
-	int opt, word;
-	unsigned int u;
+	int opt, u, cases;
 
 	while ((opt = getopt(argc, argv, "alvc:")) != -1) {
 		switch (opt) {
@@ -431,30 +495,21 @@ int main(int argc, char **argv)
 	board = mmap(NULL, sizeof(*board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (board == MAP_FAILED)
 		ksft_exit_fail_perror("mmap");
-	if (!list_only) {
-		ksft_print_header();
-		ksft_print_msg("mode %s\n", fpt_mode_names[fpt_mode()]);
-		ksft_set_plan(OPS * UNITS);
-		stay_on_one_cpu();
-		probe();
-		probe_soft_dirty();
-	}
-	for (u = 0; u < UNITS; u++)
-		for (word = 0; word < words_of(u); word++) {
-			struct shape s = { .unit = u, .full_step = all_words ? GIB : 64 * GIB };
-
-			word_of(u, word, s.word);
-			make_spots(&s);
-			count_cases(word);
-			if (list_only)
-				continue;
-			run_in_worker(word, ANON);
-			run_in_worker(word, FILE_BACKED);
-			run_outside(word);
-		}
 	if (list_only)
-		return 0;
-	report();
+		return count_cases() ? KSFT_PASS : no_case();
+	ksft_print_header();
+	ksft_print_msg("mode %s\n", fpt_mode_names[fpt_mode()]);
+	stay_on_one_cpu();
+	probe();
+	cases = count_cases();
+	if (!cases) {
+		clean_up();
+		return no_case();
+	}
+	ksft_set_plan(lines());
+	for (u = 0; u < UNITS; u++)
+		run_size(u);
+	report(cases);
 	clean_up();
 	ksft_finished();
 }

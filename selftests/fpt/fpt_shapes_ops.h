@@ -648,8 +648,9 @@ static const char *make_swap(void)
 		return "a kernel without swap";
 	if (strchr(page, '/'))
 		return "other swap is on";
+	if (read_text("/sys/block/zram0/disksize", page, sizeof(page)) < 0 || strcmp(page, "0\n"))
+		return "no zram0 that is free";
 	memset(page, 0, sizeof(page));
-	write_text("/sys/block/zram0/reset", "1");
 	snprintf(num, sizeof(num), "%lu", SWAP_SIZE);
 	if (write_text("/sys/block/zram0/disksize", num))
 		return "no zram0 that can be set up";
