@@ -361,7 +361,7 @@ static void run_outside(int word)
 
 static void take_shape(enum unit u, int word)
 {
-	struct shape s = { .unit = u, .full_step = all_words ? GIB : 64 * GIB };
+	struct shape s = { .unit = u, .full_step = all_words ? GIB : 128 * GIB };
 
 	word_of(u, word, s.word);
 	make_spots(&s);

@@ -14,7 +14,7 @@
  *             in the middle
  *   1 GiB     the same, and around the       S, and a page of each 2 MiB
  *             first and last 2 MiB border
- *   512 GiB   the same, and around the       S, and a page of each 64 GiB
+ *   512 GiB   the same, and around the       S, and a page of each 128 GiB
  *             first and last 1 GiB border    (with -a: of each GiB)
  *
  * Around a border means the last page before it and the first two behind it, so
