@@ -26,6 +26,55 @@
 #include <fnmatch.h>
 #include "../kselftest.h"
 
+/* --- between processes ------------------------------------------------------------------------------ */
+
+/* One process has the shape and ends; the log tells what is wrong with its end. */
+static void op_exit_whole(const struct range *r)
+{
+	pid_t pid = fork();
+
+	if (!pid) {
+		catch_faults();
+		set_up(false);
+		check(r, KEEP, KEEP);
+		_exit(board->failed);
+	}
+	must(pid > 0 && !reap(pid), "a child that ends");
+}
+
+/*
+ * One process has the shape, unmaps the range and ends. The next one has its
+ * memory elsewhere, makes the same tables by a page of its own in each, and
+ * reads where the first one wrote.
+ */
+static void op_recycle(const struct range *r)
+{
+	pid_t pid = fork();
+	int i;
+
+	if (!pid) {
+		catch_faults();
+		set_up(false);
+		munmap(at(r->from), length(r));
+		_exit(board->failed);
+	}
+	must(pid > 0 && !reap(pid), "a child that ends");
+	pid = fork();
+	if (!pid) {
+		if (map_at(FAR, arena_size()) != (void *)FAR)
+			_exit(1);
+		for (i = 0; i < spots; i++)
+			if (spot[i].filled)
+				*(volatile char *)(FAR + (spot[i].off & ~(HUGE - 1)) + 7 * PAGE) = 1;
+		for (i = 0; i < spots; i++)
+			if ((spot[i].off & (HUGE - 1)) != 7 * PAGE &&
+			    !page_zero((void *)(FAR + spot[i].off)))
+				fail_at(spot[i].off, "zeroes", "contents that this process never wrote");
+		_exit(board->failed);
+	}
+	must(pid > 0 && (!reap(pid) || board->failed), "a child that ends");
+}
+
 /* --- the table ----------------------------------------------------------------- */
 
 enum needs { NOTHING, UFFD_WP, UFFD_ASYNC, SCAN, SOFT_DIRTY, SWAP, COLLAPSE, KLOG, FLAGS, NEEDS };

@@ -410,6 +410,21 @@ static inline long bad_zero(const void *base, long n, size_t stride)
 	return -1;
 }
 
+/* A memfd of n pages, each with its pattern */
+static inline int patterned_file(int n, uint64_t seed)
+{
+	int fd = memfd_create("fpt", MFD_CLOEXEC), i;
+	char page[PAGE];
+
+	for (i = 0; i < n; i++) {
+		memset(page, 0, sizeof(page));
+		page_set(page, seed, i);
+		if (pwrite(fd, page, PAGE, i * PAGE) != (ssize_t)PAGE)
+			return -1;
+	}
+	return fd;
+}
+
 /* --- faults that are wanted --------------------------------------------- */
 
 static __thread sigjmp_buf fault_env;
