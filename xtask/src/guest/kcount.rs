@@ -27,7 +27,8 @@ const NOTHING: &str = "nothing";
 const RADIX_LIMITS: [(&str, f64); 9] = [
     ("vfork_exec_exit", 1.002),
     ("fork_exit", 1.002),
-    ("touch_1gib", 1.002),
+    // A fault asks a plain table nothing, which the unpatched kernel does.
+    ("touch_1gib", 0.980),
     ("munmap_1gib", 1.002),
     ("mprotect_512mib", 1.002),
     ("mremap_512mib", 1.002),
@@ -38,16 +39,17 @@ const RADIX_LIMITS: [(&str, f64); 9] = [
 
 /// Against radix on the same image, policy eager.
 const MODE_LIMITS: [(Mode, &str, f64); 15] = [
-    (Mode::L4L3, "touch_1gib", 1.002),
+    // Radix saves the same questions, so that no mode saves more at first touch.
+    (Mode::L4L3, "touch_1gib", 1.003),
     (Mode::L4L3, "munmap_1gib", 1.002),
     (Mode::L4L3, "fork_512mib", 1.002),
     (Mode::L4L3, "mmap_munmap", 1.00),
-    (Mode::L3L2, "touch_1gib", 1.000),
+    (Mode::L3L2, "touch_1gib", 1.005),
     (Mode::L3L2, "munmap_1gib", 1.002),
     (Mode::L3L2, "vfork_exec_exit", 1.00),
     (Mode::L3L2, "fork_exit", 0.98),
     (Mode::L3L2, "mremap_512mib", 1.05),
-    (Mode::L4L3L2L1, "touch_1gib", 0.997),
+    (Mode::L4L3L2L1, "touch_1gib", 1.005),
     // All that tables cost in it is a thousandth of it.
     (Mode::L4L3L2L1, "munmap_1gib", 1.000),
     (Mode::L4L3L2L1, "vfork_exec_exit", 1.00),
