@@ -22,11 +22,14 @@ knobs() {
 		case $(ls -l "$f" 2>/dev/null) in -?w*) echo "$f" ;; esac
 	done
 }
-# Without a process per file: this runs before each program. The answer is in $v; of a choice, the
-# word in brackets.
+# Without a process per file, for this runs before each program; but the shell reads byte by byte, and a sysctl
+# gives its first byte alone to who asks so. The answer is in $v; of a choice, the word in brackets.
 value() {
 	v=
-	read -r v <"$1" 2>/dev/null
+	case $1 in
+	/proc/sys/*) v=$(cat "$1" 2>/dev/null) ;;
+	*) read -r v <"$1" 2>/dev/null ;;
+	esac
 	case $v in *\[*\]*)
 		v=${v#*\[}
 		v=${v%%\]*}
