@@ -36,19 +36,22 @@ value() {
 		;;
 	esac
 }
-hugepages() { # size in kB, count
-	f=/sys/kernel/mm/hugepages/hugepages-$1kB/nr_hugepages
-	if [ ! -f $f ]; then
+hugepages() { # size in kB, count of free ones
+	f=/sys/kernel/mm/hugepages/hugepages-$1kB
+	if [ ! -d $f ]; then
 		[ "$2" = 0 ] || echo "no $1 kB huge pages in this kernel"
 		return
 	fi
-	value $f
+	# Nobody runs: what is not free was poisoned or never given back, and is in nobody's way.
+	value $f/nr_hugepages
+	all=$v
+	value $f/free_hugepages
 	[ "$v" = "$2" ] && return
-	echo "$2" >$f
-	value $f
-	[ "$v" = "$2" ] || { echo 1 >/proc/sys/vm/compact_memory; echo "$2" >$f; value $f; }
-	# More than wanted: pages that a program poisoned or never gave back; nobody is short of them.
-	[ "$v" -ge "$2" ] || echo "only $v of $2 huge pages of $1 kB"
+	all=$((all - v + $2))
+	echo $all >$f/nr_hugepages
+	value $f/free_hugepages
+	[ "$v" = "$2" ] || { echo 1 >/proc/sys/vm/compact_memory; echo $all >$f/nr_hugepages; value $f/free_hugepages; }
+	[ "$v" = "$2" ] || echo "only $v of $2 huge pages of $1 kB"
 }
 case $1 in
 save)
