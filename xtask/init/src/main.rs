@@ -2,8 +2,8 @@
 //! `fpt-init`: process 1 of the test guest. It mounts what tests expect, says `ready` on the
 //! control channel, runs the commands that the host sends, and restarts the machine when told to.
 //! Not as process 1 it is a small program: behind `cargo xtask walk` (`walk-target`), behind
-//! `cargo xtask agree` (`agree-target`, `agree-read`), or the one that tells `cargo xtask stress` which
-//! page tables are left (`state`).
+//! `cargo xtask agree` (`agree-target`, `agree-read`), the one that tells `cargo xtask stress` which
+//! page tables are left (`state`), or one that keeps a signal from a test (`withhold`).
 
 #![deny(unsafe_code)]
 
@@ -13,6 +13,7 @@ mod supervise;
 #[allow(unsafe_code)]
 mod sys;
 mod walk_target;
+mod withhold;
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -36,9 +37,10 @@ fn main() {
         Some((name, [])) if name == "state" => state::main(),
         Some((name, [])) if name == "agree-target" => agree::target(),
         Some((name, rest)) if name == "agree-read" => agree::read(rest),
+        Some((name, rest)) if name == "withhold" => withhold::main(rest),
         _ => {
             eprintln!(
-                "usage: fpt-init walk-target [--huge] [--addr HEX] | state | agree-target | agree-read PID; as process 1: no arguments"
+                "usage: fpt-init walk-target [--huge] [--addr HEX] | state | agree-target | agree-read PID | withhold SIGNAL PROGRAM [ARGS]; as process 1: no arguments"
             );
             2
         }

@@ -79,6 +79,67 @@ pub fn decode_status(status: i32) -> (i32, i32) {
     }
 }
 
+/// Let the program that the command starts be traced by this one: it stops when it has been executed.
+pub fn be_traced(command: &mut Command) {
+    // SAFETY: PTRACE_TRACEME has no other arguments and is async-signal-safe.
+    unsafe {
+        command.pre_exec(|| {
+            let null = std::ptr::null_mut::<libc::c_void>();
+            if libc::ptrace(libc::PTRACE_TRACEME, 0, null, null) < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            Ok(())
+        });
+    }
+}
+
+/// The next wait status of this child, once there is one.
+pub fn wait_for(pid: i32) -> io::Result<i32> {
+    let mut status = 0;
+    // SAFETY: `status` is a valid place for the result.
+    check(unsafe { libc::waitpid(pid, &mut status, libc::__WALL) })?;
+    Ok(status)
+}
+
+/// The signal that a traced child stopped for; it has ended otherwise.
+pub fn stopped_by(status: i32) -> Option<i32> {
+    libc::WIFSTOPPED(status).then(|| libc::WSTOPSIG(status))
+}
+
+/// A stopped child is killed if this program goes first.
+pub fn end_with_tracer(pid: i32) -> io::Result<()> {
+    // SAFETY: the request takes its options by value and no address.
+    let ret = unsafe {
+        libc::ptrace(
+            libc::PTRACE_SETOPTIONS,
+            pid,
+            std::ptr::null_mut::<libc::c_void>(),
+            libc::PTRACE_O_EXITKILL as libc::c_long,
+        )
+    };
+    if ret < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Let a stopped child go on, with this signal or without any (0).
+pub fn resume(pid: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: the request takes the signal by value and no address.
+    let ret = unsafe {
+        libc::ptrace(
+            libc::PTRACE_CONT,
+            pid,
+            std::ptr::null_mut::<libc::c_void>(),
+            libc::c_long::from(signal),
+        )
+    };
+    if ret < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 pub fn set_nonblocking(fd: RawFd) -> io::Result<()> {
     // SAFETY: F_GETFL takes no third argument.
     let flags = check(unsafe { libc::fcntl(fd, libc::F_GETFL) })?;
