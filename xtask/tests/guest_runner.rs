@@ -331,16 +331,6 @@ fn equal_selftests_are_green() {
         assert!(lab.latest().join(name).is_file(), "{name}");
     }
     lab.is_clean();
-    // What fails in both modes alike is no difference, but it is said.
-    let out = lab.run(&["selftest", "--mode", "l3l2", "--append", "fake=not-ok"]);
-    out.is(
-        0,
-        &[
-            "2 of the passed cases fail, as in radix: l3l2: mm/one, l3l2: mm/two",
-            "2 of the passed cases fail, as in unpatched: radix: mm/one, radix: mm/two",
-        ],
-    );
-    assert_eq!(out.stdout.lines().last(), Some("19 passed, 0 failed"));
     lab.run(&["selftest", "--mode", "l3l2", "--append", "fake=skip"])
         .is(0, &["15 passed, 0 failed, 4 skipped"]);
     // Modes of one image, as before there was anything else to compare with.
@@ -349,6 +339,57 @@ fn equal_selftests_are_green() {
     assert!(!lab.latest().join("programs-radix.json").exists());
     lab.run(&["selftest", "--mode", "radix"])
         .is(0, &["10 passed, 0 failed"]);
+}
+
+#[test]
+fn what_fails_everywhere_needs_a_reason_and_must_go_on_failing() {
+    let lab = Lab::new();
+    let run = |fake: &str| {
+        let fake = format!("fake={fake}");
+        lab.run(&["selftest", "--mode", "l3l2", "--append", &fake])
+    };
+    run("not-ok").is(
+        1,
+        &[
+            "radix: mm/one: two",
+            "l3l2: mm/two: two",
+            "red at first sight: mm/one, mm/two",
+            "it fails in the reference, too: mend the guest, or name it under `cannot`",
+        ],
+    );
+    let listed = |cases: &str| {
+        let cannot = format!("[[program.cannot]]\ncases = [{cases}]\nwhy = 'no two here'\n");
+        let list = LIST.replacen(
+            "timeout_s = 5\n[[program]]",
+            &format!("timeout_s = 5\n{cannot}[[program]]"),
+            1,
+        );
+        std::fs::write(lab.path("selftests/list.toml"), list + &cannot).unwrap();
+    };
+    listed("'two'");
+    let out = run("not-ok");
+    out.is(
+        0,
+        &["4 of the passed cases fail, as the list says they must: l3l2: mm/one, l3l2: mm/two, radix: mm/one, radix: mm/two"],
+    );
+    assert_eq!(out.stdout.lines().last(), Some("19 passed, 0 failed"));
+    // It does not fail any more, here or everywhere, or is skipped.
+    for fake in ["", "skip", "not-ok-m", "not-ok-u"] {
+        run(fake).is(1, &["l3l2: mm/one: two"]);
+    }
+    run("").is(1, &["it did not fail each time: take it out there"]);
+    // On one kernel alone.
+    let alone = |fake: &str| {
+        let fake = format!("fake={fake}");
+        lab.run(&["selftest", "--kernel", "unpatched", "--append", &fake])
+    };
+    alone("not-ok").is(0, &["unpatched: mm/one, unpatched: mm/two"]);
+    alone("").is(1, &["unpatched: mm/one: two", "take it out there"]);
+    // A list that names what is not there, or gives no reason.
+    listed("'two', 'three'");
+    run("not-ok").is(1, &["l3l2: mm/one: three", "no run had it"]);
+    listed("");
+    run("").is(69, &["cannot names no case"]);
 }
 
 #[test]
@@ -361,8 +402,9 @@ fn what_our_kernel_does_in_every_mode_is_red_and_told_first() {
         ("skip-u", "skip", "pass"),
     ] {
         let fake = format!("fake={what}");
+        let fails = ours == "fail";
         let out = lab.run(&["selftest", "--mode", "l3l2", "--append", &fake]);
-        // Equal in both modes, so nothing but the other kernel shows it.
+        // Equal in both modes, so nothing but the other kernel shows a skip or a pass.
         out.is(
             1,
             &[
@@ -370,10 +412,15 @@ fn what_our_kernel_does_in_every_mode_is_red_and_told_first() {
                 "our kernel differs from the unpatched one, whatever the modes do",
                 &format!("unpatched: {unpatched}"),
                 &format!("radix: {ours}"),
-                "2 failed",
+                if fails { "4 failed" } else { "2 failed" },
             ],
         );
-        assert!(!out.stderr.contains("l3l2: mm/one: two"), "{}", out.stderr);
+        let at = |text: &str| out.stderr.find(text);
+        match at("l3l2: mm/one: two") {
+            // As in radix, and red by itself.
+            Some(mode) => assert!(fails && at("radix: mm/one: two").unwrap() < mode),
+            None => assert!(!fails, "{}", out.stderr),
+        }
         lab.run(&["selftest", "--mode", "radix", "--append", &fake])
             .is(1, &["radix: mm/one: two"]);
         lab.run(&[
@@ -384,7 +431,7 @@ fn what_our_kernel_does_in_every_mode_is_red_and_told_first() {
             "--append",
             &fake,
         ])
-        .is(0, &["0 failed"]);
+        .is(i32::from(fails), &["failed"]);
         lab.is_clean();
     }
     // A mode that fails and radix that does: the kernel is told of before the mode.

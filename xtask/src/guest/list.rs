@@ -15,6 +15,14 @@ fn yes() -> bool {
     true
 }
 
+/// Cases that fail on every kernel in this guest, and why.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cannot {
+    pub cases: Vec<String>,
+    pub why: String,
+}
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Program {
@@ -62,6 +70,9 @@ pub struct Program {
     /// Cases of ours that ask the kernel about its flattened tables: the unpatched one must make them skip.
     #[serde(default)]
     pub only_fpt: Vec<String>,
+    /// Cases that must fail, each time and on each kernel.
+    #[serde(default)]
+    pub cannot: Vec<Cannot>,
     #[serde(default)]
     pub reason: String,
 }
@@ -73,6 +84,20 @@ impl Program {
 
     pub fn files(&self) -> impl Iterator<Item = &str> {
         self.needs.iter().filter_map(|n| n.strip_prefix("files:"))
+    }
+
+    /// Why this case cannot pass, if it cannot.
+    pub fn cannot_pass(&self, case: &str) -> Option<&str> {
+        let holds = |c: &&Cannot| c.cases.iter().any(|name| name == case);
+        self.cannot.iter().find(holds).map(|c| c.why.as_str())
+    }
+
+    /// Each case that cannot pass.
+    pub fn all_that_cannot(&self) -> impl Iterator<Item = &str> {
+        self.cannot
+            .iter()
+            .flat_map(|c| &c.cases)
+            .map(String::as_str)
     }
 
     /// Our own programs must pass, in every mode.
@@ -110,6 +135,7 @@ pub fn programs(path: &Path) -> Result<Vec<Program>> {
     let list: ListFile = toml::from_str(&read(path)?).map_err(|e| bad(path, e))?;
     let mut names = std::collections::BTreeSet::new();
     for p in &list.program {
+        let mut once = std::collections::BTreeSet::new();
         let fault = if !names.insert(&p.name) {
             "its name is there twice"
         } else if p.argv.is_empty() {
@@ -128,6 +154,14 @@ pub fn programs(path: &Path) -> Result<Vec<Program>> {
             "may_skip needs a reason"
         } else if !p.may_skip.is_empty() && !p.must_pass() {
             "may_skip is for programs that must pass"
+        } else if !p.cannot.is_empty() && p.must_pass() {
+            "a program that must pass has no cases that cannot"
+        } else if p.cannot.iter().any(|c| c.cases.is_empty()) {
+            "cannot names no case"
+        } else if p.cannot.iter().any(|c| c.why.trim().is_empty()) {
+            "cannot says no reason (why)"
+        } else if !p.all_that_cannot().all(|c| once.insert(c)) {
+            "cannot names a case twice"
         } else if !p.unpatched && p.reason.is_empty() {
             "unpatched = false needs a reason"
         } else if !p.only_fpt.is_empty() && p.dir != "fpt" {
@@ -219,6 +253,17 @@ mod tests {
             (format!("{GOOD}may_skip=['x']\ncompare=false\n"), "reason"),
             (format!("{GOOD}may_skip=['x']\nreason='x'\n"), "must pass"),
             (format!("{GOOD}unique=true\n"), "unique"),
+            (format!("{GOOD}cannot=[{{cases=['x']}}]\n"), "why"),
+            (format!("{GOOD}cannot=[{{cases=['x'],why=' '}}]\n"), "why"),
+            (format!("{GOOD}cannot=[{{cases=[],why='y'}}]\n"), "no case"),
+            (
+                format!("{GOOD}cannot=[{{cases=['x','x'],why='y'}}]\n"),
+                "twice",
+            ),
+            (
+                format!("{GOOD}compare=false\ncannot=[{{cases=['x'],why='y'}}]\n"),
+                "must pass",
+            ),
             (format!("{GOOD}unpatched=false\n"), "reason"),
             (format!("{GOOD}only_fpt=['x']\n"), "programs of ours"),
             (
@@ -233,6 +278,20 @@ mod tests {
             let err = parse(&bad).unwrap_err().to_string();
             assert!(err.contains(why), "{err}");
         }
+    }
+
+    #[test]
+    fn cases_that_cannot_pass_have_a_reason() {
+        let text = format!(
+            "{GOOD}[[program.cannot]]\ncases=['a','b']\nwhy='no memory'\n\
+             [[program.cannot]]\ncases=['c']\nwhy='no time'\n"
+        );
+        let program = &parse(&text).unwrap()[0];
+        assert_eq!(program.cannot_pass("b"), Some("no memory"));
+        assert_eq!(program.cannot_pass("c"), Some("no time"));
+        assert_eq!(program.cannot_pass("d"), None);
+        let all: Vec<&str> = program.all_that_cannot().collect();
+        assert_eq!(all, ["a", "b", "c"]);
     }
 
     #[test]

@@ -112,6 +112,7 @@ pub fn judge(program: &Program, exit: &vm::Exit, stdout: &str, stderr: &str) -> 
                 (Some(name), _) => (name, "ok"),
                 (_, Some(name)) => (name, "failed"),
                 _ if line.starts_with("[FAIL]") => (line, "failed"),
+                _ if line.starts_with("[SKIP]") => (line, "skipped"),
                 _ => line.split_once("...").unwrap_or((line, "")),
             };
             // Some print a dot for each turn of waiting: that is time, not outcome.
@@ -119,6 +120,8 @@ pub fn judge(program: &Program, exit: &vm::Exit, stdout: &str, stderr: &str) -> 
             let low = outcome.to_ascii_lowercase();
             let status = match low {
                 ref l if l.contains("fail") || l.contains("error") => Status::Fail,
+                // khugepaged says that it ran out of time by the colour alone.
+                ref l if l.contains("\x1b[31m") => Status::Fail,
                 ref l if l.contains("skip") => Status::Skip,
                 _ => Status::Pass,
             };
@@ -352,7 +355,7 @@ mod tests {
     fn a_failing_line_is_the_same_case_as_a_passing_one() {
         let mut program = program(false);
         program.cases = ["ok ", "not ok ", "["].map(String::from).to_vec();
-        let said = "ok 1 a\nnot ok 2 b\nok 3 # SKIP c\n[OK]\tfine\n[FAIL]\tnot so\n";
+        let said = "ok 1 a\nnot ok 2 b\nok 3 # SKIP c\n[OK]\tfine\n[FAIL]\tnot so\n[SKIP]\tno CS\n";
         let ran = judge(&program, &exit(0, 0, false), said, "");
         let list: Vec<(&str, Status)> = ran
             .cases
@@ -367,6 +370,7 @@ mod tests {
                 ("3 c", Status::Skip),
                 ("[OK]\tfine", Status::Pass),
                 ("[FAIL]\tnot so", Status::Fail),
+                ("[SKIP]\tno CS", Status::Skip),
                 ("exit", Status::Pass),
             ]
         );
@@ -398,7 +402,9 @@ mod tests {
 
     #[test]
     fn lines_are_cases() {
-        let ran = judge(&program(false), &exit(0, 0, false), "Testing a on anon... done\nTesting b... skipped [reason: x]\nnoise\nTesting a on anon... failed\n", "");
+        let said = "Testing a on anon... done\nTesting b... skipped [reason: x]\nnoise\n\
+                    Testing a on anon... failed\nTesting c.... \x1b[31mTimeout\x1b[0m\n";
+        let ran = judge(&program(false), &exit(0, 0, false), said, "");
         let list: Vec<(&str, &str, Status)> = ran
             .cases
             .iter()
@@ -410,6 +416,7 @@ mod tests {
                 ("Testing a on anon", "done", Status::Pass),
                 ("Testing b", "skipped [reason: x]", Status::Skip),
                 ("Testing a on anon [2]", "failed", Status::Fail),
+                ("Testing c", "\x1b[31mTimeout\x1b[0m", Status::Fail),
                 ("exit", "exit code 0", Status::Pass)
             ]
         );

@@ -12,10 +12,10 @@ use super::parts::Parts;
 use super::ran::{one, Ran, Seen};
 use super::results::{Case, Outcome, Report};
 use super::rundir::RunDir;
-use super::selftest::{Plan, ALIKE, AT_FIRST};
+use super::selftest::{Plan, AT_FIRST, CANNOT};
 use super::subject::{Kernels, Subject};
 use super::tap::Status;
-use super::verdict::{Outcomes, Pair, Table, Verdict};
+use super::verdict::{Outcomes, Pair, Table, Verdict, LIMIT};
 use super::vm::{self, Guest};
 use crate::api::{code, fail, locked, Ctx, Fail, Result};
 
@@ -27,6 +27,11 @@ const LANES: usize = 2;
 const RERUNS: usize = 3;
 /// The group of cases that no single mode answers for.
 const EVERY: &str = "every mode";
+/// What to do about a case that is not as the list says.
+const UNEXPLAINED: &str =
+    "it fails in the reference, too: mend the guest, or name it under `cannot` in selftests/list.toml with the reason";
+const UNEXPECTED: &str =
+    "selftests/list.toml says that it cannot pass, and it did not fail each time: take it out there";
 
 /// The least that the runs in the reference and in the subject counted; a figure that only one has is missing.
 fn figures(
@@ -178,7 +183,7 @@ impl Suite<'_> {
         self.programs.iter().filter(runs).cloned().collect()
     }
 
-    /// What differs at first sight runs again, in both; then the verdict on each case.
+    /// What is red at first sight runs again, in both; then the verdict on each case.
     fn compare_pair(
         &self,
         pair: Pair,
@@ -194,17 +199,17 @@ impl Suite<'_> {
         let programs = self.programs_of(pair.base);
         let differ = |a: &Runs, b: &Runs| -> Vec<Program> {
             let suspect = |p: &&Program| {
-                pair.any_differs(p, &table(p, a, b)) || !figures(p, a, b).values().all(figure_ok)
+                pair.any_doubt(p, &table(p, a, b)) || !figures(p, a, b).values().all(figure_ok)
             };
             programs.iter().filter(suspect).cloned().collect()
         };
         let suspects = differ(&base, &own);
-        // What differed at first sight: reruns may not show it again.
+        // What was red at first sight: reruns may not show it again.
         let mut first = serde_json::Map::new();
         if !suspects.is_empty() {
             let names: Vec<&str> = suspects.iter().map(|p| p.name.as_str()).collect();
             self.ctx.ui.info(&format!(
-                "different at first sight: {}; each runs {RERUNS} more times in {} and in {name}",
+                "red at first sight: {}; each runs {RERUNS} more times in {} and in {name}",
                 names.join(", "),
                 pair.base,
             ));
@@ -466,8 +471,17 @@ fn never_run(program: &Program, all: &[&Runs]) -> Vec<Case> {
 }
 
 fn plain_case(subject: Subject, program: &Program, seen: &Seen) -> Case {
+    let cannot = program.cannot_pass(&seen.name);
     let about_fpt = subject == Subject::Unpatched && program.only_fpt.contains(&seen.name);
+    let as_listed = seen.status == Status::Fail && !seen.outcome.starts_with(LIMIT);
     let (outcome, detail) = match seen.status {
+        _ if cannot.is_some() && !as_listed => {
+            (Outcome::Failed, format!("{UNEXPECTED}\n{}", seen.outcome))
+        }
+        Status::Fail if cannot.is_some() => (
+            Outcome::Passed,
+            format!("{CANNOT}{}", cannot.unwrap_or_default()),
+        ),
         Status::Skip => (Outcome::Skipped, seen.outcome.clone()),
         _ if about_fpt => (
             Outcome::Failed,
@@ -505,19 +519,29 @@ impl Compared<'_> {
         for (n, (name, (in_base, in_subject))) in table.iter().enumerate() {
             let ms = if n == 0 { first_ms } else { 0 };
             let text = outcome_text(in_subject);
-            let (outcome, detail) = match self.pair.verdict(program, &table, name) {
-                Verdict::Differs | Verdict::Bad => (
-                    Outcome::Failed,
-                    self.why(program, name, in_base, in_subject),
-                ),
+            let verdict = self.pair.verdict(program, &table, name);
+            let why = || self.why(program, name, in_base, in_subject);
+            let (outcome, detail) = match verdict {
+                Verdict::Differs | Verdict::Bad => (Outcome::Failed, why()),
+                Verdict::Unexplained => (Outcome::Failed, format!("{UNEXPLAINED}\n{}", why())),
+                Verdict::Unexpected => (Outcome::Failed, format!("{UNEXPECTED}\n{}", why())),
+                Verdict::Cannot => {
+                    let reason = program.cannot_pass(name).unwrap_or_default();
+                    (Outcome::Passed, format!("{CANNOT}{reason}"))
+                }
                 Verdict::Skipped => (Outcome::Skipped, "in both".to_string()),
                 Verdict::Passed => (Outcome::Passed, String::new()),
-                Verdict::FailsAlike => (Outcome::Passed, format!("{ALIKE}{base}: {text}")),
                 Verdict::Alike => (Outcome::Passed, format!("{text}, in both")),
             };
             report
                 .cases
                 .push(Case::new(&suite, name, outcome, detail, ms));
+        }
+        for name in program.all_that_cannot() {
+            if !table.contains_key(name) {
+                let why = format!("{UNEXPECTED}\nno run had it");
+                report.cases.push(Case::failed(&suite, name, why, 0));
+            }
         }
         for (name, pair) in figures(program, self.base, self.own) {
             let text = |n: Option<i64>| n.map_or("none".to_string(), |n| n.to_string());

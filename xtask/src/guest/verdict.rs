@@ -31,8 +31,12 @@ pub enum Verdict {
     Differs,
     /// As in the reference, and red all the same.
     Bad,
-    /// Fails at times, as in the reference.
-    FailsAlike,
+    /// Fails at times, as in the reference, and the list does not say why: red.
+    Unexplained,
+    /// Fails each time everywhere, as the list says that it must.
+    Cannot,
+    /// The list says that it cannot pass, and it did not fail each time: red.
+    Unexpected,
     /// Always skipped.
     Skipped,
     /// Always passed.
@@ -44,8 +48,8 @@ pub enum Verdict {
 impl Verdict {
     pub fn is_red(self) -> bool {
         match self {
-            Verdict::Differs | Verdict::Bad => true,
-            Verdict::FailsAlike | Verdict::Skipped | Verdict::Passed | Verdict::Alike => false,
+            Verdict::Differs | Verdict::Bad | Verdict::Unexplained | Verdict::Unexpected => true,
+            Verdict::Cannot | Verdict::Skipped | Verdict::Passed | Verdict::Alike => false,
         }
     }
 }
@@ -77,20 +81,30 @@ impl Pair {
             Verdict::Differs
         } else if strict && failed {
             Verdict::Bad
+        } else if program.cannot_pass(case).is_some() {
+            match all(base, &[Status::Fail]) && all(subject, &[Status::Fail]) {
+                true => Verdict::Cannot,
+                false => Verdict::Unexpected,
+            }
         } else if all(subject, &[Status::Skip]) {
             Verdict::Skipped
         } else if all(subject, &[Status::Pass]) {
             Verdict::Passed
         } else if has(subject, Status::Fail) {
-            Verdict::FailsAlike
+            Verdict::Unexplained
         } else {
             Verdict::Alike
         }
     }
 
-    /// Is there a case whose outcomes differ? Runs again decide what it is worth.
-    pub fn any_differs(&self, program: &Program, table: &Table) -> bool {
-        table.keys().any(|case| self.differ(program, table, case))
+    /// Is there a case that runs on a busy host may have made red? Runs again decide what it is worth.
+    pub fn any_doubt(&self, program: &Program, table: &Table) -> bool {
+        let doubt = |case: &String| match self.verdict(program, table, case) {
+            Verdict::Differs | Verdict::Unexplained | Verdict::Unexpected => true,
+            Verdict::Bad | Verdict::Cannot => false,
+            Verdict::Skipped | Verdict::Passed | Verdict::Alike => false,
+        };
+        table.keys().any(doubt)
     }
 
     fn differ(&self, program: &Program, table: &Table, case: &str) -> bool {
@@ -196,7 +210,7 @@ mod tests {
                 ("pass", Passed, Passed),
                 ("skip", Skipped, Skipped),
                 ("xfail", Alike, Alike),
-                ("fail", FailsAlike, Bad),
+                ("fail", Unexplained, Bad),
                 ("limit", Bad, Bad),
             ] {
                 let both: (&[&str], &[&str]) = (&[outcome], &[outcome]);
@@ -205,17 +219,51 @@ mod tests {
             }
             assert_eq!(
                 of(&pair, &mm, WELL, (&["pass", "fail"], &["pass", "fail"])),
-                FailsAlike
+                Unexplained
             );
         }
         let table = [(PREPARE.to_string(), (set(&["fail"]), set(&["fail"])))].into();
         assert_eq!(kernels().verdict(&mm, &table, PREPARE), Bad);
         assert_eq!(kernels().verdict(&mm, &table, "not there"), Differs);
-        for verdict in [Differs, Bad] {
+        for verdict in [Differs, Bad, Unexplained, Unexpected] {
             assert!(verdict.is_red());
         }
-        for verdict in [FailsAlike, Skipped, Passed, Alike] {
+        for verdict in [Cannot, Skipped, Passed, Alike] {
             assert!(!verdict.is_red());
+        }
+    }
+
+    #[test]
+    fn what_cannot_pass_must_fail_each_time() {
+        use Verdict::*;
+        let p = program("mm", "cannot=[{cases=['a'],why='x'}]\n");
+        for pair in [kernels(), modes()] {
+            let table = |both: &[&str]| -> Table {
+                let one = |case: &str, set: Outcomes| (case.to_string(), (set.clone(), set));
+                [one("a", set(both)), one("exit", set(&["pass"]))].into()
+            };
+            for (both, want, again) in [
+                (&["fail"][..], Cannot, false),
+                (&["pass"], Unexpected, true),
+                (&["skip"], Unexpected, true),
+                (&["xfail"], Unexpected, true),
+                (&["absent"], Unexpected, true),
+                (&["fail", "pass"], Unexpected, true),
+                (&["limit"], Bad, false),
+            ] {
+                let table = table(both);
+                assert_eq!(pair.verdict(&p, &table, "a"), want, "{both:?}");
+                assert_eq!(pair.any_doubt(&p, &table), again, "{both:?}");
+            }
+            // One kernel that passes it is a difference, and luck is none.
+            assert_eq!(of(&pair, &p, WELL, (&["fail"], &["pass"])), Differs);
+            let lucky: (&[&str], &[&str]) = (&["fail", "pass"], &["pass"]);
+            let got = of(&pair, &p, lucky, (&["fail", "pass"], &["pass"]));
+            assert_eq!(got, Unexpected);
+            // What the list does not name is not excused by what it names.
+            let other = program("mm", "cannot=[{cases=['b'],why='x'}]\n");
+            assert_eq!(of(&pair, &other, WELL, (&["fail"], &["fail"])), Unexplained);
+            assert!(pair.any_doubt(&other, &table(&["fail"])));
         }
     }
 
