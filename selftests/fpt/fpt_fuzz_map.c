@@ -404,6 +404,14 @@ static bool move(struct world *w, int how)
 	t.j = t.i + n;
 	if (cuts_huge(w, t) || (w->cell[r.i].flags & C_HUGETLB && w->at[t.i].addr % HUGE))
 		return false;
+	/*
+	 * What moves is no longer userfaultfd's, and with it (6.12 to 6.18) all that the new
+	 * mapping is merged with; what that is, is not known here.
+	 */
+	if (w->cell[r.i].flags & C_UFFD &&
+	    ((t.i > arena_begin(w, t.i) && w->cell[t.i - 1].flags & C_UFFD) ||
+	     (t.j < arena_end(w, t.i) && w->cell[t.j].flags & C_UFFD)))
+		return false;
 	/* Where it fails the target may be unmapped already; a second time does no harm. */
 	len = range_len(w, r);
 	w->last = t;
