@@ -19,7 +19,7 @@
 #include <getopt.h>
 #include <sys/resource.h>
 
-#define FULL_EVERY 32	/* steps between checks of all pages */
+#define FULL_EVERY 64	/* steps between checks of all pages */
 #define HANG	120	/* seconds that a step may take */
 #define WORLDS_MAX 8
 
@@ -234,6 +234,7 @@ static int run_episode(uint64_t seed, const struct list *list)
 	if (!pid) {
 		/* Its own group: what it leaves behind ends with it. */
 		setpgid(0, 0);
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		run_here(seed, list);
 	}
 	if (pid < 0)
@@ -306,7 +307,7 @@ static bool still_fails(uint64_t seed, const struct list *list, int tries, const
 /* Leaves out pieces, large ones first, as long as it fails without them. */
 static void shrink(uint64_t seed, struct list *list, int tries, const char *bad)
 {
-	double end = now() + 90;
+	double end = now() + 60;
 	unsigned int piece = list->n / 2, i, n;
 	struct list part = { 0, malloc(list->n * sizeof(int)) };
 
@@ -576,7 +577,9 @@ int main(int argc, char **argv)
 	signal(SIGINT, on_stop);
 	signal(SIGTERM, on_stop);
 	set_up();
-	probe_soft_dirty();
+	/* One thread's clear_refs is everybody's. */
+	if (conf.threads == 1)
+		probe_soft_dirty();
 	if (only) {
 		list = parse_list(only);
 		bad = run_episode(seed, &list);

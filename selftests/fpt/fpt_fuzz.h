@@ -60,6 +60,7 @@ struct object {
 	enum obj_type type;
 	int fd;
 	bool unknown;		/* the other side of a fork writes to it */
+	bool collapsed;		/* it may have huge pages */
 	uint64_t pages, used;
 	struct { uint64_t page, val; } tab[OBJ_PAGES];
 };

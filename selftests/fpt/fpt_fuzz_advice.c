@@ -100,6 +100,12 @@ static bool op_free(struct world *w)
 	struct range r;
 	int i;
 
+	/*
+	 * Not while a child shares the pages: MADV_FREE on one side drops a page that was only
+	 * read since it came back from zram on the other, too (seen in 6.12.117 and 6.18.44).
+	 */
+	if (w->child || w->kid)
+		return false;
 	if (!advise(w, &r, MADV_FREE, BIT(K_ANON) | BARRED(C_LOCKED | C_HUGETLB | C_UFFD)))
 		return false;
 	for (i = r.i; i < r.j; i++)
@@ -171,32 +177,58 @@ static bool op_nohugepage(struct world *w)
 	return true;
 }
 
+/* The place of a huge page, wholly mapped with small ones */
+static bool pick_block(struct world *w, struct range *r)
+{
+	int start = below(w, w->cells), n, i, k;
+
+	for (n = 0; n < w->cells; n++) {
+		i = (start + n) % w->cells;
+		if (w->at[i].addr % HUGE || !is_kind(w, i, ANY_KIND | BARRED(C_HUGETLB)))
+			continue;
+		for (k = i; k < arena_end(w, i) && is_kind(w, k, ANY_KIND | BARRED(C_HUGETLB)); k++)
+			if (cell_end(w, k) - w->at[i].addr >= HUGE)
+				break;
+		if (k < arena_end(w, i) && cell_end(w, k) - w->at[i].addr == HUGE) {
+			r->i = i;
+			r->j = k + 1;
+			return true;
+		}
+	}
+	return false;
+}
+
 static bool op_collapse(struct world *w)
 {
 	struct range r;
-	int i, k, err, blocks = 1 + below(w, 2);
+	int k, err;
 
-	i = below(w, w->cells);
-	for (k = i; k < arena_end(w, i) && w->at[k].addr % HUGE; k++)
-		;
-	if (k == arena_end(w, i))
+	if (!pick_block(w, &r))
 		return false;
-	r.i = k;
-	for (k++; k < arena_end(w, i) && (w->at[k].addr % HUGE || --blocks > 0); k++)
-		;
-	r.j = k;
-	if (range_len(w, r) > 2 * HUGE)
-		return false;
-	for (k = r.i; k < r.j; k++)
-		if (!w->cell[k].kind || w->cell[k].flags & C_HUGETLB)
-			return false;
 	w->last = r;
 	err = madvise(range_ptr(w, r), range_len(w, r), MADV_COLLAPSE);
 	note(w, "madvise(%s, COLLAPSE) = %d", range_text(w, r), err);
-	for (k = r.i; k < r.j; k++)
+	for (k = r.i; k < r.j; k++) {
 		if (w->cell[k].kind == K_ANON && w->cell[k].have == H_NO)
 			w->cell[k].have = H_ZERO;
+		w->obj[w->cell[k].obj].collapsed = true;
+	}
 	return !err;
+}
+
+/* KSM looks at every address of a mapping, whether there is a page or not: no terabytes. */
+static bool merge(struct world *w, struct range *r, int advice)
+{
+	int err;
+
+	if (!conf.ksm || !pick_cells(w, r, 600, is_kind, BIT(K_ANON) | BARRED(C_HUGETLB | C_UFFD)))
+		return false;
+	w->last = *r;
+	err = madvise(range_ptr(w, *r), range_len(w, *r), advice);
+	note(w, "madvise(%s, %d) = %d", range_text(w, *r), advice, err);
+	if (err)
+		mismatch(w, r->i, "madvise %d of %s: %s", advice, range_text(w, *r), strerror(errno));
+	return true;
 }
 
 static bool op_mergeable(struct world *w)
@@ -204,7 +236,7 @@ static bool op_mergeable(struct world *w)
 	struct range r;
 	int i;
 
-	if (!conf.ksm || !advise(w, &r, MADV_MERGEABLE, BIT(K_ANON) | BARRED(C_HUGETLB | C_UFFD)))
+	if (!merge(w, &r, MADV_MERGEABLE))
 		return false;
 	for (i = r.i; i < r.j; i++)
 		w->cell[i].flags |= C_KSM;
@@ -215,7 +247,7 @@ static bool op_unmergeable(struct world *w)
 {
 	struct range r;
 
-	return conf.ksm && advise(w, &r, MADV_UNMERGEABLE, ANY_KIND | BARRED(C_HUGETLB | C_UFFD));
+	return merge(w, &r, MADV_UNMERGEABLE);
 }
 
 static bool set_flag(struct world *w, int advice, unsigned int arg, unsigned int flag, bool on)

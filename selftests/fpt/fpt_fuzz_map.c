@@ -187,6 +187,7 @@ static bool op_mmap_shared(struct world *w)
 	w->obj[i].used = 0;
 	w->obj[i].type = O_SHMEM;
 	w->obj[i].fd = -1;
+	w->obj[i].collapsed = false;
 	w->obj[i].pages = range_len(w, r) / PAGE;
 	m.obj = i;
 	return map_cells(w, r, &m);

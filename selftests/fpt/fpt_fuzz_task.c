@@ -271,10 +271,10 @@ static bool op_threads(struct world *w)
 }
 
 const struct op task_ops[] = {
-	{ "fork_wait", 25, op_fork_wait, OP_PARENT },
+	{ "fork_wait", 20, op_fork_wait, OP_PARENT },
 	{ "fork_beside", 40, op_fork, OP_PARENT },
-	{ "fork_exit", 20, op_fork_exit, OP_PARENT },
-	{ "vfork_exec", 15, op_vfork_exec, OP_PARENT },
+	{ "fork_exit", 10, op_fork_exit, OP_PARENT },
+	{ "vfork_exec", 12, op_vfork_exec, OP_PARENT },
 	{ "ptrace_poke", 25, op_ptrace, OP_PARENT },
 	{ "threads", 15, op_threads, OP_PARENT },
 	{ NULL },

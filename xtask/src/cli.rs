@@ -77,6 +77,8 @@ enum Command {
     Selftest(guest::selftest::Args),
     /// Everything at once for minutes in each mode; page tables must all be given back
     Stress(guest::stress::Args),
+    /// Random calls against a model that says what memory must hold
+    Fuzz(guest::fuzz::Args),
     /// Everything that CI runs
     Test(guest::test::Args),
     /// Boot a kernel and attach gdb
@@ -138,6 +140,7 @@ fn run(cli: Cli) -> Result<i32> {
         Command::Agree(args) => guest::agree::main(&ctx, args),
         Command::Selftest(args) => guest::selftest::main(&ctx, args),
         Command::Stress(args) => guest::stress::main(&ctx, args),
+        Command::Fuzz(args) => guest::fuzz::main(&ctx, args),
         Command::Test(args) => guest::test::main(&ctx, args),
         Command::Gdb(args) => guest::gdb::main(&ctx, args),
         Command::Kcount(args) => guest::kcount::main(&ctx, args),

@@ -243,6 +243,7 @@ impl Fake {
                 self.out(id, Stream::Stdout, "ok\n");
                 self.exit(id, 0, false);
             }
+            ["fpt-fuzz", _] => self.exit(id, 0, false),
             ["fpt-stress", rest @ ..] if !rest.contains(&"--timeout") => {
                 let said = match rest {
                     ["ready", "demote"] if self.what == "no-demotion" => {
@@ -404,6 +405,31 @@ impl Fake {
                 let line = format!("stress-ng: metrc: [9] {name}    12   1.0   0.5\n");
                 self.out(id, Stream::Stdout, &line);
                 self.exit(id, 0, false);
+            }
+            ["./fpt_fuzz", "-R", rest @ ..] => {
+                std::thread::sleep(Duration::from_millis(300));
+                let warm_up = rest.first() == Some(&"-n");
+                let bad = what == "mismatch" && !warm_up;
+                let mut text = format!(
+                    "fuzz seed 7\nfuzz call_munmap 30\nfuzz steps 200\nfuzz checks 4000\nfuzz mismatches {}\n",
+                    i32::from(bad)
+                );
+                if bad {
+                    text.insert_str(
+                        0,
+                        "# MISMATCH seed 62 step 9 (munmap): read: expected signal 11, got 0; page 0x1200 (cell 3)\n\
+                         # again: fpt_fuzz -s 62 -R -r 3,9\n",
+                    );
+                }
+                match (what.as_str(), warm_up) {
+                    // A program that says nothing and is content
+                    ("silent", false) => self.exit(id, 0, false),
+                    ("not-root", _) => self.exit(id, 2, false),
+                    _ => {
+                        self.out(id, Stream::Stdout, &text);
+                        self.exit(id, i32::from(bad), false);
+                    }
+                }
             }
             ["./fpt_stress", ..] => {
                 std::thread::sleep(Duration::from_millis(50));

@@ -13,6 +13,7 @@ pub(crate) use say;
 pub mod agree;
 pub mod console;
 pub mod elf;
+pub mod fuzz;
 pub mod gdb;
 pub mod initramfs;
 pub mod kcount;

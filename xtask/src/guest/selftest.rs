@@ -231,6 +231,7 @@ pub fn build_parts(ctx: &Ctx, kernel: build::Kernel) -> Result<Parts> {
         tree.folder("selftests", &tests)?;
         tree.text("bin/fpt-prep", 0o755, include_str!("prep.sh"));
         tree.text("bin/fpt-stress", 0o755, include_str!("stress.sh"));
+        tree.text("bin/fpt-fuzz", 0o755, include_str!("fuzz.sh"));
         // Upstream's scripts are written for it; without, their programs are red.
         let bash = std::path::Path::new("/bin/bash");
         if bash.exists() {

@@ -30,7 +30,7 @@ use crate::build::Profile;
 use crate::image;
 
 /// The outcome of a story that nothing cut short.
-const IN_ORDER: &str = "ended in order";
+pub(super) const IN_ORDER: &str = "ended in order";
 
 /// The package with the stressors.
 const PACKAGE: &str = "stress-ng";
@@ -90,7 +90,7 @@ const KSM: (&str, &[&str]) = (
 /// Page tables that may be more or fewer in the end, in KiB: CPUs count in batches.
 const SLACK_KB: i64 = 64;
 /// So long the last state may take to become what it was at the start, but no longer than the run was.
-const SETTLE: Duration = Duration::from_secs(20);
+pub(super) const SETTLE: Duration = Duration::from_secs(20);
 /// The kernel looks at a page twice before it merges it, at its leisure.
 const MERGE_S: u64 = 12;
 /// What failed has so long on the unpatched kernel, each; and all together.
@@ -137,7 +137,7 @@ pub struct Args {
 }
 
 /// Time enough to do something, and a day at most.
-fn minutes(text: &str) -> Result<f64, String> {
+pub(super) fn minutes(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(n) if (0.05..=1440.0).contains(&n) => Ok(n),
         _ => Err("it takes a number of minutes from 0.05 to 1440".into()),
@@ -265,7 +265,7 @@ fn choice(words: &[String]) -> Result<Choice> {
     })
 }
 
-fn clock_seed() -> u32 {
+pub(super) fn clock_seed() -> u32 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(1, |d| d.as_secs() as u32)
@@ -465,10 +465,10 @@ impl Tally {
     }
 }
 
-type Counts = BTreeMap<String, i64>;
+pub(super) type Counts = BTreeMap<String, i64>;
 
 /// `name number` lines.
-fn counts(text: &str) -> Counts {
+pub(super) fn counts(text: &str) -> Counts {
     text.lines()
         .filter_map(|l| {
             let (name, n) = l.split_once(' ')?;
@@ -477,7 +477,7 @@ fn counts(text: &str) -> Counts {
         .collect()
 }
 
-fn count(counts: &Counts, name: &str) -> i64 {
+pub(super) fn count(counts: &Counts, name: &str) -> i64 {
     counts.get(name).copied().unwrap_or(0)
 }
 
@@ -1309,30 +1309,7 @@ impl One<'_> {
                 Case::failed(suite, name, why, 0)
             });
         }
-        let left = left_over(&story.start, &story.end);
-        for (what, names) in [("nodes", &LEFT[..4]), ("page-table memory", &LEFT[4..])] {
-            let name = format!("{what} back at the start's");
-            let wrong: Vec<&str> = left
-                .iter()
-                .filter(|(n, _)| names.contains(n))
-                .map(|(_, text)| text.as_str())
-                .collect();
-            let there = names.iter().any(|n| story.end.contains_key(*n));
-            cases.push(if !wrong.is_empty() {
-                Case::failed(suite, &name, wrong.join("; "), 0)
-            } else if there {
-                Case::passed(suite, &name, 0)
-            } else {
-                Case::skipped(suite, &name, "this kernel has no such counters")
-            });
-        }
-        if story.end.contains_key("tainted") {
-            let name = "no node came back dirty";
-            cases.push(match count(&story.end, "tainted") {
-                0 => Case::passed(suite, name, 0),
-                _ => Case::failed(suite, name, "recycling has ended", 0),
-            });
-        }
+        cases.extend(left_cases(suite, &story.start, &story.end));
         cases
     }
 }
@@ -1342,8 +1319,38 @@ fn suite(subject: Subject) -> String {
     format!("stress/{subject}")
 }
 
+/// Is everything given back?
+pub(super) fn left_cases(suite: &str, start: &Counts, end: &Counts) -> Vec<Case> {
+    let mut cases = Vec::new();
+    let left = left_over(start, end);
+    for (what, names) in [("nodes", &LEFT[..4]), ("page-table memory", &LEFT[4..])] {
+        let name = format!("{what} back at the start's");
+        let wrong: Vec<&str> = left
+            .iter()
+            .filter(|(n, _)| names.contains(n))
+            .map(|(_, text)| text.as_str())
+            .collect();
+        let there = names.iter().any(|n| end.contains_key(*n));
+        cases.push(if !wrong.is_empty() {
+            Case::failed(suite, &name, wrong.join("; "), 0)
+        } else if there {
+            Case::passed(suite, &name, 0)
+        } else {
+            Case::skipped(suite, &name, "this kernel has no such counters")
+        });
+    }
+    if end.contains_key("tainted") {
+        let name = "no node came back dirty";
+        cases.push(match count(end, "tainted") {
+            0 => Case::passed(suite, name, 0),
+            _ => Case::failed(suite, name, "recycling has ended", 0),
+        });
+    }
+    cases
+}
+
 /// What has changed between two states and must not have.
-fn left_over(start: &Counts, end: &Counts) -> Vec<(&'static str, String)> {
+pub(super) fn left_over(start: &Counts, end: &Counts) -> Vec<(&'static str, String)> {
     LEFT.into_iter()
         .filter_map(|name| {
             let (a, b) = match (start.get(name), end.get(name)) {
@@ -1362,7 +1369,7 @@ fn left_over(start: &Counts, end: &Counts) -> Vec<(&'static str, String)> {
 }
 
 /// Change of each counter; states are none.
-fn change(before: &Counts, after: &Counts) -> Counts {
+pub(super) fn change(before: &Counts, after: &Counts) -> Counts {
     let state = |name: &str| {
         LEFT.contains(&name)
             || name.ends_with("_live")
@@ -1462,7 +1469,7 @@ fn record(phase: &mut Phase, r: &Running, exit: &Exit) {
     }
 }
 
-fn last_lines(text: &str) -> String {
+pub(super) fn last_lines(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(15)..].join("\n")
 }
@@ -1481,7 +1488,7 @@ fn vm_class(text: &str) -> Result<Vec<String>, String> {
 }
 
 /// A command that must succeed; its output.
-fn ask(guest: &mut Guest, argv: &[&str]) -> Result<String> {
+pub(super) fn ask(guest: &mut Guest, argv: &[&str]) -> Result<String> {
     let (exit, out) = guest.run(Exec {
         argv: argv.iter().map(|a| a.to_string()).collect(),
         timeout_s: 180,
@@ -1501,7 +1508,7 @@ fn ask(guest: &mut Guest, argv: &[&str]) -> Result<String> {
     ))
 }
 
-fn state(guest: &mut Guest) -> Result<Counts> {
+pub(super) fn state(guest: &mut Guest) -> Result<Counts> {
     Ok(counts(&ask(guest, &["fpt-init", "state"])?))
 }
 

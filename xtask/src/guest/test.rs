@@ -9,6 +9,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 
 use super::agree;
+use super::fuzz::{self, Fuzz};
 use super::kcount::{self, Count};
 use super::list;
 use super::parts::{self, Parts};
@@ -32,6 +33,9 @@ const TRANSLATIONS: u32 = 120_000;
 /// Seconds of stress in each mode; with `--long`.
 const STRESS_S: u64 = 60;
 const STRESS_LONG_S: u64 = 600;
+/// The same of the fuzzer, for the unpatched kernel, too.
+const FUZZ_S: u64 = 60;
+const FUZZ_LONG_S: u64 = 3600;
 /// Programs that `--quick` compares, besides our own.
 const QUICK: [&str; 6] = [
     "fpt/",
@@ -59,6 +63,7 @@ enum Stage {
     Kunit,
     Selftest,
     Stress,
+    Fuzz,
     OptionOff,
     Kcount,
     Bench,
@@ -98,6 +103,11 @@ impl Stage {
                 "stress",
                 false,
                 "everything at once for a minute a mode; page tables are given back",
+            ),
+            Stage::Fuzz => (
+                "fuzz",
+                false,
+                "random calls against a model of memory, for a minute a mode and on the unpatched kernel",
             ),
             Stage::OptionOff => (
                 "option-off",
@@ -146,7 +156,7 @@ pub struct Args {
     /// Leave out the long stages, most upstream selftests and the unpatched kernel
     #[arg(long)]
     quick: bool,
-    /// More than CI has time for: the selftests that take minutes, and ten minutes of stress a mode
+    /// More than CI has time for: the selftests that take minutes, ten minutes of stress and an hour of fuzzing a mode
     #[arg(long, conflicts_with = "quick")]
     long: bool,
     /// Print the stages and stop
@@ -320,6 +330,7 @@ impl Tests<'_> {
             Stage::Kunit => self.kunit(),
             Stage::Selftest => self.selftest(),
             Stage::Stress => self.stress(),
+            Stage::Fuzz => self.fuzz(),
             Stage::OptionOff => self.option_off(),
             Stage::Kcount => self.kcount(),
             Stage::Bench => self.bench(),
@@ -826,6 +837,31 @@ impl Tests<'_> {
         Ok(Stress::short(seconds)
             .all(&site, &Mode::ALL.map(Subject::Ours))?
             .cases)
+    }
+
+    fn fuzz(&mut self) -> Result<Vec<Case>> {
+        let (ctx, run) = (self.ctx, self.run);
+        let unpatched = self.unpatched()?;
+        let mut subjects: Vec<Subject> = Mode::ALL.into_iter().map(Subject::Ours).collect();
+        // First: what fails there is wrong in the model, or in the distribution's kernel.
+        subjects.splice(0..0, unpatched.iter().map(|_| Subject::Unpatched));
+        let allow = list::allowed(&ctx.root.join("selftests/console-allow.toml"))?;
+        let seconds = match self.long {
+            true => FUZZ_LONG_S,
+            false => FUZZ_S,
+        };
+        let parts = self.parts()?;
+        let site = fuzz::Site {
+            ctx,
+            run,
+            parts,
+            kernels: Kernels {
+                ours: &parts.kernel,
+                unpatched: unpatched.as_ref(),
+            },
+            allow: &allow,
+        };
+        Ok(Fuzz::short(seconds).all(&site, &subjects)?.cases)
     }
 
     fn option_off(&self) -> Result<Vec<Case>> {

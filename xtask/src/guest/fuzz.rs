@@ -1,0 +1,623 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask fuzz`: `selftests/fpt/fpt_fuzz` in guests. Random calls, and a model in the program that says what
+//! each page must hold: a judge that shares no code with any kernel. The last quarter of the time is for threads.
+//! Each failure is kept once, kernel warnings are failures, and page tables must be back at the start's.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::{Duration, Instant, SystemTime};
+
+use fpt_init::proto::Exec;
+use serde::Serialize;
+
+use super::console::Allow;
+use super::list;
+use super::parts::{self, Parts};
+use super::qemu::{self, Spec};
+use super::results::{Case, Outcome, Report};
+use super::rundir::{self, RunDir};
+use super::selftest::{self, Plan};
+use super::stress::{self, Counts};
+use super::subject::{Kernels, OtherKernel, Subject};
+use super::vm::{self, Guest};
+use crate::api::{code, fail, locked, modes, store, Ctx, Fail, Mode, Result};
+use crate::build::Profile;
+
+/// Where the program stands in the guest.
+const FOLDER: &str = "/selftests/fpt";
+/// What the first run allocates for good is not to be measured.
+const WARM_UP: &str = "300";
+/// The program stops at a failure and goes on with another seed, but not for ever.
+const FAILURES_MOST: usize = 5;
+/// Shrinking takes the program 90 seconds at most, and the runs before and after it some more.
+const SHRINK_S: u64 = 400;
+/// No kind of call may be more of the steps than that.
+const SHARE_MOST: f64 = 0.20;
+/// From so many steps on each call must have been made.
+const STEPS_FOR_ALL: i64 = 20_000;
+/// Those calls that some kernels or processors have not.
+const OPTIONAL: [&str; 4] = ["demote", "pkey_mprotect", "pkey_rights", "uffd_move"];
+
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Modes, separated by commas; two run at a time
+    #[arg(long, value_name = "M[,M...]", value_delimiter = ',', required_unless_present = "kernel", value_parser = modes::Parser)]
+    mode: Vec<Mode>,
+    /// This kernel, too, or alone without --mode
+    #[arg(long, value_enum, value_name = "KERNEL")]
+    kernel: Option<OtherKernel>,
+    /// Minutes of each mode
+    #[arg(long, value_name = "N", default_value = "1", value_parser = stress::minutes, allow_negative_numbers = true)]
+    minutes: f64,
+    /// Of the random numbers [default: from the clock]
+    #[arg(long)]
+    seed: Option<u32>,
+    /// Which kernel
+    #[arg(long, value_enum, default_value_t = Profile::Fpt)]
+    profile: Profile,
+    /// Virtual CPUs of each guest
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    smp: u32,
+    /// Memory of each guest
+    #[arg(long, value_name = "SIZE", default_value = "2G")]
+    mem: String,
+    /// More words for the kernel's command line
+    #[arg(long, allow_hyphen_values = true)]
+    append: Vec<String>,
+}
+
+pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
+    let mut subjects: Vec<Subject> = Vec::new();
+    for mode in args.mode {
+        args.profile.check_mode(mode)?;
+        let subject = Subject::of(args.profile, mode);
+        if !subjects.contains(&subject) {
+            subjects.push(subject);
+        }
+    }
+    if args.kernel == Some(OtherKernel::Unpatched) && !subjects.contains(&Subject::Unpatched) {
+        subjects.push(Subject::Unpatched);
+    }
+    qemu::check_size(&args.mem)?;
+    let fuzz = Fuzz {
+        seconds: (args.minutes * 60.0).round() as u64,
+        seed: args.seed.unwrap_or_else(stress::clock_seed),
+        plan: Plan {
+            smp: args.smp,
+            mem: args.mem.clone(),
+            append: args.append.clone(),
+            ..Plan::default()
+        },
+    };
+    let unpatched = match subjects.contains(&Subject::Unpatched) {
+        true => Some(parts::unpatched(ctx)?),
+        false => None,
+    };
+    // Without a mode nobody needs the image.
+    let ours = match unpatched.clone().filter(|_| subjects.len() == 1) {
+        Some(kernel) => kernel,
+        None => parts::kernel(ctx, args.profile)?,
+    };
+    let parts = selftest::build_parts(ctx, ours)?;
+    let kernels = Kernels {
+        ours: &parts.kernel,
+        unpatched: unpatched.as_ref(),
+    };
+    if ctx.dry_run {
+        for &subject in &subjects {
+            let spec = fuzz.spec(&parts, kernels, subject)?;
+            ctx.ui
+                .command(&spec.command(&parts.qemu, &std::env::temp_dir().join("fpt")));
+        }
+        return Ok(code::OK);
+    }
+    let allow = list::allowed(&ctx.root.join("selftests/console-allow.toml"))?;
+    let run = RunDir::new(ctx, "fuzz")?;
+    parts.record(&run);
+    if let Some(kernel) = &unpatched {
+        run.set("kernel_unpatched", parts::kernel_facts(kernel));
+    }
+    rundir::recorded(&run, || {
+        let site = Site {
+            ctx,
+            run: &run,
+            parts: &parts,
+            kernels,
+            allow: &allow,
+        };
+        let report = fuzz.all(&site, &subjects)?;
+        run.results(&report)?;
+        selftest::print_failures(ctx, &report);
+        ctx.ui
+            .info(&format!("log: {}", run.path.join("fuzz.txt").display()));
+        Ok(report.conclude())
+    })
+}
+
+/// What is to be done with each subject.
+#[derive(Debug, Clone)]
+pub struct Fuzz {
+    pub seconds: u64,
+    pub seed: u32,
+    pub plan: Plan,
+}
+
+/// With what it is done.
+pub struct Site<'a> {
+    pub ctx: &'a Ctx,
+    pub run: &'a RunDir,
+    pub parts: &'a Parts,
+    pub kernels: Kernels<'a>,
+    pub allow: &'a [Allow],
+}
+
+/// A mismatch, with the report of the first time.
+#[derive(Debug, Clone, Serialize)]
+struct Mismatch {
+    times: u32,
+    report: String,
+}
+
+/// One guest's story.
+#[derive(Debug, Clone, Serialize)]
+struct Story {
+    subject: Subject,
+    began_utc: String,
+    ended_utc: String,
+    uname: String,
+    seed: u32,
+    /// What the program counted, all runs together.
+    counts: Counts,
+    /// By what is wrong, without its numbers.
+    mismatches: BTreeMap<String, Mismatch>,
+    /// Change of the kernel's counters.
+    kernel: Counts,
+    start: Counts,
+    end: Counts,
+    outcome: String,
+}
+
+/// The program's lines `fuzz NAME NUMBER`.
+fn program_counts(text: &str) -> Counts {
+    let lines = text.lines().filter_map(|l| l.strip_prefix("fuzz "));
+    stress::counts(&lines.collect::<Vec<_>>().join("\n"))
+}
+
+/// What is wrong, without what differs each time; `None`: no mismatch.
+fn signature(text: &str) -> Option<String> {
+    let line = text.lines().find_map(|l| l.strip_prefix("# MISMATCH "))?;
+    // `seed N step N (CALL): WHAT; page ...`
+    let what = line.split_once("): ").map_or(line, |(_, what)| what);
+    let what = what.split(';').next().unwrap_or(what);
+    let words = what
+        .split_whitespace()
+        .filter(|w| !w.contains(|c: char| c.is_ascii_digit()));
+    Some(words.collect::<Vec<_>>().join(" "))
+}
+
+impl Story {
+    /// It begins now.
+    fn new(subject: Subject, seed: u32) -> Story {
+        Story {
+            subject,
+            began_utc: rundir::utc(SystemTime::now()),
+            ended_utc: String::new(),
+            uname: String::new(),
+            seed,
+            counts: Counts::new(),
+            mismatches: BTreeMap::new(),
+            kernel: Counts::new(),
+            start: Counts::new(),
+            end: Counts::new(),
+            outcome: String::new(),
+        }
+    }
+
+    fn add(&mut self, text: &str) {
+        for (name, n) in program_counts(text) {
+            if name != "seed" && name != "mismatch" {
+                *self.counts.entry(name).or_insert(0) += n;
+            }
+        }
+        if let Some(what) = signature(text) {
+            let report: Vec<&str> = text.lines().filter(|l| !l.starts_with("fuzz ")).collect();
+            self.mismatches
+                .entry(what)
+                .or_insert(Mismatch {
+                    times: 0,
+                    report: report.join("\n"),
+                })
+                .times += 1;
+        }
+    }
+
+    fn calls(&self) -> impl Iterator<Item = (&str, i64)> {
+        let calls = self.counts.iter();
+        calls.filter_map(|(name, n)| Some((name.strip_prefix("call_")?, *n)))
+    }
+
+    fn count(&self, name: &str) -> i64 {
+        stress::count(&self.counts, name)
+    }
+}
+
+impl Fuzz {
+    /// What `cargo xtask test` does with each subject.
+    pub fn short(seconds: u64) -> Fuzz {
+        Fuzz {
+            seconds,
+            seed: stress::clock_seed(),
+            plan: Plan {
+                mem: "2G".into(),
+                ..Plan::default()
+            },
+        }
+    }
+
+    fn spec(&self, parts: &Parts, kernels: Kernels, subject: Subject) -> Result<Spec> {
+        Ok(self.plan.spec_of(parts, kernels.of(subject)?, subject))
+    }
+
+    /// Every subject in a guest of its own, two at a time; the log is written in any case.
+    pub fn all(&self, site: &Site, subjects: &[Subject]) -> Result<Report> {
+        site.run.set("seed", self.seed);
+        let next = Mutex::new(subjects.iter().copied().enumerate());
+        let done = Mutex::new(BTreeMap::new());
+        std::thread::scope(|scope| {
+            for _ in 0..2.min(subjects.len()) {
+                scope.spawn(|| loop {
+                    let Some((n, subject)) = locked(&next).next() else {
+                        return;
+                    };
+                    let one = One {
+                        fuzz: self,
+                        site,
+                        subject,
+                    };
+                    // Before the lock: the other guest must not wait for this one.
+                    let result = one.whole();
+                    locked(&done).insert(n, result);
+                });
+            }
+        });
+        let done = done.into_inner().unwrap_or_else(|e| e.into_inner());
+        let (stories, cases): (Vec<Story>, Vec<Vec<Case>>) = done.into_values().unzip();
+        let Site { run, parts, .. } = *site;
+        let log = serde_json::json!({
+            "schema": 1,
+            "seconds": self.seconds,
+            "kernel": { "version": parts.kernel.version, "hash": parts.kernel.hash },
+            "qemu": { "version": parts.qemu.version, "hash": parts.qemu.hash },
+            "smp": self.plan.smp,
+            "mem": self.plan.mem,
+            "reproduce": rundir::reproducer(),
+            "subjects": stories,
+        });
+        let json = format!("{}\n", serde_json::to_string_pretty(&log)?);
+        store::write_atomic(&run.path.join("fuzz.json"), json.as_bytes())?;
+        let text = self.text(parts, &stories);
+        store::write_atomic(&run.path.join("fuzz.txt"), text.as_bytes())?;
+        Ok(Report {
+            cases: cases.into_iter().flatten().collect(),
+        })
+    }
+
+    /// The log for people.
+    fn text(&self, parts: &Parts, stories: &[Story]) -> String {
+        use std::fmt::Write as _;
+        let mut out = String::new();
+        let _ = writeln!(
+            out,
+            "kernel {} {}\nqemu {} {}\n{} s each, {} CPUs, {}, seed {}\n{}",
+            parts.kernel.version,
+            parts.kernel.hash,
+            parts.qemu.version,
+            parts.qemu.hash,
+            self.seconds,
+            self.plan.smp,
+            self.plan.mem,
+            self.seed,
+            rundir::reproducer(),
+        );
+        for story in stories {
+            let _ = writeln!(
+                out,
+                "\n== {}: {} to {}: {}",
+                story.subject, story.began_utc, story.ended_utc, story.outcome
+            );
+            let steps = story.count("steps");
+            for name in ["steps", "checks", "full_checks", "faults", "children"] {
+                let _ = writeln!(out, "{name:<28}{:>14}", story.count(name));
+            }
+            for (name, n) in story.calls() {
+                let share = 100.0 * n as f64 / steps.max(1) as f64;
+                let _ = writeln!(out, "{name:<28}{n:>14} {share:>6.2} %");
+            }
+            for (name, n) in story.kernel.iter().filter(|(_, n)| **n != 0) {
+                let _ = writeln!(out, "{name:<28}{n:>14}");
+            }
+            for (what, m) in &story.mismatches {
+                let _ = writeln!(out, "-- {} times: {what}\n{}", m.times, m.report);
+            }
+        }
+        out
+    }
+}
+
+/// One subject.
+struct One<'a> {
+    fuzz: &'a Fuzz,
+    site: &'a Site<'a>,
+    subject: Subject,
+}
+
+impl One<'_> {
+    /// The story and the cases, also of a guest that died.
+    fn whole(&self) -> (Story, Vec<Case>) {
+        let start = Instant::now();
+        let suite = format!("fuzz/{}", self.subject);
+        let mut story = Story::new(self.subject, self.fuzz.seed);
+        let mut guest = None;
+        let result = self.story(&mut guest, &mut story);
+        let mut cases = model_cases(&suite, &story);
+        match result {
+            Ok(()) => {
+                story.outcome = stress::IN_ORDER.into();
+                cases.extend(self.end_cases(&suite, &story));
+            }
+            Err(err) => {
+                let name = match vm::is_guest_end(&err) {
+                    true => "the guest lives to the end",
+                    false => "guest",
+                };
+                story.outcome = fail::report(&err).0;
+                cases.push(Case::failed(&suite, name, story.outcome.clone(), 0));
+            }
+        }
+        if let Some(guest) = guest {
+            cases.extend(self.warnings(&suite, &guest));
+        }
+        if let Some(first) = cases.first_mut() {
+            first.ms = start.elapsed().as_millis() as u64;
+        }
+        let failed = cases.iter().filter(|c| c.outcome == Outcome::Failed);
+        let failed = failed.count();
+        if failed > 0 && story.outcome == stress::IN_ORDER {
+            story.outcome = format!("{failed} cases failed");
+        }
+        story.ended_utc = rundir::utc(SystemTime::now());
+        (story, cases)
+    }
+
+    fn story(&self, slot: &mut Option<Guest>, story: &mut Story) -> Result<()> {
+        let Site {
+            ctx,
+            run,
+            parts,
+            kernels,
+            ..
+        } = *self.site;
+        let spec = self.fuzz.spec(parts, kernels, self.subject)?;
+        let label = format!("fuzz-{}", self.subject);
+        let stage = ctx.ui.stage(&format!(
+            "fuzz {} for {} s",
+            self.subject, self.fuzz.seconds
+        ));
+        let guest = slot.insert(Guest::start(ctx, run, &parts.qemu, &spec, &label)?);
+        guest.wait_ready(None)?;
+        self.subject.check(guest)?;
+        story.uname = guest.boot.uname.clone();
+        stress::ask(guest, &["fpt-fuzz", "setup"])?;
+        self.program(guest, story, &["-n", WARM_UP, "-s", "1"], 60)?;
+        story.start = stress::state(guest)?;
+        let begin = Instant::now();
+        let threads_from = self.fuzz.seconds - self.fuzz.seconds / 4;
+        for (threads, until) in [("1", threads_from), ("3", self.fuzz.seconds)] {
+            let mut n = 0;
+            while story.mismatches.len() < FAILURES_MOST {
+                let left = until.saturating_sub(begin.elapsed().as_secs());
+                if left == 0 {
+                    break;
+                }
+                let (left_s, seed) = (left.to_string(), self.fuzz.seed.wrapping_add(n).to_string());
+                self.program(
+                    guest,
+                    story,
+                    &["-j", threads, "-t", &left_s, "-s", &seed],
+                    left,
+                )?;
+                stage.note(&format!(
+                    "{}: {} steps, {} checks, {} mismatches",
+                    self.subject,
+                    story.count("steps"),
+                    story.count("checks"),
+                    story.mismatches.values().map(|m| m.times).sum::<u32>(),
+                ));
+                n += 1;
+            }
+        }
+        story.kernel = stress::change(&story.start, &stress::state(guest)?);
+        // Everything but process 1 ends here.
+        guest.run(Exec {
+            argv: vec!["true".into()],
+            solo: true,
+            timeout_s: 60,
+            ..Exec::default()
+        })?;
+        stress::ask(guest, &["fpt-fuzz", "finish"])?;
+        let give_up = Instant::now() + stress::SETTLE;
+        loop {
+            story.end = stress::state(guest)?;
+            if stress::left_over(&story.start, &story.end).is_empty() || Instant::now() >= give_up {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        guest.quit()?;
+        stage.done("");
+        Ok(())
+    }
+
+    /// One run of the program: 0 is good, 1 a mismatch that it reports, everything else a mistake.
+    fn program(
+        &self,
+        guest: &mut Guest,
+        story: &mut Story,
+        args: &[&str],
+        seconds: u64,
+    ) -> Result<()> {
+        let mut argv = vec!["./fpt_fuzz".to_string(), "-R".to_string()];
+        argv.extend(args.iter().map(|a| a.to_string()));
+        let line = argv.join(" ");
+        let (exit, text) = guest.run(Exec {
+            argv,
+            cwd: Some(FOLDER.into()),
+            timeout_s: seconds + SHRINK_S,
+            mark: Some("fuzz".into()),
+            ..Exec::default()
+        })?;
+        let log = format!("fuzz-{}.log", self.subject);
+        self.site.run.append(&log, &format!("$ {line}\n{text}"))?;
+        let judged = matches!((exit.status(), signature(&text)), (0, None) | (1, Some(_)));
+        if !judged || !text.contains("\nfuzz mismatches ") {
+            return Err(Fail::test(
+                format!("'{line}' ended with {}", exit.status()),
+                stress::last_lines(&text),
+                format!("see {log} in the run folder"),
+            ));
+        }
+        story.add(&text);
+        Ok(())
+    }
+
+    /// Were flattened tables there, and is everything given back?
+    fn end_cases(&self, suite: &str, story: &Story) -> Vec<Case> {
+        let mut cases = Vec::new();
+        for kind in self.subject.tables().kinds() {
+            let name = format!("{kind} nodes were made");
+            let n = stress::count(&story.kernel, &format!("{kind}_installs"));
+            cases.push(match n > 0 {
+                true => Case::new(suite, &name, Outcome::Passed, n.to_string(), 0),
+                false => Case::failed(suite, &name, "none", 0),
+            });
+        }
+        let swapped = stress::count(&story.kernel, "pswpout");
+        cases.push(match swapped > 0 {
+            true => Case::new(
+                suite,
+                "pages were swapped",
+                Outcome::Passed,
+                swapped.to_string(),
+                0,
+            ),
+            false => Case::failed(suite, "pages were swapped", "none (too short?)", 0),
+        });
+        cases.extend(stress::left_cases(suite, &story.start, &story.end));
+        cases
+    }
+
+    /// Each kernel warning once, however often it came.
+    fn warnings(&self, suite: &str, guest: &Guest) -> Vec<Case> {
+        let mut lines: BTreeMap<String, (String, u32)> = BTreeMap::new();
+        for splat in guest.splats(self.site.allow) {
+            let words = splat.line.split_whitespace();
+            let words = words.filter(|w| !w.contains(|c: char| c.is_ascii_digit()));
+            let key = words.collect::<Vec<_>>().join(" ");
+            lines.entry(key).or_insert((splat.line, 0)).1 += 1;
+        }
+        if lines.is_empty() {
+            return vec![Case::passed(suite, "no kernel warnings", 0)];
+        }
+        let case = |(line, n): (String, u32)| {
+            Case::failed(suite, "kernel warning", format!("{n} times: {line}"), 0)
+        };
+        lines.into_values().map(case).collect()
+    }
+}
+
+/// What the program found, and whether it did what it is for.
+fn model_cases(suite: &str, story: &Story) -> Vec<Case> {
+    let steps = story.count("steps");
+    let mut cases: Vec<Case> = story
+        .mismatches
+        .iter()
+        .map(|(what, m)| {
+            let detail = format!("{} times; the first:\n{}", m.times, m.report);
+            Case::failed(suite, &format!("mismatch: {what}"), detail, 0)
+        })
+        .collect();
+    let name = "memory is what the model says";
+    if cases.is_empty() {
+        cases.push(match steps {
+            0 => Case::failed(suite, name, "no step was made", 0),
+            n => {
+                let said = format!("{n} steps, {} checks", story.count("checks"));
+                Case::new(suite, name, Outcome::Passed, said, 0)
+            }
+        });
+    }
+    if steps < STEPS_FOR_ALL {
+        return cases;
+    }
+    let never: Vec<&str> = story
+        .calls()
+        .filter(|(name, n)| *n == 0 && !OPTIONAL.contains(name))
+        .map(|(name, _)| name)
+        .collect();
+    let often: Vec<&str> = story
+        .calls()
+        .filter(|(_, n)| *n as f64 > SHARE_MOST * steps as f64)
+        .map(|(name, _)| name)
+        .collect();
+    for (name, wrong) in [
+        ("each call was made", never),
+        ("no call is too frequent", often),
+    ] {
+        cases.push(match wrong.is_empty() {
+            true => Case::passed(suite, name, 0),
+            false => Case::failed(suite, name, wrong.join(", "), 0),
+        });
+    }
+    cases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BAD: &str = "fuzz mismatch 1\n\
+        # MISMATCH seed 62 step 639 (mmap_anon): read: expected signal 11, got 0; page 0x1200 (cell 3): none\n\
+        # minimal sequence of 4 steps:\nfuzz steps 671\nfuzz call_munmap 30\nfuzz mismatches 1\n";
+
+    #[test]
+    fn each_mismatch_is_kept_once() {
+        let mut story = Story::new(Subject::Unpatched, 7);
+        let other = BAD.replace("0x1200", "0x99000").replace("639", "7");
+        for text in [BAD, &other, &BAD.replace("read:", "write:")] {
+            story.add(text);
+        }
+        let times: Vec<u32> = story.mismatches.values().map(|m| m.times).collect();
+        assert_eq!(times, [2, 1]);
+        assert_eq!(story.count("steps"), 3 * 671);
+        assert_eq!(story.calls().collect::<Vec<_>>(), [("munmap", 90)]);
+        assert_eq!(signature("fuzz steps 3\nfuzz mismatches 0\n"), None);
+    }
+
+    #[test]
+    fn what_was_never_called_or_too_often_is_red() {
+        let mut story = Story::new(Subject::Unpatched, 7);
+        let red = |story: &Story| -> Vec<String> {
+            let cases = model_cases("x", story);
+            let red = cases.iter().filter(|c| c.outcome == Outcome::Failed);
+            red.map(|c| c.name.clone()).collect()
+        };
+        assert_eq!(red(&story), ["memory is what the model says"]);
+        story.add("fuzz steps 30000\nfuzz call_a 6001\nfuzz call_b 0\nfuzz call_demote 0\n");
+        assert_eq!(
+            red(&story),
+            ["each call was made", "no call is too frequent"]
+        );
+        story.add("fuzz steps 30000\nfuzz call_a 10\nfuzz call_b 1\n");
+        assert_eq!(red(&story), [""; 0]);
+    }
+}
