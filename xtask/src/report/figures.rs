@@ -353,7 +353,8 @@ fn has(table: &Table, organisation: &str) -> bool {
 
 fn distribution(table: &Table, source: &str) -> Figure {
     const TEXT: &str = "Kernel instructions by the entry that led into the kernel, as parts of radix' total. \
-        Every instruction is counted; all are real, the same kernel image ran in each mode. Fewer is better.";
+        Every instruction is counted; all are real, the same kernel image ran in each mode. Fewer is better. \
+        Radix here is radix of that image, which may take fewer instructions than an unpatched kernel.";
     let charts = PHASES
         .iter()
         .map(|(phase, _)| {
