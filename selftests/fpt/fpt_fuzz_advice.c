@@ -102,7 +102,7 @@ static bool op_free(struct world *w)
 
 	/*
 	 * Not while a child shares the pages: MADV_FREE on one side drops a page that was only
-	 * read since it came back from zram on the other, too (seen in 6.12.117 and 6.18.44).
+	 * read since it came back from zram on the other, too (seen in 6.18.44).
 	 */
 	if (w->child || w->kid)
 		return false;
