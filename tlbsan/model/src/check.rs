@@ -19,6 +19,14 @@ pub enum Release {
     Retired,
 }
 
+/// A table that was linked nowhere, and is now, while CPUs may hold an entry that led to it.
+pub(crate) struct Revived {
+    frame: Frame,
+    place: Place,
+    record: Record,
+    cpus: CpuSet,
+}
+
 impl<M: GuestMemory> Ledger<M> {
     fn holder(&self, cpu: CpuId, pcid: u16) -> Holder {
         let state = self.cpu(cpu);
@@ -513,48 +521,63 @@ impl<M: GuestMemory> Ledger<M> {
         }
     }
 
-    /// Finding R1': tables that nothing led to are linked. That is right where they were, and anywhere
-    /// in the tree of whoever may hold the old entry, as moving a table before the flush is.
-    pub(crate) fn revived(&mut self, by: &Origin, linked: &Linked) {
+    /// Which tables that were just linked CPUs held before, by which records.
+    pub(crate) fn revived(&self, linked: &Linked) -> Vec<Revived> {
+        let mut found = Vec::new();
         if !self.records.has_tables() || self.knobs.is_broken(Broken::RelinkIsFine) {
-            return;
+            return found;
         }
         for (frame, place) in &linked.revived {
             for id in self.records.tables_of(&self.geometry, *frame) {
-                let Some(record) = self.records.get(id).cloned() else {
+                let Some(record) = self.records.get(id) else {
                     continue;
                 };
-                let foreign = self
-                    .in_use(&record, self.pending(&record))
-                    .iter()
-                    .filter(|c| !self.is_at_home(&record, *c, *frame, *place))
-                    .fold(CpuSet::default(), |set, c| set.or(CpuSet::one(c)));
-                if !foreign.is_empty() {
-                    let why = Why::Relinked(*place);
-                    let finding = self.about(Rule::R1Reused, why, &record, *frame, by);
-                    self.report(finding, foreign, record.pcid);
+                let cpus = self.in_use(record, self.pending(record));
+                if !cpus.is_empty() {
+                    found.push(Revived {
+                        frame: *frame,
+                        place: *place,
+                        record: record.clone(),
+                        cpus,
+                    });
                 }
+            }
+        }
+        found
+    }
+
+    /// Finding R1': tables that nothing led to are linked. That is right where they were, and anywhere
+    /// in the tree of whoever may hold the old entry, as moving a table before the flush is.
+    pub(crate) fn relinked(&mut self, by: &Origin, revived: Vec<Revived>) {
+        for one in revived {
+            let foreign = one
+                .cpus
+                .iter()
+                .filter(|c| !self.is_at_home(&one.record, *c, one.frame))
+                .fold(CpuSet::default(), |set, c| set.or(CpuSet::one(c)));
+            if !foreign.is_empty() {
+                let why = Why::Relinked(one.place);
+                let finding = self.about(Rule::R1Reused, why, &one.record, one.frame, by);
+                self.report(finding, foreign, one.record.pcid);
             }
         }
     }
 
-    fn is_at_home(&self, record: &Record, cpu: CpuId, frame: Frame, place: Place) -> bool {
+    fn is_at_home(&self, record: &Record, cpu: CpuId, frame: Frame) -> bool {
+        let (What::Table(pointer), Some(root)) = (record.what, self.root_for(record, cpu)) else {
+            return true;
+        };
         if self.knobs.is_broken(Broken::RelinkNever) {
             return false;
         }
-        let What::Table(pointer) = record.what else {
-            return true;
-        };
         let half = |va| self.geometry.kernel_half(va);
-        if pointer.level != place.level || half(record.va) != half(place.va) {
-            return false;
-        }
-        self.root_for(record, cpu).is_some_and(|root| {
+        let places = self.tables.get(frame).map_or(Vec::new(), |t| t.places());
+        places.iter().any(|place| {
             let path = self.tables.walk(&self.geometry, root, place.va);
-            let found = path
-                .steps()
-                .any(|s| s.place == Some(place) && Frame::of(s.at.entry) == frame);
-            found
+            let mut steps = path.steps();
+            pointer.level == place.level
+                && half(record.va) == half(place.va)
+                && steps.any(|s| s.place == Some(*place) && Frame::of(s.at.entry) == frame)
         })
     }
 

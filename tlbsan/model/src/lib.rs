@@ -9,11 +9,13 @@
 mod check;
 mod cpu;
 mod finding;
+mod flushes;
 mod geometry;
 mod ledger;
 mod memory;
 mod records;
 mod rules;
+mod stores;
 mod tables;
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::cpu::Mode;
 use crate::finding::{Rule, What};
 use crate::geometry::{Frame, Leaf, Level, Pointer, Rights};
-use crate::geometry::{A, D, FLAT, G, P, PCD, PS, PWT, RW, US, XD};
+use crate::geometry::{A, D, FLAT, G, P, PS, RW, US, XD};
 use crate::rules::Psc;
 
 use super::toy::{Memory, ENTRIES};
@@ -122,7 +122,7 @@ fn read(level: u8, va: u64, value: u64, above: Rights) -> Option<Item> {
                 rights
             },
             global: value & G != 0,
-            memory_type: (value >> 3 & 3) as u8,
+            memory_type: (value >> 3 & 3) as u8 | if level == 1 && value & PS != 0 { 4 } else { 0 },
             key: 0,
         })
     } else {
@@ -134,7 +134,6 @@ fn read(level: u8, va: u64, value: u64, above: Rights) -> Option<Item> {
             rights,
         })
     };
-    let _ = (PWT, PCD);
     Some((va, Level(level), what))
 }
 
@@ -463,12 +462,13 @@ impl Brute {
         dead: &BTreeMap<u64, Vec<(usize, u8, u64)>>,
         found: &mut Found,
     ) {
-        for (frame, level, va) in self.linked().difference(before) {
-            for (cpu, was, at) in dead.get(frame).into_iter().flatten() {
-                let home = self.cpus[*cpu].root.is_some_and(|root| {
-                    was == level
-                        && is_kernel(*at) == is_kernel(*va)
-                        && self.tree(root).contains(&(*frame, *level, *va))
+        let now = self.linked();
+        let revived: BTreeSet<u64> = now.difference(before).map(|l| l.0).collect();
+        for frame in revived {
+            for (cpu, was, at) in dead.get(&frame).into_iter().flatten() {
+                let tree = self.cpus[*cpu].root.map(|r| self.tree(r));
+                let home = tree.into_iter().flatten().any(|(f, level, va)| {
+                    f == frame && level == *was && is_kernel(va) == is_kernel(*at)
                 });
                 if !home {
                     found.insert((Rule::R1Reused, Some(*cpu as u8)));

@@ -5,10 +5,14 @@ use super::search::Tally;
 use super::suites;
 use crate::rules::Broken;
 
+/// The shortest sequences of all suites first.
 fn notices(broken: Broken) -> Option<String> {
-    for mut suite in suites::all() {
-        suite.knobs.broken = Some(broken);
-        for depth in 1..=suite.depth {
+    for depth in 1..=4 {
+        for mut suite in suites::all() {
+            suite.knobs.broken = Some(broken);
+            if depth > suite.depth {
+                continue;
+            }
             suite.depth = depth;
             if let Err((path, why)) = suite.exhaust(&mut Tally::default()) {
                 return Some(format!("{} after {path:x?}: {why}", suite.name));

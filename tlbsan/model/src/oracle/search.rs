@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use crate::check::Release;
 use crate::cpu::{CpuId, Invalidation, Origin, Site, Task};
 use crate::finding::{Rule, What};
-use crate::geometry::{Frame, Rights};
+use crate::geometry::Frame;
 use crate::ledger::Ledger;
 use crate::rules::Knobs;
 
@@ -143,7 +143,6 @@ impl Pair {
                 ));
             }
         }
-        let _ = Rights::ALL;
         Ok(())
     }
 }
@@ -211,6 +210,36 @@ impl Suite {
             path.pop();
         }
         Ok(())
+    }
+
+    /// Leaves out events as long as there is a difference.
+    pub(super) fn shrink(&self, path: &[Event]) -> Vec<Event> {
+        let differs = |events: &[Event]| {
+            let Ok(mut pair) = self.begin() else {
+                return false;
+            };
+            for event in events {
+                match pair.event(*event) {
+                    Ok(true) => {}
+                    Ok(false) => return false,
+                    Err(_) => return true,
+                }
+            }
+            false
+        };
+        let mut short = path.to_vec();
+        let mut n = 0;
+        while n < short.len() {
+            let mut less = short.clone();
+            less.remove(n);
+            if differs(&less) {
+                short = less;
+                n = 0;
+            } else {
+                n += 1;
+            }
+        }
+        short
     }
 
     /// One random sequence.
