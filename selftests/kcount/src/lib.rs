@@ -8,7 +8,7 @@
 //!
 //! Everything but [`ffi`] is plain, safe code without panics and is tested on
 //! the host; `ffi` is the only file with `unsafe` and is absent from test
-//! builds, whose executables have no QEMU to resolve its symbols.
+//! builds, whose executables have no QEMU to resolve the symbols that it uses.
 #![deny(unsafe_code)]
 
 mod decode;

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The boundary to QEMU: the functions of its plugin interface (version 4 with the walk and TLB-flush
-//! additions) that are needed, declared by hand, and the callbacks. All `unsafe` of the crate is here.
-//! Nothing unwinds into QEMU: what may panic runs in `catch_unwind`.
+//! The callbacks, and what they share. Nothing unwinds into QEMU: what may panic runs in `catch_unwind`. The
+//! boundary itself is `fpt-qemu-plugin`, of a QEMU with the walk and TLB-flush additions.
 
 use std::collections::HashMap;
-use std::ffi::{c_char, c_int, c_uint, c_void, CStr};
+use std::ffi::{c_uint, c_void};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Once, OnceLock};
 
+use fpt_qemu_plugin::{
+    self as qemu, Block, Data, Id, Info, OnExec, Reader, RegisterFlush, Rw, Scoreboard, Walker,
+    FLUSH_ALL, FLUSH_ASID,
+};
 use fpt_walksim_model::walk::{Entry, Flush, Size, Walk, MAX_ENTRIES};
 
 use crate::args::{self, Empty};
@@ -19,159 +22,20 @@ use crate::plan::{plan, Action, Counter, Depth, Insn};
 use crate::symbols::{Event, Symbols};
 use crate::vcpu::{access, lock, CodeLine, Host, Shared, Slot, Vcpu, NO_LINE};
 
-type PluginId = u64;
+qemu::plugin!("fpt-walksim", install);
 
-#[repr(C)]
-struct Tb {
-    _opaque: [u8; 0],
-}
+const _: () = assert!(MAX_ENTRIES == qemu::MAX_ENTRIES);
 
-#[repr(C)]
-struct InsnHandle {
-    _opaque: [u8; 0],
-}
-
-#[repr(C)]
-struct Scoreboard {
-    _opaque: [u8; 0],
-}
-
-#[repr(C)]
-struct HwAddr {
-    _opaque: [u8; 0],
-}
-
-/// The public part of glib's.
-#[repr(C)]
-struct GByteArray {
-    data: *mut u8,
-    len: c_uint,
-}
-
-/// `qemu_plugin_u64`
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct U64 {
-    score: *mut Scoreboard,
-    offset: usize,
-}
-
-/// `qemu_info_t`
-#[repr(C)]
-struct Info {
-    target_name: *const c_char,
-    version_min: c_int,
-    version_cur: c_int,
-    system_emulation: bool,
-    smp_vcpus: c_int,
-    max_vcpus: c_int,
-}
-
-/// `struct qemu_plugin_walk_entry`
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct WalkEntry {
-    paddr: u64,
-    value: u64,
-    level: u8,
-    index_bits: u8,
-    reserved: [u8; 6],
-}
-
-/// `struct qemu_plugin_walk`
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct PluginWalk {
-    result: u32,
-    n_entries: u32,
-    entries: [WalkEntry; MAX_ENTRIES],
-    root: u64,
-    paddr: u64,
-    page_size: u64,
-    prot: u64,
-}
-
-const ADD_U64: c_uint = 0;
-const CB_NO_REGS: c_uint = 0;
-const COND_NE: c_uint = 3;
-const MEM_R: c_uint = 1;
-const MEM_W: c_uint = 2;
-const MEM_RW: c_uint = 3;
-const WALK_PAGE: u32 = 0;
-/// `enum qemu_plugin_tlb_flush`
-const FLUSH_ALL: c_uint = 0;
-const FLUSH_ASID: c_uint = 1;
 /// Of a leaf entry.
 const PTE_GLOBAL: u64 = 1 << 8;
 /// The address in a root register.
 const ROOT_MASK: u64 = 0x000f_ffff_ffff_f000;
 
-type TbTransCb = extern "C" fn(PluginId, *mut Tb);
-type UdataCb = extern "C" fn(c_uint, *mut c_void);
-type MemCb = extern "C" fn(c_uint, u32, u64, *mut c_void);
-type SimpleCb = extern "C" fn(PluginId);
-type AtExitCb = extern "C" fn(PluginId, *mut c_void);
-type FlushCb = extern "C" fn(PluginId, c_uint, c_uint, u64, u64);
-type WalkFn = unsafe extern "C" fn(u64, *mut PluginWalk) -> bool;
-type NewBytesFn = unsafe extern "C" fn() -> *mut GByteArray;
-type RegisterFlushFn = unsafe extern "C" fn(PluginId, FlushCb);
-
-extern "C" {
-    fn qemu_plugin_reset(id: PluginId, cb: SimpleCb);
-    fn qemu_plugin_register_vcpu_tb_trans_cb(id: PluginId, cb: TbTransCb);
-    fn qemu_plugin_register_atexit_cb(id: PluginId, cb: AtExitCb, userdata: *mut c_void);
-    fn qemu_plugin_tb_n_insns(tb: *const Tb) -> usize;
-    fn qemu_plugin_tb_get_insn(tb: *const Tb, index: usize) -> *mut InsnHandle;
-    fn qemu_plugin_insn_data(insn: *const InsnHandle, dest: *mut c_void, len: usize) -> usize;
-    fn qemu_plugin_insn_vaddr(insn: *const InsnHandle) -> u64;
-    fn qemu_plugin_insn_haddr(insn: *const InsnHandle) -> *mut c_void;
-    fn qemu_plugin_read_memory_vaddr(addr: u64, data: *mut GByteArray, len: usize) -> bool;
-    fn qemu_plugin_register_vcpu_insn_exec_cb(
-        insn: *mut InsnHandle,
-        cb: UdataCb,
-        flags: c_uint,
-        userdata: *mut c_void,
-    );
-    fn qemu_plugin_register_vcpu_insn_exec_cond_cb(
-        insn: *mut InsnHandle,
-        cb: UdataCb,
-        flags: c_uint,
-        cond: c_uint,
-        entry: U64,
-        imm: u64,
-        userdata: *mut c_void,
-    );
-    fn qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu(
-        insn: *mut InsnHandle,
-        op: c_uint,
-        entry: U64,
-        imm: u64,
-    );
-    fn qemu_plugin_register_vcpu_mem_cb(
-        insn: *mut InsnHandle,
-        cb: MemCb,
-        flags: c_uint,
-        rw: c_uint,
-        userdata: *mut c_void,
-    );
-    fn qemu_plugin_mem_size_shift(info: u32) -> c_uint;
-    fn qemu_plugin_get_hwaddr(info: u32, vaddr: u64) -> *mut HwAddr;
-    fn qemu_plugin_hwaddr_is_io(haddr: *const HwAddr) -> bool;
-    fn qemu_plugin_hwaddr_phys_addr(haddr: *const HwAddr) -> u64;
-    fn qemu_plugin_scoreboard_new(element_size: usize) -> *mut Scoreboard;
-    fn qemu_plugin_scoreboard_find(score: *mut Scoreboard, vcpu_index: c_uint) -> *mut c_void;
-    fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
-}
-
-/// QEMU reads this symbol to learn which interface the plugin was written for.
-#[no_mangle]
-pub static qemu_plugin_version: c_int = 4;
-
 /// The scoreboard, the walk, and everything that translation needs.
 struct Plugin {
-    score: *mut Scoreboard,
-    walk: WalkFn,
-    register_flush: RegisterFlushFn,
+    score: Scoreboard,
+    walk: Walker,
+    register_flush: RegisterFlush,
     shared: Arc<Shared>,
     /// Places of code that translations refer to; they are never freed, as translations may be executed
     /// at any time. A place is kept once.
@@ -183,12 +47,6 @@ struct Plugin {
     /// Where the host has the guest's memory, less its physical address: below and beyond 4 GiB.
     bases: [AtomicU64; 2],
 }
-
-// SAFETY: the scoreboard pointer is only handed back to QEMU, whose functions on it may be called from
-// every CPU thread; it lives as long as QEMU.
-unsafe impl Send for Plugin {}
-// SAFETY: as for Send; what is mutable is behind locks or atomic.
-unsafe impl Sync for Plugin {}
 
 static PLUGIN: OnceLock<Plugin> = OnceLock::new();
 
@@ -202,7 +60,7 @@ static SLOTS: Once = Once::new();
 /// The QEMU side of one virtual CPU.
 struct Qemu {
     slot: *mut Slot,
-    walk: WalkFn,
+    walk: Walker,
     reader: Option<Reader>,
 }
 
@@ -213,23 +71,18 @@ impl Host for Qemu {
 
     fn translation(&mut self, info: u32, va: u64) -> Option<u64> {
         // SAFETY: called while QEMU reports the access that `info` and `va` belong to.
-        let found = unsafe { qemu_plugin_get_hwaddr(info, va) };
-        // SAFETY: not null; valid until the callback returns.
-        if found.is_null() || unsafe { qemu_plugin_hwaddr_is_io(found) } {
-            return None;
-        }
-        // SAFETY: as above.
-        Some(unsafe { qemu_plugin_hwaddr_phys_addr(found) })
+        unsafe { qemu::phys_addr(info, va) }
     }
 
     #[inline(always)]
     fn bytes(&self, info: u32) -> u64 {
-        // SAFETY: no preconditions; `info` is a value.
-        1 << (unsafe { qemu_plugin_mem_size_shift(info) } & 7)
+        1 << (qemu::size_shift(info) & 7)
     }
 
     fn read(&mut self, va: u64, to: &mut [u8]) -> bool {
-        self.reader.as_mut().is_some_and(|r| r.read(va, to))
+        // SAFETY: called in one of this CPU's callbacks.
+        let read = |r: &mut Reader| unsafe { r.read(va, to) };
+        self.reader.as_mut().is_some_and(read)
     }
 
     #[inline(always)]
@@ -240,28 +93,24 @@ impl Host for Qemu {
     }
 }
 
-fn walk(function: WalkFn, va: u64) -> Option<Walk> {
-    let mut w = PluginWalk::default();
-    // SAFETY: called in vCPU context; `w` has the layout of the header that the QEMU was built with.
-    if !unsafe { function(va, &mut w) } || w.result != WALK_PAGE {
-        return None;
-    }
+fn walk(walker: Walker, va: u64) -> Option<Walk> {
+    // SAFETY: called in vCPU context.
+    let w = unsafe { walker.walk(va) }?;
     let size = Size::from_bytes(w.page_size)?;
     let mut entries = [Entry::default(); MAX_ENTRIES];
-    let n = (w.n_entries as usize).min(MAX_ENTRIES);
-    for (to, from) in entries.iter_mut().zip(&w.entries) {
+    for (to, from) in entries.iter_mut().zip(w.entries()) {
         *to = Entry {
             pa: from.paddr,
             level: from.level,
             index_bits: from.index_bits,
         };
     }
-    let leaf = w.entries.get(n.checked_sub(1)?)?;
+    let leaf = w.entries().last()?;
     Some(Walk {
         va,
         root: w.root & ROOT_MASK,
         entries,
-        n: n as u8,
+        n: w.entries().len() as u8,
         page: w.paddr & !(w.page_size - 1),
         size,
         global: leaf.value & PTE_GLOBAL != 0,
@@ -403,7 +252,7 @@ extern "C" fn marked(index: c_uint, data: *mut c_void) {
     });
 }
 
-static ID: OnceLock<PluginId> = OnceLock::new();
+static ID: OnceLock<Id> = OnceLock::new();
 
 /// Throws all translations out, so that new ones count everything.
 fn start(plugin: &Plugin, first: u8) {
@@ -421,12 +270,12 @@ fn pause(plugin: &Plugin) {
 
 fn translate_anew() {
     if let Some(id) = ID.get() {
-        // SAFETY: called in vCPU context with the plugin's own id; `started` is called when no vCPU runs.
-        unsafe { qemu_plugin_reset(*id, started) };
+        // SAFETY: called in vCPU context; `started` is called when no vCPU runs.
+        unsafe { qemu::reset(*id, started) };
     }
 }
 
-extern "C" fn started(id: PluginId) {
+extern "C" fn started(id: Id) {
     guarded(|| {
         let Some(plugin) = PLUGIN.get() else { return };
         let cpus = || (0..plugin.shared.vcpus).filter_map(vcpu);
@@ -441,18 +290,15 @@ extern "C" fn started(id: PluginId) {
     });
 }
 
-fn register(plugin: &Plugin, id: PluginId) {
-    // SAFETY: id is this plugin's; the callbacks live as long as the library.
-    unsafe { qemu_plugin_register_vcpu_tb_trans_cb(id, translated) };
-    // SAFETY: as above.
-    unsafe { qemu_plugin_register_atexit_cb(id, at_exit, std::ptr::null_mut()) };
+fn register(plugin: &Plugin, id: Id) {
+    qemu::on_translation(id, translated);
+    qemu::at_exit(id, at_exit);
     if plugin.everything.load(Ordering::Relaxed) && plugin.shared.options.empty.is_none() {
-        // SAFETY: as above.
-        unsafe { (plugin.register_flush)(id, flushed) };
+        qemu::on_tlb_flush(id, plugin.register_flush, flushed);
     }
 }
 
-extern "C" fn flushed(_id: PluginId, index: c_uint, what: c_uint, va: u64, asid: u64) {
+extern "C" fn flushed(_id: Id, index: c_uint, what: c_uint, va: u64, asid: u64) {
     let Some(v) = vcpu(index) else { return };
     let pcid = (asid & 0xfff) as u16;
     guarded(|| {
@@ -464,7 +310,7 @@ extern "C" fn flushed(_id: PluginId, index: c_uint, what: c_uint, va: u64, asid:
     });
 }
 
-extern "C" fn at_exit(_id: PluginId, _data: *mut c_void) {
+extern "C" fn at_exit(_id: Id, _data: *mut c_void) {
     guarded(|| {
         let Some(plugin) = PLUGIN.get() else { return };
         // Nothing was executed, if nothing was translated.
@@ -518,14 +364,11 @@ extern "C" fn empty_fetch(index: c_uint, data: *mut c_void) {
     v.host.slot().fetch_line = line.va / fpt_walksim_model::config::LINE;
 }
 
-fn member(plugin: &Plugin, offset: usize) -> U64 {
-    U64 {
-        score: plugin.score,
-        offset,
-    }
+fn member(plugin: &Plugin, offset: usize) -> qemu::Counter {
+    plugin.score.counter(offset)
 }
 
-fn counter(plugin: &Plugin, counter: Counter) -> U64 {
+fn counter(plugin: &Plugin, counter: Counter) -> qemu::Counter {
     use std::mem::offset_of;
     member(
         plugin,
@@ -540,31 +383,14 @@ fn counter(plugin: &Plugin, counter: Counter) -> U64 {
     )
 }
 
-/// A number as user data.
-fn word(n: usize) -> *mut c_void {
-    std::ptr::without_provenance_mut(n)
-}
-
-fn carry_out(plugin: &Plugin, insn: *mut InsnHandle, action: Action, page: &mut CodePage) {
+fn carry_out(plugin: &Plugin, insn: qemu::Insn<'_>, action: Action, page: &mut CodePage) {
     let same = plugin.shared.options.empty == Some(Empty::Same);
     match action {
         Action::Add(which, n) => {
-            // SAFETY: insn is valid during the translation callback; the scoreboard is never freed.
-            unsafe {
-                qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu(
-                    insn,
-                    ADD_U64,
-                    counter(plugin, which),
-                    n,
-                );
-            }
+            insn.add(counter(plugin, which), n);
             if which == (Counter::Packed { kernel: true }) {
                 let sum = member(plugin, std::mem::offset_of!(Slot, kernel_sum));
-                let n = n & u64::from(u32::MAX);
-                // SAFETY: as above.
-                unsafe {
-                    qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu(insn, ADD_U64, sum, n)
-                };
+                insn.add(sum, n & u64::from(u32::MAX));
             }
         }
         Action::Fetch { va, second } => {
@@ -575,30 +401,14 @@ fn carry_out(plugin: &Plugin, insn: *mut InsnHandle, action: Action, page: &mut 
             }
             let cb = if same { empty_fetch } else { fetched };
             let last = member(plugin, std::mem::offset_of!(Slot, fetch_line));
-            let data = std::ptr::from_ref(line).cast_mut().cast();
-            // SAFETY: as above; the user data is read only, and never freed.
-            unsafe {
-                qemu_plugin_register_vcpu_insn_exec_cond_cb(
-                    insn,
-                    cb,
-                    CB_NO_REGS,
-                    COND_NE,
-                    last,
-                    va / fpt_walksim_model::config::LINE,
-                    data,
-                );
-            }
+            let number = va / fpt_walksim_model::config::LINE;
+            insn.on_exec_unless(last, number, cb, Data::of(line));
         }
         Action::Function { function, n } => {
             let inside = member(plugin, std::mem::offset_of!(Slot, in_page_fault));
-            let data = word((function as usize) << 16 | n.min(0xffff) as usize);
+            let data = Data::number((function as usize) << 16 | n.min(0xffff) as usize);
             let cb = if same { empty_exec } else { in_function };
-            // SAFETY: as above; the user data is a number.
-            unsafe {
-                qemu_plugin_register_vcpu_insn_exec_cond_cb(
-                    insn, cb, CB_NO_REGS, COND_NE, inside, 0, data,
-                );
-            }
+            insn.on_exec_unless(inside, 0, cb, data);
         }
         Action::Access {
             kernel,
@@ -608,50 +418,30 @@ fn carry_out(plugin: &Plugin, insn: *mut InsnHandle, action: Action, page: &mut 
         } => {
             let cb = if same { empty_access } else { accessed };
             let data = |halves| {
-                word(access::pack(
+                Data::number(access::pack(
                     kernel,
                     halves,
                     if halves > 0 { function } else { 0 },
                 ))
             };
             if loads == stores {
-                // SAFETY: as above; the user data is a number.
-                unsafe {
-                    qemu_plugin_register_vcpu_mem_cb(insn, cb, CB_NO_REGS, MEM_RW, data(loads))
-                };
+                insn.on_access(Rw::RW, cb, data(loads));
             } else {
-                // SAFETY: as above.
-                unsafe {
-                    qemu_plugin_register_vcpu_mem_cb(insn, cb, CB_NO_REGS, MEM_R, data(loads))
-                };
-                // SAFETY: as above.
-                unsafe {
-                    qemu_plugin_register_vcpu_mem_cb(insn, cb, CB_NO_REGS, MEM_W, data(stores))
-                };
+                insn.on_access(Rw::R, cb, data(loads));
+                insn.on_access(Rw::W, cb, data(stores));
             }
         }
         Action::Event(event) => on_exec(insn, happened, number(&Happening::Event(event))),
         Action::Return(how) => on_exec(insn, happened, number(&Happening::Return(how))),
         Action::Mark(Mark::Begin(id)) => on_exec(insn, marked, usize::from(id)),
         Action::Mark(Mark::End(id)) => on_exec(insn, marked, usize::from(id) | 0x100),
-        Action::LeaveTask => {
-            // SAFETY: as above.
-            unsafe {
-                qemu_plugin_register_vcpu_mem_cb(insn, task_left, CB_NO_REGS, MEM_W, word(0))
-            };
-        }
-        Action::TakeTask => {
-            // SAFETY: as above.
-            unsafe {
-                qemu_plugin_register_vcpu_mem_cb(insn, task_taken, CB_NO_REGS, MEM_R, word(0))
-            };
-        }
+        Action::LeaveTask => insn.on_access(Rw::W, task_left, Data::number(0)),
+        Action::TakeTask => insn.on_access(Rw::R, task_taken, Data::number(0)),
     }
 }
 
-fn on_exec(insn: *mut InsnHandle, cb: UdataCb, data: usize) {
-    // SAFETY: insn is valid during the translation callback; the user data is a number.
-    unsafe { qemu_plugin_register_vcpu_insn_exec_cb(insn, cb, CB_NO_REGS, word(data)) };
+fn on_exec(insn: qemu::Insn<'_>, cb: OnExec, data: usize) {
+    insn.on_exec(cb, Data::number(data));
 }
 
 /// The page of the code that is being translated, as most lines of a block are in one page.
@@ -688,9 +478,8 @@ fn place(plugin: &Plugin, va: u64, page: &mut CodePage) -> &'static CodeLine {
 
 /// Compares the walk of code with where QEMU reads it. QEMU tells an address of the host's, which is the guest's physical
 /// one plus the same number all over its memory, or plus another one beyond 4 GiB.
-fn compare_code(plugin: &Plugin, insn: *mut InsnHandle, line: &CodeLine) {
-    // SAFETY: insn is valid during the translation callback.
-    let host = unsafe { qemu_plugin_insn_haddr(insn) }.addr() as u64;
+fn compare_code(plugin: &Plugin, insn: qemu::Insn<'_>, line: &CodeLine) {
+    let host = insn.haddr();
     if host == 0 || line.pa == u64::MAX || !plugin.shared.checking() {
         return;
     }
@@ -715,27 +504,17 @@ fn compare_code(plugin: &Plugin, insn: *mut InsnHandle, line: &CodeLine) {
     lock(&plugin.shared.results).found(found);
 }
 
-fn instrument(plugin: &Plugin, tb: *mut Tb) {
+fn instrument(plugin: &Plugin, translated: Block<'_>) {
     slots(plugin);
-    // SAFETY: tb is valid during the translation callback.
-    let n = unsafe { qemu_plugin_tb_n_insns(tb) };
-    let mut handles = Vec::with_capacity(n);
-    let mut code = Vec::with_capacity(n);
-    for index in 0..n {
-        // SAFETY: index is below the number of instructions; the handle is valid until the callback
-        // returns.
-        let insn = unsafe { qemu_plugin_tb_get_insn(tb, index) };
-        if insn.is_null() {
-            return;
-        }
-        let mut buffer = [0u8; 16];
-        // SAFETY: insn is valid, the buffer is as long as said.
-        let len = unsafe { qemu_plugin_insn_data(insn, buffer.as_mut_ptr().cast(), buffer.len()) };
-        // SAFETY: insn is valid.
-        let va = unsafe { qemu_plugin_insn_vaddr(insn) };
-        handles.push(insn);
-        code.push((va, buffer, len.min(buffer.len())));
-    }
+    let handles: Vec<_> = translated.insns().collect();
+    let code: Vec<_> = handles
+        .iter()
+        .map(|insn| {
+            let mut buffer = [0u8; 16];
+            let len = insn.bytes(&mut buffer);
+            (insn.vaddr(), buffer, len)
+        })
+        .collect();
     let block: Vec<Insn<'_>> = code
         .iter()
         .map(|(va, buffer, len)| Insn {
@@ -762,10 +541,7 @@ fn instrument(plugin: &Plugin, tb: *mut Tb) {
     if each {
         for insn in handles {
             on_exec(insn, empty_exec, 0);
-            // SAFETY: insn is valid during the translation callback.
-            unsafe {
-                qemu_plugin_register_vcpu_mem_cb(insn, empty_access, CB_NO_REGS, MEM_RW, word(0))
-            };
+            insn.on_access(Rw::RW, empty_access, Data::number(0));
         }
     }
 }
@@ -774,8 +550,7 @@ fn instrument(plugin: &Plugin, tb: *mut Tb) {
 fn slots(plugin: &Plugin) {
     SLOTS.call_once(|| {
         for index in 0..plugin.shared.vcpus {
-            // SAFETY: the scoreboard is never freed.
-            let slot = unsafe { qemu_plugin_scoreboard_find(plugin.score, index) }.cast::<Slot>();
+            let slot = plugin.score.find(index).cast::<Slot>();
             if let Some(v) = vcpu(index) {
                 v.host.slot = slot;
                 v.host.slot().fetch_line = NO_LINE;
@@ -784,55 +559,16 @@ fn slots(plugin: &Plugin) {
     });
 }
 
-extern "C" fn translated(_id: PluginId, tb: *mut Tb) {
+extern "C" fn translated(_id: Id, block: Block<'_>) {
     guarded(|| {
         if let Some(plugin) = PLUGIN.get() {
-            instrument(plugin, tb);
+            instrument(plugin, block);
         }
     });
 }
 
-/// Functions of glib and a buffer of its, which QEMU's memory reads need. glib is part of every QEMU.
-struct Reader {
-    buffer: *mut GByteArray,
-}
-
-impl Reader {
-    fn new() -> Option<Reader> {
-        let new = optional(c"g_byte_array_new")?;
-        // SAFETY: the name determines the type.
-        let new = unsafe { std::mem::transmute::<*mut c_void, NewBytesFn>(new) };
-        // SAFETY: no preconditions.
-        let buffer = unsafe { new() };
-        (!buffer.is_null()).then_some(Reader { buffer })
-    }
-
-    /// In vCPU context only.
-    fn read(&mut self, va: u64, to: &mut [u8]) -> bool {
-        // SAFETY: the buffer is glib's and never freed; QEMU sets its length.
-        if !unsafe { qemu_plugin_read_memory_vaddr(va, self.buffer, to.len()) } {
-            return false;
-        }
-        // SAFETY: as above.
-        let array = unsafe { &*self.buffer };
-        if array.data.is_null() || (array.len as usize) < to.len() {
-            return false;
-        }
-        // SAFETY: glib's array has at least as many bytes.
-        let from = unsafe { std::slice::from_raw_parts(array.data, to.len()) };
-        to.copy_from_slice(from);
-        true
-    }
-}
-
-/// A function of QEMU that an older one does not have.
-fn optional(name: &CStr) -> Option<*mut c_void> {
-    // SAFETY: a null handle asks the whole program; the name ends with a zero byte.
-    let found = unsafe { dlsym(std::ptr::null_mut(), name.as_ptr()) };
-    (!found.is_null()).then_some(found)
-}
-
-fn install(id: PluginId, info: &Info, args: &[String]) -> Result<(), String> {
+fn install(id: Id, info: Option<Info>, args: &[String]) -> Result<(), String> {
+    let info = info.ok_or("QEMU says nothing about itself")?;
     let options = args::options(args)?;
     if !info.system_emulation {
         return Err(
@@ -841,19 +577,15 @@ fn install(id: PluginId, info: &Info, args: &[String]) -> Result<(), String> {
     }
     let too_old =
         "this QEMU's plugin interface has no page-table walks: use the QEMU of `fpt build-qemu`";
-    if info.version_cur < qemu_plugin_version || info.version_min > qemu_plugin_version {
+    let (from, to) = info.versions;
+    if to < qemu::VERSION || from > qemu::VERSION {
         return Err(format!(
-            "this QEMU has plugin interface {} to {}, not {qemu_plugin_version}: use the QEMU of `fpt build-qemu`",
-            info.version_min, info.version_cur
+            "this QEMU has plugin interface {from} to {to}, not {}: use the QEMU of `fpt build-qemu`",
+            qemu::VERSION
         ));
     }
-    let walk = optional(c"qemu_plugin_walk_vaddr").ok_or(too_old)?;
-    let register_flush = optional(c"qemu_plugin_register_vcpu_tlb_flush_cb").ok_or(too_old)?;
-    // SAFETY: the name determines the type, and the header that declares it the layout.
-    let walk = unsafe { std::mem::transmute::<*mut c_void, WalkFn>(walk) };
-    // SAFETY: as above.
-    let register_flush =
-        unsafe { std::mem::transmute::<*mut c_void, RegisterFlushFn>(register_flush) };
+    let walk = Walker::find().ok_or(too_old)?;
+    let register_flush = RegisterFlush::find().ok_or(too_old)?;
 
     let shown = options.config.display();
     let text = std::fs::read_to_string(&options.config)
@@ -865,9 +597,8 @@ fn install(id: PluginId, info: &Info, args: &[String]) -> Result<(), String> {
     output::write(&options.out, "")?;
     std::fs::remove_file(&options.out)
         .map_err(|e| format!("cannot write {}: {e}", options.out.display()))?;
-    let vcpus = u32::try_from(info.max_vcpus.max(info.smp_vcpus))
-        .unwrap_or(1)
-        .max(1);
+    let (now, most) = info.cpus;
+    let vcpus = u32::try_from(most.max(now)).unwrap_or(1).max(1);
     if vcpus as usize > MAX_VCPUS {
         return Err(format!(
             "{vcpus} vCPUs: this plugin knows {MAX_VCPUS} at most"
@@ -887,8 +618,7 @@ fn install(id: PluginId, info: &Info, args: &[String]) -> Result<(), String> {
         }
     }
     let plugin = Plugin {
-        // SAFETY: called from qemu_plugin_install, where scoreboards may be made.
-        score: unsafe { qemu_plugin_scoreboard_new(size_of::<Slot>()) },
+        score: Scoreboard::new(size_of::<Slot>()),
         walk,
         register_flush,
         shared,
@@ -903,38 +633,4 @@ fn install(id: PluginId, info: &Info, args: &[String]) -> Result<(), String> {
         register(plugin, id);
     }
     Ok(())
-}
-
-/// Called by QEMU when it has loaded the library.
-///
-/// # Safety
-/// `info` is null or points at a `qemu_info_t`; `argv` holds `argc` C strings. QEMU promises both.
-#[no_mangle]
-pub unsafe extern "C" fn qemu_plugin_install(
-    id: PluginId,
-    info: *const c_void,
-    argc: c_int,
-    argv: *mut *mut c_char,
-) -> c_int {
-    let args: Vec<String> = (0..usize::try_from(argc).unwrap_or(0))
-        .map(|i| {
-            // SAFETY: i < argc; QEMU's strings end with a zero byte.
-            let arg = unsafe { CStr::from_ptr(*argv.add(i)) };
-            arg.to_string_lossy().into_owned()
-        })
-        .collect();
-    // SAFETY: null, or as QEMU promises.
-    let info = unsafe { info.cast::<Info>().as_ref() };
-    let installed = catch_unwind(|| match info {
-        Some(info) => install(id, info, &args),
-        None => Err("QEMU says nothing about itself".to_owned()),
-    });
-    match installed {
-        Ok(Ok(())) => 0,
-        Ok(Err(why)) => {
-            eprintln!("fpt-walksim: {why}");
-            1
-        }
-        Err(_) => 1,
-    }
 }
