@@ -92,6 +92,12 @@ impl<M: GuestMemory> Ledger<M> {
         how: Release,
     ) -> Result<(), RunError> {
         self.begin(by)?;
+        // Pages first: what is right is asked of the trees as they were.
+        if how == Release::Freed && self.records.has_leaves() {
+            for n in 0..frames {
+                self.free_page(by, frame.plus(n));
+            }
+        }
         for n in 0..frames {
             self.free_roots(by, frame.plus(n));
         }
@@ -99,9 +105,6 @@ impl<M: GuestMemory> Ledger<M> {
             let one = frame.plus(n);
             if self.tables.get(one).is_some() || self.records.has_tables() {
                 self.free_table(by, one);
-            }
-            if how == Release::Freed && self.records.has_leaves() {
-                self.free_page(by, one);
             }
         }
         self.end()

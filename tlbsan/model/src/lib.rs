@@ -24,7 +24,7 @@ mod oracle;
 pub use check::Release;
 pub use cpu::{CpuId, CpuSet, Ended, Flushed, Invalidation, Mode, Origin, Past, Seq, Site, Task};
 pub use finding::{Certainty, Finding, Holder, Rule, RunError, Taken, What, Why};
-pub use geometry::{Frame, Geometry, Leaf, Level, Place, Pointer, Rights, Root};
+pub use geometry::{Frame, Geometry, Leaf, Level, Place, Pointer, Reading, Rights, Root};
 pub use geometry::{A, ADDRESS, D, FLAT, G, LARGE_PAT, P, PCD, PS, PWT, RW, US, XD};
 pub use ledger::{Ledger, MAX_CPUS};
 pub use memory::GuestMemory;
