@@ -228,8 +228,12 @@ void world_layout(struct world *w, int id)
 			w->per_slot = w->cells + 1;
 	}
 	w->split = w->cells;
-	/* Worlds' dense arenas share upper tables, and lie on both sides of a 512 GiB border. */
-	addr = BASE + 200 * SPAN - DENSE / 2 * PAGE + (id + 1) / 2 * (id & 1 ? -16L : 16L) * (long)MIB;
+	/*
+	 * Worlds' dense arenas share upper tables, and lie on both sides of a 512 GiB border.
+	 * A stack of one never grows into another: reading below it is enough to make it grow.
+	 */
+	addr = BASE + 200 * SPAN - DENSE / 2 * PAGE +
+	       (id + 1) / 2 * (id & 1 ? -2L : 2L) * (long)GROW_LIMIT;
 	for (p = 0; p < DENSE; p++)
 		add_place(w, addr + p * PAGE, 1);
 }
