@@ -246,7 +246,9 @@ impl Fuzz {
     pub fn short(seconds: u64) -> Fuzz {
         Fuzz {
             seconds,
-            seed: stress::clock_seed(),
+            // A change is judged by the same sequences as the one before it; new ones are
+            // tried by hand, where the seed is the clock's.
+            seed: 1,
             plan: Plan {
                 mem: "2G".into(),
                 ..Plan::default()
