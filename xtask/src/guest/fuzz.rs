@@ -67,17 +67,7 @@ pub struct Args {
 }
 
 pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
-    let mut subjects: Vec<Subject> = Vec::new();
-    for mode in args.mode {
-        args.profile.check_mode(mode)?;
-        let subject = Subject::of(args.profile, mode);
-        if !subjects.contains(&subject) {
-            subjects.push(subject);
-        }
-    }
-    if args.kernel == Some(OtherKernel::Unpatched) && !subjects.contains(&Subject::Unpatched) {
-        subjects.push(Subject::Unpatched);
-    }
+    let subjects = Subject::asked_for(args.profile, &args.mode, args.kernel)?;
     qemu::check_size(&args.mem)?;
     let fuzz = Fuzz {
         seconds: (args.minutes * 60.0).round() as u64,

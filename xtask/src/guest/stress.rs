@@ -154,17 +154,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
         }
         return Ok(code::OK);
     }
-    let mut subjects: Vec<Subject> = Vec::new();
-    for mode in args.mode {
-        args.profile.check_mode(mode)?;
-        let subject = Subject::of(args.profile, mode);
-        if !subjects.contains(&subject) {
-            subjects.push(subject);
-        }
-    }
-    if args.kernel == Some(OtherKernel::Unpatched) && !subjects.contains(&Subject::Unpatched) {
-        subjects.push(Subject::Unpatched);
-    }
+    let subjects = Subject::asked_for(args.profile, &args.mode, args.kernel)?;
     qemu::check_size(&args.mem)?;
     let stress = Stress {
         seconds: (args.minutes * 60.0).round() as u64,

@@ -49,6 +49,29 @@ impl Subject {
         }
     }
 
+    /// What `--profile`, `--mode` and `--kernel` name, each once and in that order.
+    pub fn asked_for(
+        profile: Profile,
+        modes: &[Mode],
+        kernel: Option<OtherKernel>,
+    ) -> Result<Vec<Subject>> {
+        let mut subjects = Vec::new();
+        for mode in modes {
+            profile.check_mode(*mode)?;
+            let subject = Subject::of(profile, *mode);
+            if !subjects.contains(&subject) {
+                subjects.push(subject);
+            }
+        }
+        match kernel {
+            Some(OtherKernel::Unpatched) if !subjects.contains(&Subject::Unpatched) => {
+                subjects.push(Subject::Unpatched);
+            }
+            Some(OtherKernel::Unpatched) | None => {}
+        }
+        Ok(subjects)
+    }
+
     /// Whose results it must have.
     pub fn reference(self) -> Option<Subject> {
         match self {
