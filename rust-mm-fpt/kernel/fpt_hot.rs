@@ -9,6 +9,7 @@ mod fpt_core {
     pub mod addr;
     pub mod entry;
     pub mod geometry;
+    pub mod walk;
 }
 
 #[allow(unreachable_pub, dead_code)]

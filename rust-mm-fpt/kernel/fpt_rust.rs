@@ -6,15 +6,16 @@
 //! file's modules lend it the kernel's memory, locks and counters (glue.rs) and are what C calls
 //! (hooks.rs, hot.rs). They alone contain `unsafe`.
 //!
-//! Lock order, outermost first: `mmap_lock` or a VMA lock; `mm->page_table_lock` (install and
-//! publish); the pool locks are leaves and never nest in it. A demotion takes every lock of the
-//! address space (`mm_take_all_locks()`) between the two.
+//! Lock order, outermost first: `mmap_lock` or a VMA lock; the lock of an index page (the PMD lock of a
+//! PMD table, `mm->page_table_lock` of a PUD table); `mm->page_table_lock`; the pool locks are leaves.
 //!
 //! Memory ordering: a node's 2 MiB are zeroed, or were seen to be zero, before the entry that
-//! points at it is published with a release store. Hardware and software walkers reach the node
-//! through that entry only (address dependency). Whoever clears an entry flushes the TLB before
-//! the node is retired. A demotion publishes the table that replaces a node in the same way; old
-//! and new entry lead to the same slices, so a walker may have seen either.
+//! points at it is published; the barrier is that of `pmd_install()`, which generic code has before
+//! each `p?d_populate()`. Hardware reaches the node through that entry only, software goes on to the
+//! index page by address dependency (entry, `struct page`, table). Whoever clears the entry flushes
+//! the TLB before the node is retired. Where an entry that says FLAT is replaced by one that leads to
+//! the index page, old and new lead to the same slices, so a walker may have seen either until the
+//! flush; nothing else is stored in the index page before that is over.
 
 #[forbid(unsafe_code)]
 #[allow(dead_code, unreachable_pub)]
@@ -27,6 +28,8 @@ mod fpt_core {
     pub mod node;
     pub mod policy;
     pub mod pool;
+    pub mod span;
+    pub mod walk;
 }
 
 mod glue;

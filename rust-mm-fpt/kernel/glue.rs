@@ -2,17 +2,18 @@
 
 //! [`KernelNode`]: memory, locks, charges, pools and counters of the kernel, as the core's traits.
 
-use super::fpt_core::addr::PhysAddr;
+use super::fpt_core::addr::{PhysAddr, PAGE_SIZE};
 use super::fpt_core::counters::{Counter, KindCounter};
 use super::fpt_core::entry::Entry;
-use super::fpt_core::geometry::NodeKind;
-use super::fpt_core::node::{drain_pool, NodeAlloc, NodeDemote, NodeMem, RootShed};
+use super::fpt_core::geometry::{NodeKind, NODE_BYTES};
+use super::fpt_core::node::{drain_pool, NodeAlloc, NodeMem, RootShed};
 use super::fpt_core::policy::{Choice, Policy, SpanFacts};
 use super::fpt_core::pool::PoolView;
+use super::fpt_core::span::Span;
 use super::hot::phys_to_virt;
 use core::ffi::{c_int, c_ulong, c_void};
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 /// `struct mm_struct`, opaque.
 #[repr(C)]
@@ -26,19 +27,97 @@ pub struct Page {
     _opaque: [u8; 0],
 }
 
-/// `struct mmu_gather`, opaque.
+/// `struct fpt_node`: the span, which is the core's, and its place, which is C's.
 #[repr(C)]
-pub struct MmuGather {
-    _opaque: [u8; 0],
+pub struct Node {
+    span: Span,
+    place: Place,
 }
 
-/// `struct fpt_demotion`, opaque.
+/// Where a node is: the rest of `struct fpt_node`, as far as Rust reads it.
 #[repr(C)]
-pub struct Demotion {
-    _opaque: [u8; 0],
+pub(super) struct Place {
+    block: u64,
+    index: u64,
+    mm: *mut Mm,
 }
 
-const POOL_MAX: usize = 16;
+/// A node's two halves, of which one lends out a state while the other is used.
+pub(super) struct Parts<'a> {
+    pub(super) span: &'a mut Span,
+    pub(super) place: &'a Place,
+}
+
+impl Node {
+    pub(super) fn span(&mut self) -> &mut Span {
+        &mut self.span
+    }
+
+    pub(super) fn parts(&mut self) -> Parts<'_> {
+        Parts {
+            span: &mut self.span,
+            place: &self.place,
+        }
+    }
+
+    pub(super) fn kind(&self) -> NodeKind {
+        self.span.kind()
+    }
+
+    /// Physical address of the 512 slices.
+    pub(super) fn block(&self) -> PhysAddr {
+        PhysAddr::new(self.place.block)
+    }
+
+    /// Physical address of the index page.
+    pub(super) fn index(&self) -> PhysAddr {
+        PhysAddr::new(self.place.index)
+    }
+
+    /// The address space that it is in.
+    pub(super) fn mm(&self) -> *mut Mm {
+        self.place.mm
+    }
+}
+
+impl Place {
+    /// Stores `entry` into the slot, in place of one that says FLAT.
+    pub(super) fn store_slot(&self, entry: Entry) {
+        // SAFETY: the place is that of a node in a tree, under the lock of its index page.
+        unsafe { fpt_c_store_slot(self, entry.as_u64()) };
+    }
+
+    /// Waits until no processor has anything of the span in a TLB, in a paging-structure cache or in a
+    /// walk without locks, that it found before.
+    pub(super) fn flush(&self) {
+        // SAFETY: as above.
+        unsafe { fpt_c_flush(self) };
+    }
+
+    /// All entries of the index page, in one.
+    pub(super) fn look(&self) -> Entry {
+        let index = phys_to_virt(PhysAddr::new(self.index));
+        // SAFETY: an index page is 512 entries in the direct map.
+        let entries = unsafe { core::slice::from_raw_parts(index.cast_const(), 512) };
+        Entry::new(entries.iter().fold(0, |any, e| any | e))
+    }
+}
+
+/// Splits the block of a node that is no node any more, and frees the slices that are not in use
+/// after an RCU period.
+pub(super) fn split(node: *mut Node) {
+    // SAFETY: `node` is valid, and the lock of its index page is held.
+    unsafe { fpt_c_split(node) };
+}
+
+/// Complains, once, and taints: a freed index page held something.
+pub(super) fn not_empty() {
+    // SAFETY: no precondition.
+    unsafe { fpt_c_not_empty() };
+}
+
+/// `FPT_POOL_MAX`.
+const POOL_MAX: usize = 64;
 
 /// `struct fpt_pool`.
 #[repr(C)]
@@ -56,6 +135,8 @@ struct Facts {
     policy: u8,
     vma_excluded: u8,
     parent: u8,
+    parent_nodes: u32,
+    parent_slices: u32,
     pad: u32,
     min_span: u64,
     mm_total_vm: u64,
@@ -67,35 +148,28 @@ struct Facts {
 // As in fpt_internal.h.
 extern "C" {
     fn fpt_c_facts(mm: *mut Mm, kind: u32, addr: c_ulong, facts: *mut Facts);
-    fn fpt_c_block_alloc() -> *mut Page;
-    fn fpt_c_block_free(page: *mut Page);
+    fn fpt_c_block_alloc(kind: u32) -> *mut Page;
+    fn fpt_c_block_free(page: *mut Page, kind: u32);
     fn fpt_c_slice_ctor(page: *mut Page, kind: u32, slice: u32) -> bool;
     fn fpt_c_slice_dtor(page: *mut Page, kind: u32, slice: u32);
-    fn fpt_c_charge(page: *mut Page) -> bool;
-    fn fpt_c_uncharge(page: *mut Page);
+    fn fpt_c_charge(page: *mut Page, kind: u32) -> bool;
+    fn fpt_c_uncharge(page: *mut Page, kind: u32);
     fn fpt_c_is_zero(page: *mut Page, kind: u32) -> bool;
     fn fpt_c_page_phys(page: *mut Page) -> u64;
     fn fpt_c_phys_page(pa: u64) -> *mut Page;
     fn fpt_c_virt_phys(va: *const c_void) -> u64;
-    fn fpt_c_this_cpu() -> c_int;
-    fn fpt_c_pool_lock(cpu: c_int, kind: u32, flags: *mut c_ulong) -> *mut Pool;
-    fn fpt_c_pool_unlock(cpu: c_int, flags: c_ulong);
+    fn fpt_c_nid() -> c_int;
+    fn fpt_c_page_nid(page: *mut Page) -> c_int;
+    fn fpt_c_pool_lock(nid: c_int, kind: u32, flags: *mut c_ulong) -> *mut Pool;
+    fn fpt_c_pool_unlock(nid: c_int, flags: c_ulong);
     fn fpt_c_pool_bypassed() -> bool;
-    fn fpt_c_mm_lock(mm: *mut Mm);
-    fn fpt_c_mm_unlock(mm: *mut Mm);
-    fn fpt_c_mm_forbids(mm: *mut Mm, kind: u32) -> bool;
-    fn fpt_c_mm_account(mm: *mut Mm, kind: u32, nodes: c_int);
+    fn fpt_c_mm_account(mm: *mut Mm, kind: u32, nodes: c_int, bytes: i64);
     fn fpt_c_mm_conventional(mm: *mut Mm);
-    fn fpt_c_demote_table(d: *mut Demotion) -> u64;
-    fn fpt_c_demote_table_free(d: *mut Demotion, pa: u64);
-    fn fpt_c_demote_in_use(d: *mut Demotion, slice: u32) -> bool;
-    fn fpt_c_demote_split(d: *mut Demotion, page: *mut Page);
-    fn fpt_c_demote_account(d: *mut Demotion);
-    fn fpt_c_demote_flush(d: *mut Demotion);
-    fn fpt_c_demote_free_slice(d: *mut Demotion, page: *mut Page);
     fn fpt_c_root_split(page: *mut Page, l4: u64);
-    fn fpt_c_tlb_mm(tlb: *mut MmuGather) -> *mut Mm;
-    fn fpt_c_tlb_add(tlb: *mut MmuGather, page: *mut Page, tag: u8, kind: u32, addr: c_ulong);
+    fn fpt_c_store_slot(place: *const Place, entry: u64);
+    fn fpt_c_flush(place: *const Place);
+    fn fpt_c_split(node: *mut Node);
+    fn fpt_c_not_empty();
 }
 
 static COUNTERS: [AtomicI64; Counter::COUNT] = [const { AtomicI64::new(0) }; Counter::COUNT];
@@ -124,30 +198,26 @@ pub(super) fn pool_nodes() -> i64 {
 pub(super) struct Block(NonNull<Page>);
 
 impl Block {
-    /// # Safety
-    ///
-    /// `page` is the head of an order-9 block that the caller owns and gives away.
-    pub(super) unsafe fn from_raw(page: NonNull<Page>) -> Self {
-        Block(page)
-    }
-
-    pub(super) fn into_raw(self) -> NonNull<Page> {
-        self.0
-    }
-
     fn ptr(&self) -> *mut Page {
         self.0.as_ptr()
     }
+
+    pub(super) fn into_raw(self) -> *mut Page {
+        self.ptr()
+    }
+
+    /// # Safety
+    ///
+    /// `page` came from [`Block::into_raw`], once.
+    pub(super) unsafe fn from_raw(page: NonNull<Page>) -> Self {
+        Block(page)
+    }
 }
 
-/// What the core operates on: one entry of one address space, or neither where only blocks are
-/// handled.
+/// What the core operates on: an address space, or blocks alone.
 pub(super) struct KernelNode {
     mm: *mut Mm,
-    slot: *const AtomicU64,
-    /// What a demotion needs; null elsewhere.
-    demotion: *mut Demotion,
-    cpu: c_int,
+    nid: c_int,
     /// Caps, from the facts that the policy saw.
     mm_nodes: u64,
     mm_cap: u64,
@@ -155,47 +225,21 @@ pub(super) struct KernelNode {
 }
 
 impl KernelNode {
-    /// For an entry of `mm`.
+    /// For `mm`.
     ///
     /// # Safety
     ///
-    /// `mm` is valid for as long as the value lives. `slot` points at an entry of its page
-    /// tables, or is null and the core is asked for a root only.
-    pub(super) unsafe fn new(mm: *mut Mm, slot: *mut u64) -> Self {
-        // SAFETY: no precondition.
-        let cpu = unsafe { fpt_c_this_cpu() };
-        KernelNode {
-            mm,
-            slot: slot.cast(),
-            demotion: core::ptr::null_mut(),
-            cpu,
-            mm_nodes: 0,
-            mm_cap: 0,
-            global_cap: 0,
-        }
+    /// `mm` is valid for as long as the value lives.
+    pub(super) unsafe fn new(mm: *mut Mm) -> Self {
+        KernelNode { mm, ..KernelNode::detached(None) }
     }
 
-    /// For the demotion of the node below an entry of `mm`.
-    ///
-    /// # Safety
-    ///
-    /// As for [`KernelNode::new`]; `demotion` is valid for as long as the value lives, and
-    /// describes that node.
-    pub(super) unsafe fn demoted(mm: *mut Mm, slot: *mut u64, demotion: *mut Demotion) -> Self {
-        // SAFETY: by the caller.
-        let node = unsafe { KernelNode::new(mm, slot) };
-        KernelNode { demotion, ..node }
-    }
-
-    /// For blocks alone, with the pool of `cpu`.
-    pub(super) fn detached(cpu: Option<c_int>) -> Self {
-        // SAFETY: no precondition.
-        let cpu = cpu.unwrap_or_else(|| unsafe { fpt_c_this_cpu() });
+    /// For blocks alone, with the pool of NUMA node `nid`, or of this CPU's.
+    pub(super) fn detached(nid: Option<c_int>) -> Self {
         KernelNode {
             mm: core::ptr::null_mut(),
-            slot: core::ptr::null(),
-            demotion: core::ptr::null_mut(),
-            cpu,
+            // SAFETY: no precondition.
+            nid: nid.unwrap_or_else(|| unsafe { fpt_c_nid() }),
             mm_nodes: 0,
             mm_cap: 0,
             global_cap: 0,
@@ -226,6 +270,8 @@ impl KernelNode {
                 2 => Some(Choice::Flat),
                 _ => None,
             },
+            parent_nodes: f.parent_nodes,
+            parent_slices: f.parent_slices,
         })
     }
 
@@ -235,21 +281,19 @@ impl KernelNode {
         unsafe { fpt_c_mm_conventional(self.mm) };
     }
 
-    fn slot(&self) -> Option<&AtomicU64> {
-        // SAFETY: null, or an aligned entry of a page table that outlives `self` by the contract
-        // of `new`. Hardware and C access it concurrently, by single 8-byte accesses.
-        unsafe { self.slot.as_ref() }
-    }
-
-    fn with_pool<R>(&self, kind: NodeKind, f: impl FnOnce(&mut PoolView<'_, *mut Page>) -> R) -> R {
+    fn with_pool<R>(
+        nid: c_int,
+        kind: NodeKind,
+        f: impl FnOnce(&mut PoolView<'_, *mut Page>) -> R,
+    ) -> R {
         let mut flags = 0;
-        // SAFETY: `cpu` is a possible CPU; the lock is released below, and nothing in between
+        // SAFETY: `nid` is a possible node; the lock is released below, and nothing in between
         // sleeps or takes it again.
-        let pool = unsafe { &mut *fpt_c_pool_lock(self.cpu, kind as u32, &mut flags) };
+        let pool = unsafe { &mut *fpt_c_pool_lock(nid, kind as u32, &mut flags) };
         let cap = pool.cap;
         let r = f(&mut PoolView::new(&mut pool.slot, &mut pool.len, cap));
         // SAFETY: taken above; `pool` is not used any more.
-        unsafe { fpt_c_pool_unlock(self.cpu, flags) };
+        unsafe { fpt_c_pool_unlock(nid, flags) };
         r
     }
 }
@@ -258,12 +302,14 @@ impl NodeAlloc for KernelNode {
     type Block = Block;
 
     fn take_pooled(&mut self, kind: NodeKind) -> Option<Block> {
-        let page = self.with_pool(kind, |pool| pool.pop())?;
+        let page = Self::with_pool(self.nid, kind, |pool| pool.pop())?;
         NonNull::new(page).map(Block)
     }
 
     fn put_pooled(&mut self, kind: NodeKind, block: Block) -> Result<(), Block> {
-        match self.with_pool(kind, |pool| pool.push(block.ptr())) {
+        // SAFETY: a valid page.
+        let nid = unsafe { fpt_c_page_nid(block.ptr()) };
+        match Self::with_pool(nid, kind, |pool| pool.push(block.ptr())) {
             Ok(()) => Ok(()),
             Err(_) => Err(block),
         }
@@ -274,14 +320,14 @@ impl NodeAlloc for KernelNode {
         TAINTED.load(Ordering::Relaxed) || unsafe { fpt_c_pool_bypassed() }
     }
 
-    fn alloc(&mut self, _kind: NodeKind) -> Option<Block> {
+    fn alloc(&mut self, kind: NodeKind) -> Option<Block> {
         // SAFETY: no precondition; may be called wherever GFP_NOWAIT allocations may.
-        NonNull::new(unsafe { fpt_c_block_alloc() }).map(Block)
+        NonNull::new(unsafe { fpt_c_block_alloc(kind as u32) }).map(Block)
     }
 
-    fn free(&mut self, _kind: NodeKind, block: Block) {
+    fn free(&mut self, kind: NodeKind, block: Block) {
         // SAFETY: the block is owned, and no entry points at it.
-        unsafe { fpt_c_block_free(block.ptr()) };
+        unsafe { fpt_c_block_free(block.ptr(), kind as u32) };
     }
 
     fn phys(&self, block: &Block) -> PhysAddr {
@@ -307,14 +353,14 @@ impl NodeAlloc for KernelNode {
         }
     }
 
-    fn charge(&mut self, _kind: NodeKind, block: &Block) -> bool {
+    fn charge(&mut self, kind: NodeKind, block: &Block) -> bool {
         // SAFETY: the block is owned and carries no charge.
-        unsafe { fpt_c_charge(block.ptr()) }
+        unsafe { fpt_c_charge(block.ptr(), kind as u32) }
     }
 
-    fn uncharge(&mut self, _kind: NodeKind, block: &Block) {
+    fn uncharge(&mut self, kind: NodeKind, block: &Block) {
         // SAFETY: the block is owned and carries a charge.
-        unsafe { fpt_c_uncharge(block.ptr()) };
+        unsafe { fpt_c_uncharge(block.ptr(), kind as u32) };
     }
 
     fn is_zero(&self, kind: NodeKind, block: &Block) -> bool {
@@ -353,106 +399,25 @@ impl NodeMem for KernelNode {
         NODES.fetch_sub(1, Ordering::Relaxed);
     }
 
-    fn lock(&mut self) {
-        // SAFETY: `mm` is valid; the core unlocks on every path and does not lock twice.
-        unsafe { fpt_c_mm_lock(self.mm) };
-    }
-
-    fn unlock(&mut self) {
-        // SAFETY: locked by `lock`.
-        unsafe { fpt_c_mm_unlock(self.mm) };
-    }
-
-    fn still_allowed(&mut self, kind: NodeKind) -> bool {
-        // SAFETY: `mm` is valid.
-        !unsafe { fpt_c_mm_forbids(self.mm, kind as u32) }
-    }
-
-    fn load(&mut self) -> Entry {
-        Entry::new(self.slot().map_or(0, |s| s.load(Ordering::Relaxed)))
-    }
-
-    fn publish(&mut self, entry: Entry) {
-        if let Some(slot) = self.slot() {
-            // Pairs with the address dependency of every walker, as smp_wmb() in pmd_install().
-            slot.store(entry.as_u64(), Ordering::Release);
-        }
-    }
-
-    fn clear(&mut self) {
-        if let Some(slot) = self.slot() {
-            // Ordered before the node's reuse by the TLB flush in between.
-            slot.store(0, Ordering::Relaxed);
-        }
-    }
-
     fn account(&mut self, kind: NodeKind) {
         // SAFETY: `mm` is valid.
-        unsafe { fpt_c_mm_account(self.mm, kind as u32, 1) };
+        unsafe { fpt_c_mm_account(self.mm, kind as u32, 1, NODE_BYTES as i64) };
     }
 
     fn unaccount(&mut self, kind: NodeKind) {
+        let bytes = (NODE_BYTES as i64).wrapping_neg();
         // SAFETY: `mm` is valid.
-        unsafe { fpt_c_mm_account(self.mm, kind as u32, -1) };
+        unsafe { fpt_c_mm_account(self.mm, kind as u32, -1, bytes) };
+    }
+
+    fn account_dissolved(&mut self, kind: NodeKind, unused: u32) {
+        let bytes = i64::from(unused).wrapping_mul(PAGE_SIZE as i64).wrapping_neg();
+        // SAFETY: `mm` is valid.
+        unsafe { fpt_c_mm_account(self.mm, kind as u32, -1, bytes) };
     }
 
     fn tainted(&self) -> bool {
         TAINTED.load(Ordering::Relaxed)
-    }
-}
-
-/// All methods: only [`KernelNode::demoted`] makes a value that the core demotes with.
-impl NodeDemote for KernelNode {
-    type Table = PhysAddr;
-
-    fn alloc_table(&mut self, _kind: NodeKind) -> Option<PhysAddr> {
-        // SAFETY: `demotion` is valid by the contract of `demoted`.
-        match unsafe { fpt_c_demote_table(self.demotion) } {
-            0 => None,
-            pa => Some(PhysAddr::new(pa)),
-        }
-    }
-
-    fn table_phys(&self, table: &PhysAddr) -> PhysAddr {
-        *table
-    }
-
-    fn free_table(&mut self, _kind: NodeKind, table: PhysAddr) {
-        // SAFETY: as above; the table came from `alloc_table` and is in no tree.
-        unsafe { fpt_c_demote_table_free(self.demotion, table.as_u64()) };
-    }
-
-    fn store_table(&mut self, table: &PhysAddr, index: u32, entry: Entry) {
-        // SAFETY: a 4 KiB table of the direct map that nobody else sees, `index` < 512. What
-        // publishes it later is a release store.
-        unsafe {
-            phys_to_virt(*table).add(index as usize).write(entry.as_u64());
-        }
-    }
-
-    fn slice_in_use(&mut self, _kind: NodeKind, slice: u32) -> bool {
-        // SAFETY: `demotion` is valid, `slice` < 512 by the trait.
-        unsafe { fpt_c_demote_in_use(self.demotion, slice) }
-    }
-
-    fn split_block(&mut self, _kind: NodeKind, pa: PhysAddr) {
-        // SAFETY: `pa` came from the entry, which points at an order-9 block of ours.
-        unsafe { fpt_c_demote_split(self.demotion, fpt_c_phys_page(pa.as_u64())) };
-    }
-
-    fn account_demoted(&mut self, _kind: NodeKind) {
-        // SAFETY: `demotion` is valid.
-        unsafe { fpt_c_demote_account(self.demotion) };
-    }
-
-    fn flush(&mut self, _kind: NodeKind) {
-        // SAFETY: `demotion` is valid.
-        unsafe { fpt_c_demote_flush(self.demotion) };
-    }
-
-    fn free_slice(&mut self, _kind: NodeKind, pa: PhysAddr) {
-        // SAFETY: a page of the split block that no table points at.
-        unsafe { fpt_c_demote_free_slice(self.demotion, fpt_c_phys_page(pa.as_u64())) };
     }
 }
 
@@ -469,29 +434,9 @@ pub(super) fn virt_to_phys(va: *const u64) -> PhysAddr {
     PhysAddr::new(unsafe { fpt_c_virt_phys(va.cast()) })
 }
 
-/// Hands a node to `tlb`, which retires it after its flush.
-///
-/// # Safety
-///
-/// `tlb` is valid, and the block is out of the tree.
-pub(super) unsafe fn tlb_add(tlb: *mut MmuGather, block: Block, tag: u8, kind: NodeKind, addr: u64) {
-    // SAFETY: by the caller.
-    unsafe { fpt_c_tlb_add(tlb, block.into_raw().as_ptr(), tag, kind as u32, addr) };
-}
-
-/// The address space that `tlb` works on.
-///
-/// # Safety
-///
-/// `tlb` is valid.
-pub(super) unsafe fn tlb_mm(tlb: *mut MmuGather) -> *mut Mm {
-    // SAFETY: by the caller.
-    unsafe { fpt_c_tlb_mm(tlb) }
-}
-
-/// Frees up to `max` nodes of the pools of `cpu`; returns how many.
-pub(super) fn drain(cpu: c_int, max: u64) -> u64 {
-    let mut ops = KernelNode::detached(Some(cpu));
+/// Frees up to `max` nodes of the pools of NUMA node `nid`; returns how many.
+pub(super) fn drain(nid: c_int, max: u64) -> u64 {
+    let mut ops = KernelNode::detached(Some(nid));
     let mut done = 0u64;
     for kind in NodeKind::ALL {
         let left = max.saturating_sub(done);

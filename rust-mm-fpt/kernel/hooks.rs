@@ -2,134 +2,222 @@
 
 //! What C calls besides the hooks of hot.rs: prototypes in asm/fpt.h and fpt_internal.h.
 
-use super::fpt_core::counters::Counter;
-use super::fpt_core::entry::TABLE_FLAGS;
+use super::fpt_core::counters::{Counter, KindCounter};
+use super::fpt_core::entry::Entry;
 use super::fpt_core::geometry::{Mode, NodeKind};
 use super::fpt_core::node::{
-    demote_node, detach_node, detach_root, install_node, install_root, retire_node, shed_root,
-    DemoteOutcome, Detached, InstallOutcome, NodeAlloc, NodeMem,
+    acquire_node, detach_root, dissolve_node, gather_node, install_root, publish_node,
+    release_node, retire_node, shed_root, Detached, NodeAlloc, Ready, Source,
 };
 use super::fpt_core::policy::{decide, Decision, Policy, Reason};
-use super::glue::{self, Block, Demotion, KernelNode, Mm, MmuGather, Page};
+use super::fpt_core::span::{Event, Span, State, View};
+use super::glue::{self, Block, KernelNode, Mm, Node, Page};
 use super::hot::phys_to_virt;
 use core::ffi::{c_char, c_int, c_ulong};
 use core::ptr::{null, null_mut, NonNull};
 
-/// Tries to install a node of `kind` at `slot`; true if the entry is populated afterwards.
+fn kind_of(kind: u32) -> Option<NodeKind> {
+    NodeKind::from_u8(u8::try_from(kind).ok()?)
+}
+
+/// T1, first half: a node of `kind` for the span of `addr`, ready to be published, by the head page of
+/// its block; null for a conventional table.
 ///
 /// # Safety
 ///
-/// `mm` and `slot` as for [`KernelNode::new`]; no page-table lock is held.
-unsafe fn table_alloc(mm: *mut Mm, slot: *mut u64, kind: NodeKind, addr: c_ulong) -> bool {
+/// `mm` is a live address space; no page-table lock is held.
+#[no_mangle]
+pub unsafe extern "C" fn fpt_node_acquire(mm: *mut Mm, kind: u32, addr: c_ulong) -> *mut Page {
     // SAFETY: by the caller.
-    let mut ops = unsafe { KernelNode::new(mm, slot) };
-    let Some(facts) = ops.facts(kind, addr) else {
-        return false;
+    let mut ops = unsafe { KernelNode::new(mm) };
+    let Some(facts) = kind_of(kind).and_then(|kind| ops.facts(kind, addr)) else {
+        return null_mut();
     };
     match decide(&facts) {
-        Decision::Conventional(Reason::NotInMode) => false,
+        Decision::Conventional(Reason::NotInMode) => return null_mut(),
         Decision::Conventional(reason) => {
             let counter =
                 if reason.is_cap() { Counter::REFUSED_CAP } else { Counter::REFUSED_POLICY };
             ops.count(counter, 1);
-            ops.note_conventional();
-            false
         }
-        Decision::Flatten => match install_node(&mut ops, kind, TABLE_FLAGS) {
-            InstallOutcome::Installed => true,
-            // Populated by somebody else, or refused at the last moment.
-            InstallOutcome::LostRace => !ops.load().is_none(),
-            InstallOutcome::Fallback(_) => {
-                ops.note_conventional();
-                false
-            }
-        },
+        Decision::Flatten => return acquire(&mut ops, facts.kind, Source::Any),
+        Decision::Recycle => return acquire(&mut ops, facts.kind, Source::Pool),
+    }
+    ops.note_conventional();
+    null_mut()
+}
+
+fn acquire(ops: &mut KernelNode, kind: NodeKind, source: Source) -> *mut Page {
+    match acquire_node(ops, kind, source) {
+        Ok(ready) => ready.into_raw().into_raw(),
+        Err(_) => {
+            ops.note_conventional();
+            null_mut()
+        }
     }
 }
 
-/// `arch_pud_alloc_flat()`.
+/// A node of [`fpt_node_acquire`] for which somebody else was faster.
 ///
 /// # Safety
 ///
-/// `mm` is a live address space, `p4d` an entry of its tables; no page-table lock is held.
+/// `page` came from there, of `kind`, and is in no tree; no lock is held.
 #[no_mangle]
-pub unsafe extern "C" fn fpt_pud_alloc(mm: *mut Mm, p4d: *mut u64, addr: c_ulong) -> bool {
-    // SAFETY: by the caller.
-    unsafe { table_alloc(mm, p4d, NodeKind::Mid, addr) }
+pub unsafe extern "C" fn fpt_node_release(page: *mut Page, kind: u32) {
+    if let (Some(page), Some(kind)) = (NonNull::new(page), kind_of(kind)) {
+        // SAFETY: by the caller, the block comes back to us.
+        let ready = Ready::from_raw(kind, unsafe { Block::from_raw(page) });
+        let mut ops = KernelNode::detached(None);
+        ops.count(Counter::kind(kind, KindCounter::Races), 1);
+        release_node(&mut ops, ready);
+    }
 }
 
-/// `arch_pmd_alloc_flat()`.
+/// Makes `span` one of an empty node of `kind`.
 ///
 /// # Safety
 ///
-/// As for [`fpt_pud_alloc`], with a PUD entry.
+/// `span` points at memory for a span that nobody else sees.
 #[no_mangle]
-pub unsafe extern "C" fn fpt_pmd_alloc(mm: *mut Mm, pud: *mut u64, addr: c_ulong) -> bool {
-    // SAFETY: by the caller.
-    unsafe { table_alloc(mm, pud, NodeKind::Bottom, addr) }
+pub unsafe extern "C" fn fpt_span_init(span: *mut Span, kind: u32) {
+    if let Some(kind) = kind_of(kind) {
+        // SAFETY: by the caller.
+        unsafe { span.write(Span::new(kind)) };
+    }
 }
 
-/// Takes the node below `slot` out of the tree and hands it to `tlb`.
+/// The slot's entry for `node`, which gets there now: T1's second half for one that is ready, T6 for
+/// one that moves. Zero for one that is in no tree.
 ///
 /// # Safety
 ///
-/// `tlb` is valid, `slot` an entry of the tables of its address space below which nothing is
-/// mapped any more and nobody can map.
-unsafe fn table_free(tlb: *mut MmuGather, slot: *mut u64, addr: c_ulong) -> bool {
+/// `node` is a node of `mm`, or is to be; the lock of the slot is held.
+#[no_mangle]
+pub unsafe extern "C" fn fpt_node_populate(mm: *mut Mm, node: *mut Node) -> u64 {
     // SAFETY: by the caller.
-    let mut ops = unsafe { KernelNode::new(glue::tlb_mm(tlb), slot) };
-    let Some(node) = detach_node(&mut ops) else {
-        return false;
+    let node = unsafe { &mut *node };
+    let (block, index) = (node.block(), node.index());
+    let span = match node.span().view() {
+        View::Ready(span) => span,
+        _ => return node.span().slot_entry(block, index).map_or(0, Entry::as_u64),
     };
-    let kind = node.kind();
-    let (block, tag) = node.into_raw();
+    // SAFETY: by the caller.
+    let mut ops = unsafe { KernelNode::new(mm) };
+    publish_node(&mut ops, span, block).map_or(0, |(_flat, entry)| entry.as_u64())
+}
+
+/// T2: the entry for index `i`; zero if the node brings no tables.
+///
+/// # Safety
+///
+/// `node` is valid, and the lock of its index page is held.
+#[no_mangle]
+pub unsafe extern "C" fn fpt_node_take(node: *mut Node, i: u32) -> u64 {
+    // SAFETY: by the caller.
+    let node = unsafe { &mut *node };
+    let block = node.block();
+    node.span().take(block, i).map_or(0, Entry::as_u64)
+}
+
+/// T3: slice `i` is empty and out of its entry, which is `now`.
+///
+/// # Safety
+///
+/// As for [`fpt_node_take`].
+#[no_mangle]
+pub unsafe extern "C" fn fpt_node_put(node: *mut Node, i: u32, now: u64) {
+    // SAFETY: by the caller.
+    let node = unsafe { &mut *node };
+    let block = node.block();
+    let _ = node.span().put(block, i, Entry::new(now));
+}
+
+/// T4 and T5, as far as `event` demands.
+///
+/// # Safety
+///
+/// As for [`fpt_node_take`]; the node is in the tree, or no node any more.
+#[no_mangle]
+pub unsafe extern "C" fn fpt_node_event(node: *mut Node, event: u8) {
+    let Some(event) = Event::from_u8(event) else {
+        return;
+    };
+    // SAFETY: by the caller.
+    let node = unsafe { &mut *node };
+    let (kind, index, mm) = (node.kind(), node.index(), node.mm());
+    let parts = node.parts();
+    let loose = event.demands() == State::Loose;
+    let unflushed = match parts.span.view() {
+        View::Flat(flat) => {
+            let Some((unflushed, entry)) = flat.unflat(index) else {
+                return;
+            };
+            parts.place.store_slot(entry);
+            unflushed
+        }
+        // Slices that were put back may still be in a TLB.
+        View::Attached(attached) if loose => attached.unflushed(),
+        View::Attached(_) | View::Ready(_) | View::Gathered(_) | View::Loose => return,
+    };
+    parts.place.flush();
+    let flushed = unflushed.flushed();
+    if !loose {
+        return;
+    }
+    let unused = flushed.detach();
+    glue::split(node);
+    // SAFETY: a node in the tree has an address space.
+    let mut ops = unsafe { KernelNode::new(mm) };
+    dissolve_node(&mut ops, kind, unused);
+    ops.note_conventional();
+}
+
+/// T7: the node is out of its slot. False, and nothing done, if it is no node any more.
+///
+/// # Safety
+///
+/// `node` is a node of `mm`, below which nothing is mapped and nobody can map.
+#[no_mangle]
+pub unsafe extern "C" fn fpt_node_gather(mm: *mut Mm, node: *mut Node) -> bool {
+    // SAFETY: by the caller.
+    let node = unsafe { &mut *node };
+    let gathered = match node.span().view() {
+        View::Flat(flat) => flat.gather(),
+        View::Attached(attached) => attached.gather(),
+        View::Ready(_) | View::Gathered(_) | View::Loose => return false,
+    };
+    // SAFETY: by the caller.
+    let mut ops = unsafe { KernelNode::new(mm) };
+    gather_node(&mut ops, &gathered);
     ops.count(Counter::FLUSHES_SAVED, 1);
-    // SAFETY: `tlb` by the caller; the block is out of the tree.
-    unsafe { glue::tlb_add(tlb, block, tag, kind, addr) };
     true
 }
 
-/// `arch_pud_free_flat()`.
+/// After the flush that follows [`fpt_node_gather`]: pools or frees the node.
 ///
 /// # Safety
 ///
-/// `tlb` is valid, `p4d` an entry of its address space below which nothing is mapped.
+/// `node` was gathered, and nobody can reach it any more.
 #[no_mangle]
-pub unsafe extern "C" fn fpt_pud_free(tlb: *mut MmuGather, p4d: *mut u64, addr: c_ulong) -> bool {
+pub unsafe extern "C" fn fpt_node_retire(node: *mut Node) {
     // SAFETY: by the caller.
-    unsafe { table_free(tlb, p4d, addr) }
-}
-
-/// `arch_pmd_free_flat()`.
-///
-/// # Safety
-///
-/// As for [`fpt_pud_free`], with a PUD entry.
-#[no_mangle]
-pub unsafe extern "C" fn fpt_pmd_free(tlb: *mut MmuGather, pud: *mut u64, addr: c_ulong) -> bool {
-    // SAFETY: by the caller.
-    unsafe { table_free(tlb, pud, addr) }
-}
-
-/// Turns the node below `slot` into conventional tables; false if there is none, or no table.
-///
-/// # Safety
-///
-/// `slot` is an entry of the tables of `mm`, `demotion` describes the node below it, and every
-/// lock of `mm` under which a pointer into its tables may be held is taken.
-#[no_mangle]
-pub unsafe extern "C" fn fpt_demote_node(
-    mm: *mut Mm,
-    slot: *mut u64,
-    demotion: *mut Demotion,
-) -> bool {
-    // SAFETY: by the caller.
-    let mut ops = unsafe { KernelNode::demoted(mm, slot, demotion) };
-    let demoted = demote_node(&mut ops, TABLE_FLAGS) == DemoteOutcome::Demoted;
-    if demoted {
-        ops.note_conventional();
+    let node = unsafe { &mut *node };
+    let (kind, pa) = (node.kind(), node.block());
+    let parts = node.parts();
+    let View::Gathered(mut gathered) = parts.span.view() else {
+        return;
+    };
+    let seen = if gathered.must_look() { parts.place.look() } else { Entry::NONE };
+    let empty = gathered.retire(seen);
+    if !empty {
+        glue::not_empty();
     }
-    demoted
+    let mut ops = KernelNode::detached(None);
+    let block = ops.claim(kind, pa);
+    let tag = kind as u8 | if empty { 0 } else { Detached::<Block>::TAINTED };
+    if let Ok(node) = Detached::from_raw(block, tag) {
+        let _ = retire_node(&mut ops, node);
+    }
 }
 
 /// A flattened root for `mm`: the L4 page inside it, with the user half filled and anything in the
@@ -140,8 +228,8 @@ pub unsafe extern "C" fn fpt_demote_node(
 /// `mm` is an address space that nobody else sees yet.
 #[no_mangle]
 pub unsafe extern "C" fn fpt_root_alloc(mm: *mut Mm) -> *mut u64 {
-    // SAFETY: by the caller; a root has no slot.
-    let mut ops = unsafe { KernelNode::new(mm, null_mut()) };
+    // SAFETY: by the caller.
+    let mut ops = unsafe { KernelNode::new(mm) };
     let Some(facts) = ops.facts(NodeKind::Root, 0) else {
         return null_mut();
     };
@@ -161,8 +249,8 @@ pub unsafe extern "C" fn fpt_root_alloc(mm: *mut Mm) -> *mut u64 {
 /// `pgd` is the L4 page of such a root of `mm`, and no CPU uses it.
 #[no_mangle]
 pub unsafe extern "C" fn fpt_root_free(mm: *mut Mm, pgd: *mut u64) {
-    // SAFETY: by the caller; a root has no slot.
-    let mut ops = unsafe { KernelNode::new(mm, null_mut()) };
+    // SAFETY: by the caller.
+    let mut ops = unsafe { KernelNode::new(mm) };
     let node = detach_root(&mut ops, glue::virt_to_phys(pgd));
     let _ = retire_node(&mut ops, node);
 }
@@ -175,32 +263,15 @@ pub unsafe extern "C" fn fpt_root_free(mm: *mut Mm, pgd: *mut u64) {
 /// and no CPU has it in CR3.
 #[no_mangle]
 pub unsafe extern "C" fn fpt_root_shed(mm: *mut Mm, pgd: *mut u64) {
-    // SAFETY: by the caller; a root has no slot.
-    let mut ops = unsafe { KernelNode::new(mm, null_mut()) };
+    // SAFETY: by the caller.
+    let mut ops = unsafe { KernelNode::new(mm) };
     shed_root(&mut ops, glue::virt_to_phys(pgd));
 }
 
-/// Pools or frees a node after the flush.
-///
-/// # Safety
-///
-/// `page` and `tag` are what [`table_free`] gave to the mmu_gather, once.
+/// Frees up to `max_nodes` nodes of the pools of NUMA node `nid`.
 #[no_mangle]
-pub unsafe extern "C" fn fpt_retire(page: *mut Page, tag: u8) {
-    let Some(page) = NonNull::new(page) else {
-        return;
-    };
-    // SAFETY: by the caller, the block comes back to us.
-    let block = unsafe { Block::from_raw(page) };
-    if let Ok(node) = Detached::from_raw(block, tag) {
-        let _ = retire_node(&mut KernelNode::detached(None), node);
-    }
-}
-
-/// Frees up to `max_nodes` nodes of the pools of `cpu`.
-#[no_mangle]
-pub extern "C" fn fpt_drain(cpu: c_int, max_nodes: c_ulong) -> c_ulong {
-    glue::drain(cpu, max_nodes)
+pub extern "C" fn fpt_drain(nid: c_int, max_nodes: c_ulong) -> c_ulong {
+    glue::drain(nid, max_nodes)
 }
 
 /// A bad entry was reported.

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The hooks that page-table walkers call for each FLAT entry: prototypes in asm/fpt.h.
+//! What page-table walkers ask at each entry: prototypes in asm/fpt.h.
 //!
-//! Built twice. As a part of fpt_rust.o these are ordinary functions. With clang and rustc on the
-//! same LLVM they are also emitted as bitcode (fpt_hot.rs), which clang links into the C objects
-//! of mm/ and inlines there: `inline(always)`, because the two languages' target features are
-//! not spelt alike and LLVM would refuse otherwise.
+//! Built twice. As a part of fpt_rust.o this is an ordinary function. With clang and rustc on the
+//! same LLVM it is also emitted as bitcode (fpt_hot.rs), which clang links into the C objects of mm/
+//! and inlines there: `inline(always)`, because the two languages' target features are not spelt
+//! alike and LLVM would refuse otherwise.
 
-use super::fpt_core::addr::{PhysAddr, VirtAddr};
-use super::fpt_core::entry::{Entry, FLAT_MID};
-use super::fpt_core::geometry::{node_index, NodeKind};
+use super::fpt_core::addr::PhysAddr;
+use super::fpt_core::entry::Entry;
+use super::fpt_core::walk::{below, slice_below, Below};
 use core::ffi::c_ulong;
 
 #[cfg(CONFIG_DYNAMIC_MEMORY_LAYOUT)]
@@ -38,35 +38,16 @@ pub(super) fn phys_to_virt(pa: PhysAddr) -> *mut u64 {
     pa.as_u64().wrapping_add(page_offset()) as *mut u64
 }
 
-/// The entry for `addr` in the node that `val` points at.
-#[inline(always)]
-fn node_entry(val: u64, kind: NodeKind, addr: c_ulong) -> *mut u64 {
-    let base = phys_to_virt(Entry::new(val).addr());
-    base.wrapping_add(node_index(kind, VirtAddr::new(addr)) as usize)
-}
-
-/// `pud_offset()` below a FLAT p4d entry: the PUD level is merged away.
+/// Is a slice below the table entry `val`, and not a table?
 #[no_mangle]
 #[inline(always)]
-pub extern "C" fn fpt_pud_offset(p4d: *mut u64, _val: u64, _addr: c_ulong) -> *mut u64 {
-    p4d
+pub extern "C" fn fpt_below_flat(val: u64) -> bool {
+    matches!(below(Entry::new(val), 0), Below::Slice(_))
 }
 
-/// `pmd_offset()` of a FLAT entry: a PMD of a merged L3+L2 node if the PUD level was passed
-/// through (the entry says so), else the PMD level is the one that is merged away.
+/// Physical address of slice `i` (0 to 511) of the node below the FLAT entry `val`.
 #[no_mangle]
 #[inline(always)]
-pub extern "C" fn fpt_pmd_offset(pud: *mut u64, val: u64, addr: c_ulong) -> *mut u64 {
-    if val & FLAT_MID != 0 {
-        node_entry(val, NodeKind::Mid, addr)
-    } else {
-        pud
-    }
-}
-
-/// `pte_offset_kernel()` of a FLAT entry: a PTE of a merged L2+L1 node.
-#[no_mangle]
-#[inline(always)]
-pub extern "C" fn fpt_pte_offset(_pmd: *mut u64, val: u64, addr: c_ulong) -> *mut u64 {
-    node_entry(val, NodeKind::Bottom, addr)
+pub extern "C" fn fpt_below_slice(val: u64, i: c_ulong) -> u64 {
+    slice_below(Entry::new(val), i as u32).as_u64()
 }

@@ -37,7 +37,7 @@
 
 enum {
 	TOUCH = 1, UNMAP, VFORK_EXEC, FORK_EXIT, FORK_BIG, MPROTECT, MREMAP, FILE_FAULT,
-	SMALL_MMAP, NOTHING, NR_REGIONS
+	SMALL_MMAP, NOTHING, SPARSE_TOUCH, SPARSE_UNMAP, SPARSE_MPROTECT, SPARSE_FORK, NR_REGIONS
 };
 
 static int shrink = 1;
@@ -259,6 +259,61 @@ static void nothing(int counted)
 	}
 }
 
+/* A page in each GiB: what walks cost that have next to nothing to find */
+#define SPARSE_GIBS (64 / shrink)
+
+static char *sparse_map(int counted)
+{
+	char *p = map(BASE, SPARSE_GIBS * GIB);
+	int i;
+
+	if (counted)
+		BEGIN(SPARSE_TOUCH);
+	for (i = 0; i < SPARSE_GIBS; i++)
+		*(volatile char *)(p + i * GIB) = i + 1;
+	if (counted)
+		END(SPARSE_TOUCH);
+	return p;
+}
+
+static void sparse_touch(int counted)
+{
+	char *p = sparse_map(counted);
+	int i;
+
+	for (i = 0; i < SPARSE_GIBS; i++)
+		if (p[i * GIB] != (char)(i + 1))
+			die("contents of a sparse mapping");
+	if (counted)
+		BEGIN(SPARSE_UNMAP);
+	munmap(p, SPARSE_GIBS * GIB);
+	if (counted)
+		END(SPARSE_UNMAP);
+}
+
+static void sparse_walk(int counted)
+{
+	char *p = sparse_map(0);
+	pid_t pid;
+
+	if (counted)
+		BEGIN(SPARSE_MPROTECT);
+	if (mprotect(p, SPARSE_GIBS * GIB, PROT_READ) ||
+	    mprotect(p, SPARSE_GIBS * GIB, PROT_READ | PROT_WRITE))
+		die("mprotect");
+	if (counted) {
+		END(SPARSE_MPROTECT);
+		BEGIN(SPARSE_FORK);
+	}
+	pid = fork();
+	if (!pid)
+		_exit(0);
+	wait_ok(pid);
+	if (counted)
+		END(SPARSE_FORK);
+	munmap(p, SPARSE_GIBS * GIB);
+}
+
 static const struct loop {
 	void (*run)(int counted);
 	const char *name;
@@ -277,6 +332,12 @@ static const struct loop {
 	  { "map, read and unmap 64 MiB of a cached file" } },
 	{ small_mmap, "small_mmap", { SMALL_MMAP }, { "mmap_munmap" },
 	  { "10,000 x mmap+touch+munmap of 16 KiB" } },
+	{ sparse_touch, "sparse_touch", { SPARSE_TOUCH, SPARSE_UNMAP },
+	  { "sparse_touch", "sparse_munmap" },
+	  { "first touch of a page in each of 64 GiB", "munmap of them" } },
+	{ sparse_walk, "sparse_walk", { SPARSE_MPROTECT, SPARSE_FORK },
+	  { "sparse_mprotect", "sparse_fork" },
+	  { "mprotect twice over 64 GiB with a page each", "fork+exit with them" } },
 	{ nothing, "nothing", { NOTHING }, { "nothing" }, { "two marks: must be 0" } },
 };
 

@@ -3,7 +3,7 @@
 //! Page-table entries: bits, a typed view, construction and classification.
 //!
 //! Bit 52 is the hardware's (honoured in PML4E and PDPTE while CR4.FPTE is set);
-//! bits 53 and 54 are software's and ignored by hardware in table entries.
+//! bit 54 is software's and ignored by hardware in table entries.
 
 use super::addr::{low_mask, PhysAddr, PAGE_SHIFT};
 use super::geometry::{Level, NodeKind, NODE_SHIFT, ROOT_L4_OFFSET, ROOT_USER_SLICES};
@@ -24,9 +24,6 @@ pub const PSE: u64 = 1 << 7;
 pub const PSE_PAT: u64 = 1 << 12;
 /// Bit 52: the node that the entry points at is flattened (hardware).
 pub const FLAT: u64 = 1 << 52;
-/// Bit 53: that node is 2^18 level 2 entries (software). It tells an L3+L2 node from an L2+L1
-/// node when a walker was handed the parent's entry in place of a folded level's.
-pub const FLAT_MID: u64 = 1 << 53;
 /// Bit 54: a level 4 entry that points at a slice of a root block (software).
 pub const FLAT_SLICE: u64 = 1 << 54;
 /// Bit 63: no execute.
@@ -34,7 +31,7 @@ pub const NX: u64 = 1 << 63;
 /// Bits 51..12: the physical address.
 pub const ADDR_MASK: u64 = 0x000f_ffff_ffff_f000;
 /// The bits that FPT adds to entries; what `p?d_bad()` has to ignore.
-pub const FPT_BITS: u64 = FLAT | FLAT_MID | FLAT_SLICE;
+pub const FPT_BITS: u64 = FLAT | FLAT_SLICE;
 /// The flags that Linux gives a user table entry (`_PAGE_TABLE`).
 pub const TABLE_FLAGS: u64 = PRESENT | RW | USER | ACCESSED | DIRTY;
 
@@ -68,21 +65,19 @@ impl Entry {
 
     /// An entry that points at the flattened node at `pa`.
     ///
-    /// `flags` are the ordinary bits (usually [`TABLE_FLAGS`]); FLAT and, for a mid node, FLAT_MID
-    /// are added. `None` if `pa` is not a 2 MiB aligned address below 2^52, if `flags` lacks
+    /// `flags` are the ordinary bits (usually [`TABLE_FLAGS`]); FLAT is added. `None` if `pa` is not a 2 MiB aligned address below 2^52, if `flags` lacks
     /// PRESENT or contains PSE, FPT or address bits, or if `kind` is the root, which no entry
     /// points at.
     #[inline]
     pub const fn node(pa: PhysAddr, kind: NodeKind, flags: u64) -> Option<Entry> {
-        let fpt = match kind {
-            NodeKind::Root => return None,
-            NodeKind::Mid => FLAT | FLAT_MID,
-            NodeKind::Bottom => FLAT,
-        };
-        if !pa.is_aligned(NODE_SHIFT) || !flags_ok(flags) || pa.as_u64() & !ADDR_MASK != 0 {
+        if matches!(kind, NodeKind::Root)
+            || !pa.is_aligned(NODE_SHIFT)
+            || !flags_ok(flags)
+            || pa.as_u64() & !ADDR_MASK != 0
+        {
             return None;
         }
-        Some(Entry(pa.as_u64() | flags | fpt))
+        Some(Entry(pa.as_u64() | flags | FLAT))
     }
 
     /// An entry that points at the conventional table at `pa`; `None` as for [`Entry::node`],
@@ -143,16 +138,13 @@ impl Entry {
         self.0 & (PRESENT | PSE | FLAT) == PRESENT | FLAT
     }
 
-    /// The kind of the node that a level 4 or level 3 entry points at, judged by value alone;
-    /// `None` where the entry is not flat.
+    /// The kind of the node that an entry of `level` points at; `None` where it is not flat.
     #[inline(always)]
-    pub const fn node_kind(self) -> Option<NodeKind> {
-        if !self.is_flat() {
-            None
-        } else if self.0 & FLAT_MID != 0 {
-            Some(NodeKind::Mid)
-        } else {
-            Some(NodeKind::Bottom)
+    pub const fn node_kind(self, level: Level) -> Option<NodeKind> {
+        match level {
+            Level::L4 if self.is_flat() => Some(NodeKind::Mid),
+            Level::L3 if self.is_flat() => Some(NodeKind::Bottom),
+            _ => None,
         }
     }
 
@@ -187,13 +179,11 @@ impl Entry {
                 if self.0 & FLAT == 0 {
                     return Class::Table { pa: self.addr() };
                 }
-                // The software bit has to agree with the place.
-                let mid = self.0 & FLAT_MID != 0;
                 let kind = match level {
                     Level::L4 => NodeKind::Mid,
                     _ => NodeKind::Bottom,
                 };
-                if !self.addr().is_aligned(NODE_SHIFT) || mid != matches!(kind, NodeKind::Mid) {
+                if !self.addr().is_aligned(NODE_SHIFT) {
                     Class::Bad
                 } else {
                     Class::Node {
@@ -240,7 +230,7 @@ pub enum Class {
         /// Its kind.
         kind: NodeKind,
     },
-    /// Nothing that this kernel writes: PS in level 4, a misaligned node, FLAT_MID out of place.
+    /// Nothing that this kernel writes: PS in level 4, a misaligned node.
     Bad,
 }
 

@@ -25,4 +25,5 @@ pub mod entry;
 pub mod node;
 pub mod policy;
 pub mod pool;
+pub mod span;
 pub mod walk;

@@ -3,34 +3,31 @@
 //! The life cycle of a flattened node, as a state machine.
 //!
 //! ```text
-//!            reserve            prepare 512 slices      charge        lock, recheck, publish
+//!            reserve            prepare 512 slices      charge        publish, under the slot's lock
 //!  (nothing) -------> allocated ------------------> Prepared -> Ready ---------------------> in the tree
-//!      ^                 ^  pool ---------------------^           | lost race                    | detach
+//!      ^                 ^  pool ---------------------^           | lost race                    | gather
 //!      |                 |    ^                                   v                              v
 //!      +--- free <-- unprepare +--- uncharge <--------------------+------ after the flush -- Detached
 //! ```
 //!
-//! Everything that can fail happens before the lock is taken ([`acquire_node`]); what happens
-//! under it ([`commit_node`]) cannot fail. A block is a linear value: it is handed from state to
-//! state by move, the states have private fields and no `Clone`, so a transition that is not
-//! drawn above does not compile. While a node is in the tree its entry owns it.
+//! Everything that can fail happens before any lock is taken ([`acquire_node`]). A block is a linear
+//! value: it is handed from state to state by move, the states have private fields and no `Clone`, so
+//! a transition that is not drawn above does not compile. While a node is in the tree its entry owns
+//! it; what happens to it there is [`super::span`]'s business, until it leaves the tree
+//! ([`gather_node`]) or is no node any more ([`dissolve_node`]).
 //!
 //! A root leaves the tree with its address space; where that outlives its last user, [`shed_root`] splits
 //! the block and leaves the L4 page behind.
 //!
-//! Blocks in a pool are all zero and keep their prepared slices, but carry no charge. A root's L4
-//! page is the exception: its user half points at the block's own slices for as long as the block is
-//! prepared, and its kernel half is whatever was there last.
-//!
-//! Locks: [`NodeMem::lock`] is the lock that the kernel takes for the same entry today
-//! (`page_table_lock`); nothing is allocated, charged, freed or put into a pool under it.
-//! Callers of [`install_node`] hold no spinlock. [`detach_node`] takes none: the caller owns the
-//! span (teardown, or a write-held mmap lock), as for conventional tables.
+//! Blocks in a pool are all zero and keep their prepared slices and their index page, but carry no
+//! charge. A root's L4 page is the exception: its user half points at the block's own slices for as
+//! long as the block is prepared, and its kernel half is whatever was there last.
 
-use super::addr::{PhysAddr, PAGE_SIZE};
+use super::addr::PhysAddr;
 use super::counters::{Counter, KindCounter};
 use super::entry::{root_l4, Entry, TABLE_FLAGS};
 use super::geometry::{NodeKind, NODE_BYTES, ROOT_USER_SLICES, SLICES};
+use super::span;
 
 /// Where blocks come from and go to. No method may panic.
 pub trait NodeAlloc {
@@ -84,7 +81,7 @@ pub trait NodeAlloc {
     fn count(&mut self, counter: Counter, delta: i64);
 }
 
-/// One entry of an address space that points, or is to point, at a node. No method may panic.
+/// The address space that a node is in, or is to be. No method may panic.
 pub trait NodeMem {
     /// Reserves room for one node under the caps of this address space and of all; false if
     /// there is none.
@@ -93,33 +90,15 @@ pub trait NodeMem {
     /// Undoes [`NodeMem::reserve`].
     fn unreserve(&mut self, kind: NodeKind);
 
-    /// Takes the lock under which entries of this level are installed.
-    fn lock(&mut self);
-
-    /// Releases it.
-    fn unlock(&mut self);
-
-    /// Asked under the lock: may a node of `kind` be published here? False if a huge mapping that
-    /// it could not hold was announced meanwhile; the attempt then ends as
-    /// [`Fallback::Forbidden`].
-    fn still_allowed(&mut self, _kind: NodeKind) -> bool {
-        true
-    }
-
-    /// Reads the entry.
-    fn load(&mut self) -> Entry;
-
-    /// Stores the entry so that whoever sees it also sees the node's contents (release).
-    fn publish(&mut self, entry: Entry);
-
-    /// Clears the entry, at detach.
-    fn clear(&mut self);
-
     /// Adds [`super::geometry::NODE_BYTES`] to the address space's page-table bytes.
     fn account(&mut self, kind: NodeKind);
 
     /// Undoes [`NodeMem::account`].
     fn unaccount(&mut self, kind: NodeKind);
+
+    /// A node becomes 4 KiB tables, `unused` (0..=512) of which are taken off the address space's
+    /// page-table bytes.
+    fn account_dissolved(&mut self, kind: NodeKind, unused: u32);
 
     /// Was a bad entry seen in this address space, or in any (a bad PTE report, a `*_clear_bad`)? Its
     /// nodes are then never recycled, and it takes none that were.
@@ -140,21 +119,8 @@ pub enum Fallback {
     NoCharge = 3,
     /// The block cannot be expressed as an entry (misaligned, or above 2^52): a bug below us.
     BadBlock = 4,
-    /// [`NodeMem::still_allowed`] said no under the lock.
-    Forbidden = 5,
-}
-
-/// How [`install_node`] ended. None of these is an error: after each of them the caller goes on
-/// as the conventional path does.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-#[must_use]
-pub enum InstallOutcome {
-    /// The node is in the tree.
-    Installed,
-    /// Somebody else populated the entry first; nothing is left behind.
-    LostRace,
-    /// Use a 4 KiB table; nothing is left behind.
-    Fallback(Fallback),
+    /// The pools are empty, and a new block was not wanted ([`Source::Pool`]).
+    NotPooled = 5,
 }
 
 /// A block with its 512 slices prepared, not yet charged.
@@ -172,6 +138,18 @@ pub struct Ready<B> {
 }
 
 impl<B> Ready<B> {
+    /// For C's hands, between the two halves of T1.
+    #[inline]
+    pub fn into_raw(self) -> B {
+        self.block
+    }
+
+    /// Undoes [`Ready::into_raw`], of a node of `kind`.
+    #[inline]
+    pub fn from_raw(kind: NodeKind, block: B) -> Self {
+        Ready { kind, block }
+    }
+
     /// The kind that it was acquired for.
     #[inline]
     pub fn kind(&self) -> NodeKind {
@@ -195,6 +173,9 @@ pub struct Detached<B> {
 }
 
 impl<B> Detached<B> {
+    /// The bit of a tag ([`Detached::into_raw`]) that keeps the node out of the pool.
+    pub const TAINTED: u8 = 4;
+
     /// Its kind.
     #[inline]
     pub fn kind(&self) -> NodeKind {
@@ -246,15 +227,28 @@ pub enum Retired {
     FreedTainted,
 }
 
+/// Where a node may come from.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// A pool, or else the page allocator.
+    Any,
+    /// A pool.
+    Pool,
+}
+
 /// Reserves, takes a block from the pool or the allocator, prepares and charges it. All that can
 /// fail in an install fails here; on failure nothing is held.
 #[inline]
-pub fn acquire_node<O>(ops: &mut O, kind: NodeKind) -> Result<Ready<O::Block>, Fallback>
+pub fn acquire_node<O>(
+    ops: &mut O,
+    kind: NodeKind,
+    source: Source,
+) -> Result<Ready<O::Block>, Fallback>
 where
     O: NodeAlloc + NodeMem,
 {
     let result = if ops.reserve(kind) {
-        let result = prepare(ops, kind).and_then(|p| charge(ops, p));
+        let result = prepare(ops, kind, source).and_then(|p| charge(ops, p));
         if result.is_err() {
             ops.unreserve(kind);
         }
@@ -263,13 +257,15 @@ where
         ops.count(Counter::REFUSED_CAP, 1);
         Err(Fallback::Cap)
     };
-    if result.is_err() {
-        ops.count(Counter::kind(kind, KindCounter::Fallbacks), 1);
+    match result {
+        Ok(_) => {}
+        Err(Fallback::NotPooled) => ops.count(Counter::REFUSED_POLICY, 1),
+        Err(_) => ops.count(Counter::kind(kind, KindCounter::Fallbacks), 1),
     }
     result
 }
 
-fn prepare<O>(ops: &mut O, kind: NodeKind) -> Result<Prepared<O::Block>, Fallback>
+fn prepare<O>(ops: &mut O, kind: NodeKind, source: Source) -> Result<Prepared<O::Block>, Fallback>
 where
     O: NodeAlloc + NodeMem,
 {
@@ -280,6 +276,9 @@ where
             ops.count(Counter::kind(kind, KindCounter::PoolNodes), -1);
             return Ok(Prepared { kind, block });
         }
+    }
+    if source == Source::Pool {
+        return Err(Fallback::NotPooled);
     }
     let block = match ops.alloc(kind) {
         Some(block) => block,
@@ -311,7 +310,10 @@ fn charge<O: NodeAlloc>(
     prepared: Prepared<O::Block>,
 ) -> Result<Ready<O::Block>, Fallback> {
     let Prepared { kind, block } = prepared;
-    if ops.charge(kind, &block) {
+    if kind != NodeKind::Root && Entry::node(ops.phys(&block), kind, TABLE_FLAGS).is_none() {
+        free_prepared(ops, Prepared { kind, block });
+        Err(Fallback::BadBlock)
+    } else if ops.charge(kind, &block) {
         Ok(Ready { kind, block })
     } else {
         // Never published, hence still zero.
@@ -332,73 +334,48 @@ where
     let _ = pool_or_free(ops, Prepared { kind, block });
 }
 
-/// Publishes a ready node under the lock, unless the entry is populated by now. `flags` are the
-/// entry's ordinary bits, usually [`super::entry::TABLE_FLAGS`].
+/// T1, its second half: the node at `block` gets into its slot, whose lock is held. From here on the
+/// entry owns what [`Ready::into_raw`] gave away. The state, and the entry to store; `None`, and
+/// nothing done, if the block cannot be expressed, which [`acquire_node`] excludes.
 #[inline]
-pub fn commit_node<O>(ops: &mut O, ready: Ready<O::Block>, flags: u64) -> InstallOutcome
+pub fn publish_node<'a, O>(
+    ops: &mut O,
+    span: span::Ready<'a>,
+    block: PhysAddr,
+) -> Option<(span::Flat<'a>, Entry)>
 where
     O: NodeAlloc + NodeMem,
 {
-    let kind = ready.kind;
-    let entry = match Entry::node(ops.phys(&ready.block), kind, flags) {
-        Some(entry) => entry,
-        None => {
-            release_node(ops, ready);
-            ops.count(Counter::kind(kind, KindCounter::Fallbacks), 1);
-            return InstallOutcome::Fallback(Fallback::BadBlock);
-        }
-    };
-    ops.lock();
-    let empty = ops.load().is_none();
-    let publish = empty && ops.still_allowed(kind);
-    if publish {
-        // Before the entry is visible: whoever sees the node sees it accounted for.
-        ops.account(kind);
-        ops.publish(entry);
-    }
-    ops.unlock();
-    if publish {
-        // From here on the entry owns the block.
-        forget_block(ready);
-        installed(ops, kind);
-        return InstallOutcome::Installed;
-    }
-    release_node(ops, ready);
-    if empty {
-        ops.count(Counter::kind(kind, KindCounter::Fallbacks), 1);
-        InstallOutcome::Fallback(Fallback::Forbidden)
-    } else {
-        ops.count(Counter::kind(kind, KindCounter::Races), 1);
-        InstallOutcome::LostRace
-    }
+    let kind = span.kind();
+    let born = span.born(block)?;
+    // Before the entry is visible: whoever sees the node sees it accounted for.
+    ops.account(kind);
+    installed(ops, kind);
+    Some(born)
 }
 
-/// [`acquire_node`], then [`commit_node`]: what `__pud_alloc` (mid) and `__pmd_alloc` (bottom)
-/// do after the policy said "flatten".
+/// T7: a node has left its slot. The caller flushes the TLB and then calls [`retire_node`] on what
+/// [`Detached::from_raw`] makes of its block.
 #[inline]
-pub fn install_node<O>(ops: &mut O, kind: NodeKind, flags: u64) -> InstallOutcome
+pub fn gather_node<O>(ops: &mut O, span: &span::Gathered<'_>)
 where
     O: NodeAlloc + NodeMem,
 {
-    match acquire_node(ops, kind) {
-        Ok(ready) => commit_node(ops, ready, flags),
-        Err(why) => InstallOutcome::Fallback(why),
-    }
+    left(ops, span.kind());
 }
 
-/// Takes the node out of the tree: clears the entry and ends the accounting with the address
-/// space. `None`, and nothing done, if the entry does not point at a node.
-///
-/// The caller flushes the TLB (or lets mmu_gather do it) and then calls [`retire_node`].
+/// T5: the node at `block` is no node any more, and `unused` of its slices are to be freed. The block
+/// is split by now, so each slice in use is a table of its own, with the charge that it brought.
 #[inline]
-pub fn detach_node<O>(ops: &mut O) -> Option<Detached<O::Block>>
+pub fn dissolve_node<O>(ops: &mut O, kind: NodeKind, unused: u32)
 where
     O: NodeAlloc + NodeMem,
 {
-    let entry = ops.load();
-    let kind = entry.node_kind()?;
-    ops.clear();
-    Some(detached(ops, kind, entry.addr()))
+    ops.account_dissolved(kind, unused);
+    ops.unreserve(kind);
+    ops.count(Counter::kind(kind, KindCounter::Live), -1);
+    ops.count(Counter::FLAT_BYTES, (NODE_BYTES as i64).wrapping_neg());
+    ops.count(Counter::DEMOTIONS, 1);
 }
 
 /// After the flush: the block goes to the pool, or back to the page allocator.
@@ -439,14 +416,13 @@ pub fn drain_pool<O: NodeAlloc>(ops: &mut O, kind: NodeKind, max: u32) -> u32 {
 /// caller copies the whole kernel half there, before anybody else can see it. On failure use a
 /// conventional root.
 ///
-/// [`NodeMem`]'s lock, load, publish and clear are not called for roots.
 #[inline]
 pub fn install_root<O>(ops: &mut O) -> Result<PhysAddr, Fallback>
 where
     O: NodeAlloc + NodeMem,
 {
     let kind = NodeKind::Root;
-    let ready = acquire_node(ops, kind)?;
+    let ready = acquire_node(ops, kind, Source::Any)?;
     let block = ops.phys(&ready.block);
     if Entry::root_slice(block, 0, TABLE_FLAGS).is_none() {
         release_node(ops, ready);
@@ -505,7 +481,7 @@ fn installed<O: NodeAlloc>(ops: &mut O, kind: NodeKind) {
     ops.count(Counter::FLAT_BYTES, NODE_BYTES as i64);
 }
 
-fn detached<O>(ops: &mut O, kind: NodeKind, pa: PhysAddr) -> Detached<O::Block>
+fn left<O>(ops: &mut O, kind: NodeKind)
 where
     O: NodeAlloc + NodeMem,
 {
@@ -513,6 +489,13 @@ where
     ops.unreserve(kind);
     ops.count(Counter::kind(kind, KindCounter::Live), -1);
     ops.count(Counter::FLAT_BYTES, (NODE_BYTES as i64).wrapping_neg());
+}
+
+fn detached<O>(ops: &mut O, kind: NodeKind, pa: PhysAddr) -> Detached<O::Block>
+where
+    O: NodeAlloc + NodeMem,
+{
+    left(ops, kind);
     let tainted = ops.tainted();
     Detached {
         kind,
@@ -551,122 +534,4 @@ fn free_prepared<O: NodeAlloc>(ops: &mut O, node: Prepared<O::Block>) {
 /// The block now belongs to an entry of the tree: its destructor must not run.
 fn forget_block<B>(ready: Ready<B>) {
     core::mem::forget(ready.block);
-}
-
-/// What turning a node into conventional tables needs beyond [`NodeAlloc`] and [`NodeMem`].
-pub trait NodeDemote {
-    /// A zeroed 4 KiB table, prepared and charged, of the level of the entries that the parent's
-    /// conventional table would hold.
-    type Table;
-
-    /// Allocates the table; `None` if there is no memory.
-    fn alloc_table(&mut self, kind: NodeKind) -> Option<Self::Table>;
-
-    /// Physical address of the table.
-    fn table_phys(&self, table: &Self::Table) -> PhysAddr;
-
-    /// Frees a table that was not used.
-    fn free_table(&mut self, kind: NodeKind, table: Self::Table);
-
-    /// Stores entry `index` (0..512) of the table, which nobody else can see yet.
-    fn store_table(&mut self, table: &Self::Table, index: u32, entry: Entry);
-
-    /// Must slice `slice` (0..512) become a table? It need not if it is all zero, and must not if
-    /// no VMA intersects its span, which implies that. Asked twice for each slice; the answer
-    /// must not change in between.
-    fn slice_in_use(&mut self, kind: NodeKind, slice: u32) -> bool;
-
-    /// Splits the order-9 block at `pa` into 512 tables of 4 KiB that live on their own: page
-    /// type, lock, charge and reference of each slice are a conventional table's afterwards.
-    /// Cannot fail.
-    fn split_block(&mut self, kind: NodeKind, pa: PhysAddr);
-
-    /// Moves the address space's page-table bytes from one node to 512 tables and the new one.
-    fn account_demoted(&mut self, kind: NodeKind);
-
-    /// Flushes the span, paging-structure caches included, now or together with what else is
-    /// demoted, but before the caller of [`demote_node`] lets anybody into the span again.
-    fn flush(&mut self, kind: NodeKind);
-
-    /// Frees slice table `pa` as a conventional table, its accounting included. It is zero and
-    /// has left the tree; its memory may be used again only once [`NodeDemote::flush`] took effect.
-    fn free_slice(&mut self, kind: NodeKind, pa: PhysAddr);
-}
-
-/// How [`demote_node`] ended.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-#[must_use]
-pub enum DemoteOutcome {
-    /// The node is conventional now.
-    Demoted,
-    /// The entry does not point at a node.
-    NotFlat,
-    /// No memory for the 4 KiB table; nothing changed.
-    NoMemory,
-}
-
-/// Turns the node below the entry into a conventional table of conventional tables, without
-/// copying an entry: the node's slices become the tables.
-///
-/// Slices that no VMA intersects do not become tables but are freed: `free_pgtables` looks for
-/// tables under VMAs only, so a table outside every VMA would be lost when the table above it
-/// goes. Others that are empty go as well: a huge leaf can only be put where no table is.
-///
-/// The caller excludes every holder of a pointer into the span (`mm_take_all_locks`), because a
-/// folded level's pointer means another level afterwards. Lockless walkers are safe: both trees
-/// lead to the same entries, and what is freed is freed after the flush.
-#[inline]
-pub fn demote_node<O>(ops: &mut O, flags: u64) -> DemoteOutcome
-where
-    O: NodeAlloc + NodeMem + NodeDemote,
-{
-    let entry = ops.load();
-    let kind = match entry.node_kind() {
-        Some(kind) => kind,
-        None => return DemoteOutcome::NotFlat,
-    };
-    let table = match ops.alloc_table(kind) {
-        Some(table) => table,
-        None => return DemoteOutcome::NoMemory,
-    };
-    let parent = match Entry::table(ops.table_phys(&table), flags) {
-        Some(parent) => parent,
-        None => {
-            ops.free_table(kind, table);
-            return DemoteOutcome::NoMemory;
-        }
-    };
-    for slice in 0..SLICES {
-        if ops.slice_in_use(kind, slice) {
-            let pa = slice_addr(entry.addr(), slice);
-            ops.store_table(
-                &table,
-                slice,
-                Entry::table(pa, flags).unwrap_or(Entry::NONE),
-            );
-        }
-    }
-    ops.split_block(kind, entry.addr());
-    ops.lock();
-    ops.publish(parent);
-    ops.unlock();
-    core::mem::forget(table);
-    ops.account_demoted(kind);
-    ops.unreserve(kind);
-    ops.flush(kind);
-    for slice in 0..SLICES {
-        if !ops.slice_in_use(kind, slice) {
-            ops.free_slice(kind, slice_addr(entry.addr(), slice));
-        }
-    }
-    ops.count(Counter::kind(kind, KindCounter::Live), -1);
-    ops.count(Counter::FLAT_BYTES, (NODE_BYTES as i64).wrapping_neg());
-    ops.count(Counter::DEMOTIONS, 1);
-    DemoteOutcome::Demoted
-}
-
-/// Physical address of slice `slice` (0..512) of the block at `block`.
-#[inline(always)]
-pub const fn slice_addr(block: PhysAddr, slice: u32) -> PhysAddr {
-    block.offset((slice as u64).wrapping_mul(PAGE_SIZE))
 }

@@ -77,7 +77,16 @@ pub struct SpanFacts {
     pub global_cap: u64,
     /// At fork, the parent's choice for the span; `None` elsewhere.
     pub parent_choice: Option<Choice>,
+    /// At fork, the nodes of `kind` that the parent has.
+    pub parent_nodes: u32,
+    /// At fork, the slices in use of the parent's node there, 0 to 512.
+    pub parent_slices: u32,
 }
+
+/// A parent with this many nodes of a kind, or more, is not a small process.
+pub const FORK_NODES: u32 = 8;
+/// A node with fewer slices in use than this is sparse.
+pub const FORK_SLICES: u32 = 16;
 
 /// Why a span stays conventional. The discriminants are stable: counters are indexed by them.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -129,6 +138,8 @@ impl Reason {
 pub enum Decision {
     /// Try a flattened node (its allocation may still fall back).
     Flatten,
+    /// Use a node that is at hand in a pool, else conventional tables.
+    Recycle,
     /// Use conventional tables.
     Conventional(Reason),
 }
@@ -153,6 +164,11 @@ pub const fn decide(f: &SpanFacts) -> Decision {
     }
     match f.parent_choice {
         Some(Choice::Radix) => return Decision::Conventional(Reason::ParentRadix),
+        // A new block for a sparse node costs far more than the copy of what is in it. A small
+        // process gets one all the same: it has few, and what they save at exec and exit is theirs.
+        Some(Choice::Flat) if f.parent_nodes >= FORK_NODES && f.parent_slices < FORK_SLICES => {
+            return Decision::Recycle
+        }
         Some(Choice::Flat) => return Decision::Flatten,
         None => {}
     }

@@ -3,14 +3,12 @@
 //! Two walks of one tree: the processor's, and the one that the kernel's C code makes.
 //!
 //! [`hw_walk`] is the architecture: which entries the processor visits for an address and what
-//! comes of it. [`pud_offset`], [`pmd_offset`] and [`pte_offset`] are the decisions of the
-//! kernel's accessors, where a folded level hands on its parent's entry ("sticky folding");
-//! [`sw_walk`] strings them together. For every tree that this kernel builds both end at the
-//! same page.
+//! comes of it. [`below`] is the decision of the kernel's accessors, and [`sw_walk`] strings four of
+//! them together. For every tree that this kernel builds both end at the same page.
 
-use super::addr::{low_mask, PhysAddr, VirtAddr};
+use super::addr::{low_mask, PhysAddr, VirtAddr, PAGE_SHIFT};
 use super::entry::{
-    root_block, Entry, ADDR_MASK, CR3_FLAT, FLAT, FLAT_MID, NX, PRESENT, PSE, PSE_PAT, RW, USER,
+    root_block, Entry, ADDR_MASK, CR3_FLAT, FLAT, NX, PRESENT, PSE, PSE_PAT, RW, USER,
 };
 use super::geometry::{node_index, Level, NodeKind, NODE_BITS, NODE_SHIFT, TABLE_BITS};
 
@@ -240,67 +238,48 @@ pub fn hw_walk<M: PhysMem + ?Sized>(mem: &M, cr3: u64, va: VirtAddr, cfg: &Cfg) 
     walk
 }
 
-/// Where an accessor of the kernel goes from an entry.
+/// Where software goes from an entry above the last level: what `p?d_offset()` has to know.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum Next {
-    /// The level is folded: the child's pointer is the parent's pointer.
-    PassThrough,
-    /// To entry `index` of the table or node at `pa`.
-    Table {
-        /// First byte of the table or node.
-        pa: PhysAddr,
-        /// 0..512 in a table, 0..2^18 in a node.
-        index: u32,
-    },
+pub enum Below {
+    /// A conventional table.
+    Table(PhysAddr),
+    /// The slice that the index selects. Software does not walk it: its `struct page` names the
+    /// index page, whose entry of the same index points at the slice, or is none.
+    Slice(PhysAddr),
 }
 
-/// `pud_offset`: from a level 4 entry. A flat one has no level 3 below it.
+impl Below {
+    /// For C: the address, with bit 0 set for a slice.
+    #[inline(always)]
+    pub const fn into_raw(self) -> u64 {
+        match self {
+            Below::Table(pa) => pa.as_u64(),
+            Below::Slice(pa) => pa.as_u64() | 1,
+        }
+    }
+}
+
+/// The pure part of `pud_offset()` and `pmd_offset()`: what is below `entry`, of level 4 or 3, for
+/// index `i` (0..512) of the table there. The entry is one that points at a table.
 #[inline(always)]
-pub const fn pud_offset(p4d: Entry, va: VirtAddr) -> Next {
-    if p4d.is_flat() {
-        Next::PassThrough
+pub const fn below(entry: Entry, i: u32) -> Below {
+    if entry.as_u64() & FLAT != 0 {
+        Below::Slice(slice_below(entry, i))
     } else {
-        Next::Table {
-            pa: p4d.addr(),
-            index: Level::L3.index(va),
-        }
+        Below::Table(entry.addr())
     }
 }
 
-/// `pmd_offset`: from a level 3 entry, or from a level 4 entry that [`pud_offset`] passed through.
-/// FLAT_MID tells which.
+/// Slice `i` (0..512) of the node below a FLAT entry.
 #[inline(always)]
-pub const fn pmd_offset(pud: Entry, va: VirtAddr) -> Next {
-    if pud.is_flat() {
-        if pud.as_u64() & FLAT_MID != 0 {
-            return Next::Table {
-                pa: pud.addr(),
-                index: node_index(NodeKind::Mid, va),
-            };
-        }
-        return Next::PassThrough;
-    }
-    Next::Table {
-        pa: pud.addr(),
-        index: Level::L2.index(va),
-    }
+pub const fn slice_below(entry: Entry, i: u32) -> PhysAddr {
+    entry.addr().offset((i as u64) << PAGE_SHIFT)
 }
 
-/// `pte_offset_kernel`: from a level 2 entry, or from a flat level 3 entry that [`pmd_offset`]
-/// passed through (a level 2 entry proper is never flat).
-#[inline(always)]
-pub const fn pte_offset(pmd: Entry, va: VirtAddr) -> Next {
-    if pmd.is_flat() {
-        Next::Table {
-            pa: pmd.addr(),
-            index: node_index(NodeKind::Bottom, va),
-        }
-    } else {
-        Next::Table {
-            pa: pmd.addr(),
-            index: Level::L1.index(va),
-        }
-    }
+/// What only memory knows: which index page a slice belongs to.
+pub trait IndexPages {
+    /// The index page that the `struct page` of the slice at `slice` names; `None` if it names none.
+    fn index_page(&self, slice: PhysAddr) -> Option<PhysAddr>;
 }
 
 /// How the kernel's walk ends.
@@ -329,12 +308,12 @@ pub enum SwOutcome {
     },
 }
 
-/// The kernel's walk of `va` from the L4 page `l4` (`mm->pgd`): four accessors in a row, of which
-/// some pass through. Knows nothing of CR3 or modes.
-pub fn sw_walk<M: PhysMem + ?Sized>(mem: &M, l4: PhysAddr, va: VirtAddr) -> SwOutcome {
-    let mut level = Level::L4;
-    let mut slot = l4.offset((Level::L4.index(va) as u64) << 3);
-    loop {
+/// The kernel's walk of `va` from the L4 page `l4` (`mm->pgd`): four ordinary levels, with an index
+/// page below each FLAT entry. Knows nothing of CR3 or modes.
+pub fn sw_walk<M: PhysMem + IndexPages + ?Sized>(mem: &M, l4: PhysAddr, va: VirtAddr) -> SwOutcome {
+    let mut table = l4;
+    for level in [Level::L4, Level::L3, Level::L2] {
+        let slot = table.offset((level.index(va) as u64) << 3);
         let entry = match mem.load(slot) {
             Some(v) => Entry::new(v),
             None => return SwOutcome::Bad { level },
@@ -342,45 +321,44 @@ pub fn sw_walk<M: PhysMem + ?Sized>(mem: &M, l4: PhysAddr, va: VirtAddr) -> SwOu
         if !entry.is_present() {
             return SwOutcome::Absent { level, slot };
         }
-        // A flat entry that was passed through is no leaf: is_flat() excludes PS.
-        let large = entry.as_u64() & PSE != 0;
-        let (next, down) = match level {
-            Level::L4 if large => return SwOutcome::Bad { level },
-            Level::L3 if large => {
-                return SwOutcome::Leaf {
+        if entry.as_u64() & PSE != 0 {
+            return match level {
+                Level::L3 | Level::L2 => SwOutcome::Leaf {
                     slot,
                     entry,
-                    shift: 30,
-                }
-            }
-            Level::L2 if large => {
-                return SwOutcome::Leaf {
-                    slot,
-                    entry,
-                    shift: 21,
-                }
-            }
-            Level::L1 => {
-                return SwOutcome::Leaf {
-                    slot,
-                    entry,
-                    shift: 12,
-                }
-            }
-            Level::L4 => (pud_offset(entry, va), Level::L3),
-            Level::L3 => (pmd_offset(entry, va), Level::L2),
-            Level::L2 => (pte_offset(entry, va), Level::L1),
-        };
-        level = down;
-        if let Next::Table { pa, index } = next {
-            slot = pa.offset((index as u64) << 3);
+                    shift: level.shift(),
+                },
+                Level::L4 | Level::L1 => SwOutcome::Bad { level },
+            };
         }
+        let i = match level {
+            Level::L4 => Level::L3.index(va),
+            Level::L3 => Level::L2.index(va),
+            // No slice is below level 2.
+            Level::L2 | Level::L1 => {
+                table = entry.addr();
+                continue;
+            }
+        };
+        table = match below(entry, i) {
+            Below::Table(pa) => pa,
+            Below::Slice(pa) => match mem.index_page(pa) {
+                Some(index) => index,
+                None => return SwOutcome::Bad { level },
+            },
+        };
     }
-}
-
-/// `pud_next`/`pmd_next`: does a range walker move on within the table after the window that
-/// `child` covers? Not where the child's pointer is its parent's (a folded level).
-#[inline(always)]
-pub const fn advances(parent_slot: PhysAddr, child_slot: PhysAddr) -> bool {
-    parent_slot.as_u64() != child_slot.as_u64()
+    let slot = table.offset((Level::L1.index(va) as u64) << 3);
+    match mem.load(slot) {
+        None => SwOutcome::Bad { level: Level::L1 },
+        Some(v) if !Entry::new(v).is_present() => SwOutcome::Absent {
+            level: Level::L1,
+            slot,
+        },
+        Some(v) => SwOutcome::Leaf {
+            slot,
+            entry: Entry::new(v),
+            shift: 12,
+        },
+    }
 }

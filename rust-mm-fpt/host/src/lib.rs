@@ -5,8 +5,9 @@
 //! * [`mem`]: simulated physical memory with a ledger of who owns which frame;
 //! * [`world`]: the machine-wide state that the kernel glue has (pools, caps, counters, failure
 //!   injection) and the implementation of the core's traits on it;
-//! * [`mm`]: a small address-space layer (fault, unmap, protect, fork, move, demote, exit) whose
-//!   range walks are written as the kernel's are, sticky folding included;
+//! * [`mm`]: a small address-space layer (fault, unmap, protect, fork, move, collapse, split, exit)
+//!   that walks four ordinary levels, as generic code of the kernel does;
+//! * [`arch`]: what arch/x86 does below it: the transitions of nodes with index pages;
 //! * [`oracle`]: what an address space should contain, as a flat map, and the checks against it;
 //! * [`diff`]: random page tables, and QEMU's answer to them compared with the core's;
 //! * [`look`]: page tables of a running kernel, in a file that is its memory.
@@ -14,24 +15,37 @@
 //! # What does not compile
 //!
 //! A node cannot be duplicated:
-//! ```compile_fail
+//! ```compile_fail,E0599
 //! fn dup<B>(n: fpt_core::node::Ready<B>) -> fpt_core::node::Ready<B> { n.clone() }
 //! ```
-//! A node cannot be committed twice:
-//! ```compile_fail
-//! use fpt_core::node::*;
-//! fn twice<O: NodeAlloc + NodeMem>(o: &mut O, n: Ready<O::Block>) {
-//!     let _ = commit_node(o, n, 0x67);
-//!     let _ = commit_node(o, n, 0x67);
+//! A node cannot be published twice:
+//! ```compile_fail,E0382
+//! use fpt_core::{addr::PhysAddr, node::*, span};
+//! fn twice<O: NodeAlloc + NodeMem>(o: &mut O, n: span::Ready<'_>, pa: PhysAddr) {
+//!     let _ = publish_node(o, n, pa);
+//!     let _ = publish_node(o, n, pa);
 //! }
 //! ```
-//! A node that is still in the tree, or was never installed, cannot be retired:
-//! ```compile_fail
+//! Nor can what was published be released, or the other way round:
+//! ```compile_fail,E0382
+//! use fpt_core::node::*;
+//! fn both<O: NodeAlloc + NodeMem>(o: &mut O, n: Ready<O::Block>) -> O::Block {
+//!     release_node(o, n);
+//!     n.into_raw()
+//! }
+//! ```
+//! A node that is still in the tree is not accounted as one that left:
+//! ```compile_fail,E0308
+//! use fpt_core::{node::*, span};
+//! fn early<O: NodeAlloc + NodeMem>(o: &mut O, n: &span::Flat<'_>) { gather_node(o, n); }
+//! ```
+//! A node that is still in the tree, or was never there, cannot be retired:
+//! ```compile_fail,E0308
 //! use fpt_core::node::*;
 //! fn early<O: NodeAlloc + NodeMem>(o: &mut O, n: Ready<O::Block>) { let _ = retire_node(o, n); }
 //! ```
 //! A detached node cannot be conjured up field by field:
-//! ```compile_fail
+//! ```compile_fail,E0451
 //! let n = fpt_core::node::Detached { kind: fpt_core::geometry::NodeKind::Mid, tainted: false, block: () };
 //! ```
 //! A detached node cannot be ignored (where warnings are errors):
@@ -40,19 +54,90 @@
 //! use fpt_core::node::*;
 //! fn ignore<B>(n: (B, u8)) { Detached::from_raw(n.0, n.1).ok().unwrap(); }
 //! ```
+//! A span that hardware reads as flat cannot be detached: first hardware is led to the index page, then
+//! the TLB is flushed. Nor can one that is attached already, because slices that were put back may be in
+//! a processor's caches:
+//! ```compile_fail,E0599
+//! fn early(span: fpt_core::span::Flat<'_>) -> u32 { span.detach() }
+//! ```
+//! ```compile_fail,E0599
+//! fn unflushed(span: fpt_core::span::Unflushed<'_>) -> u32 { span.detach() }
+//! ```
+//! ```compile_fail,E0599
+//! fn attached(span: fpt_core::span::Attached<'_>) -> u32 { span.detach() }
+//! ```
+//! Nor can it be gathered between the store and the flush:
+//! ```compile_fail,E0599
+//! fn unflushed(span: fpt_core::span::Unflushed<'_>) { let _ = span.gather(); }
+//! ```
+//! The flush cannot be forgotten (where warnings are errors):
+//! ```compile_fail
+//! #![deny(unused_must_use)]
+//! use fpt_core::{addr::PhysAddr, span::Flat};
+//! fn forgotten(span: Flat<'_>, index: PhysAddr) { span.unflat(index).unwrap().0; }
+//! ```
+//! A span is not led out of FLAT twice:
+//! ```compile_fail,E0382
+//! use fpt_core::{addr::PhysAddr, span::Flat};
+//! fn twice(span: Flat<'_>, index: PhysAddr) { let _ = span.unflat(index); let _ = span.unflat(index); }
+//! ```
+//! One that is being detached is not gathered as well:
+//! ```compile_fail,E0382
+//! use fpt_core::span::Attached;
+//! fn both(span: Attached<'_>) { let _ = span.unflushed().flushed().detach(); let _ = span.gather(); }
+//! ```
+//! Only what was gathered is retired, and only what is ready is born:
+//! ```compile_fail,E0599
+//! fn early(span: fpt_core::span::Attached<'_>) -> bool { span.retire(fpt_core::entry::Entry::NONE) }
+//! ```
+//! ```compile_fail,E0599
+//! fn again(span: fpt_core::span::Gathered<'_>) { let _ = span.born(fpt_core::addr::PhysAddr::new(0)); }
+//! ```
+//! A span in one state cannot be viewed in another meanwhile:
+//! ```compile_fail,E0499
+//! use fpt_core::span::{Span, View};
+//! fn both(span: &mut Span) -> (View<'_>, View<'_>) { let a = span.view(); (a, span.view()) }
+//! ```
+//! And no slice is taken while a transition is under way:
+//! ```compile_fail,E0499
+//! use fpt_core::{addr::PhysAddr, span::{Span, View}};
+//! fn between(span: &mut Span, pa: PhysAddr) {
+//!     let View::Flat(flat) = span.view() else { return };
+//!     let Some((unflushed, _)) = flat.unflat(pa) else { return };
+//!     let _ = span.take(pa, 0);
+//!     let _ = unflushed.flushed();
+//! }
+//! ```
+//! A state cannot be made from nothing:
+//! ```compile_fail,E0603
+//! fn conjure(span: &mut fpt_core::span::Span) { let _ = fpt_core::span::Attached(span); }
+//! ```
 //! And the same calls, used as meant, do compile:
 //! ```
-//! use fpt_core::node::*;
-//! fn fine<O: NodeAlloc + NodeMem>(o: &mut O) -> Option<Retired> {
-//!     let ready = acquire_node(o, fpt_core::geometry::NodeKind::Mid).ok()?;
-//!     let _ = commit_node(o, ready, fpt_core::entry::TABLE_FLAGS);
-//!     let detached = detach_node(o)?;
-//!     Some(retire_node(o, detached))
+//! use fpt_core::{addr::PhysAddr, geometry::NodeKind, node::*, span::*};
+//! fn node<O: NodeAlloc + NodeMem>(o: &mut O, span: &mut Span) -> Option<Retired> {
+//!     let ready = acquire_node(o, NodeKind::Mid, Source::Any).ok()?;
+//!     let pa = o.phys(ready.block());
+//!     let block = ready.into_raw();
+//!     let View::Ready(born) = span.view() else { return None };
+//!     let (flat, _entry) = publish_node(o, born, pa)?;
+//!     let mut gathered = flat.gather();
+//!     gather_node(o, &gathered);
+//!     let _ = (gathered.must_look(), gathered.retire(fpt_core::entry::Entry::NONE));
+//!     Some(retire_node(o, Detached::from_raw(block, NodeKind::Mid as u8).ok()?))
+//! }
+//! fn span(span: &mut Span, block: PhysAddr, index: PhysAddr) -> Option<u32> {
+//!     let _ = span.take(block, 0);
+//!     let View::Flat(flat) = span.view() else { return None };
+//!     let (unflushed, _entry) = flat.unflat(index)?;
+//!     let flushed: Flushed<'_> = unflushed.flushed();
+//!     Some(flushed.detach())
 //! }
 //! ```
 
 #![forbid(unsafe_code)]
 
+pub mod arch;
 pub mod diff;
 pub mod look;
 pub mod mem;

@@ -5,9 +5,12 @@
 
 use crate::diff::{render, render_entries};
 use fpt_core::addr::{PhysAddr, VirtAddr, PAGE_SIZE};
-use fpt_core::entry::{root_block, Class, Entry, ACCESSED, CR3_FLAT, DIRTY, PRESENT, PSE};
-use fpt_core::geometry::{Level, NODE_ENTRIES, ROOT_USER_SLICES};
-use fpt_core::walk::{hw_walk, sw_walk, Cfg, HwWalk, Outcome, PhysMem, SwOutcome};
+use fpt_core::entry::{
+    root_block, Class, Entry, ACCESSED, CR3_FLAT, DIRTY, FLAT_SLICE, PRESENT, PSE,
+};
+use fpt_core::geometry::{Level, NodeKind, NODE_SHIFT, ROOT_USER_SLICES, SLICES};
+use fpt_core::span::{is_own, Span, State};
+use fpt_core::walk::{hw_walk, sw_walk, Cfg, HwWalk, IndexPages, Outcome, PhysMem, SwOutcome};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;
@@ -78,6 +81,107 @@ impl PhysMem for FileMem {
     }
 }
 
+/// Where the kernel has its `struct page`s: what debugfs `fpt/layout` says.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Layout {
+    /// Virtual address of the first.
+    pub vmemmap: u64,
+    /// Size of one.
+    pub page: u64,
+    /// Offset of word 1 in it.
+    pub word1: u64,
+}
+
+impl Layout {
+    /// Checks numbers that came from outside.
+    pub fn new(vmemmap: u64, page: u64, word1: u64) -> Result<Layout, String> {
+        if VirtAddr::new(vmemmap).is_user_half() || vmemmap % 8 != 0 {
+            return Err(format!("{vmemmap:#x} is no address of the kernel's"));
+        }
+        if !(16..=4096).contains(&page) || page % 8 != 0 {
+            return Err(format!("{page} is no size of a struct page"));
+        }
+        if word1 % 8 != 0 || word1 >= page {
+            return Err(format!("word 1 at {word1} of {page} bytes"));
+        }
+        Ok(Layout {
+            vmemmap,
+            page,
+            word1,
+        })
+    }
+}
+
+/// What a traversal of all tables has to know of memory.
+pub trait Nodes: PhysMem + IndexPages {
+    /// The block of the node whose index page is the table at `table`.
+    fn node_of(&self, table: PhysAddr) -> Option<PhysAddr>;
+}
+
+/// A stopped guest: its memory, and one address space for the kernel's half.
+pub struct Guest {
+    /// Its memory.
+    pub mem: FileMem,
+    /// CR3.
+    pub cr3: u64,
+    /// The rest of what walks depend on.
+    pub cfg: Cfg,
+    /// Of a kernel that says so; without it no index page is found.
+    pub layout: Option<Layout>,
+}
+
+impl Guest {
+    fn translate(&self, va: u64) -> Option<PhysAddr> {
+        let va = VirtAddr::new(va);
+        if va.is_user_half() {
+            return None;
+        }
+        hw_walk(&self.mem, self.cr3, va, &self.cfg).translate(va)
+    }
+
+    fn word_at(&self, va: u64) -> Option<u64> {
+        self.mem.load(self.translate(va)?)
+    }
+
+    /// Word 1 of the `struct page` of the page at `pa`: a pointer, if the page is what one hopes.
+    fn word1(&self, pa: PhysAddr) -> Option<u64> {
+        let layout = self.layout?;
+        let pfn = pa.as_u64() / PAGE;
+        let at = pfn.checked_mul(layout.page)?.checked_add(layout.word1)?;
+        self.word_at(layout.vmemmap.checked_add(at)?)
+    }
+}
+
+impl PhysMem for Guest {
+    fn load(&self, pa: PhysAddr) -> Option<u64> {
+        self.mem.load(pa)
+    }
+}
+
+impl IndexPages for Guest {
+    fn index_page(&self, slice: PhysAddr) -> Option<PhysAddr> {
+        let index = self.translate(self.word1(slice)?)?;
+        index.is_aligned(12).then_some(index)
+    }
+}
+
+impl Nodes for Guest {
+    /// By word 1 of the table, which is the kernel's `struct fpt_node` if it is an index page: a
+    /// [`Span`], and the addresses of block and index page. Of another table word 1 may be anything,
+    /// also what it was once: hence the checks.
+    fn node_of(&self, table: PhysAddr) -> Option<PhysAddr> {
+        let node = self.word1(table)?;
+        let span = std::mem::size_of::<Span>() as u64;
+        let field = |at: u64| self.word_at(node.checked_add(at)?);
+        let state = field(0)? as u8;
+        let block = PhysAddr::new(field(span)?);
+        let living = state == State::Flat as u8 || state == State::Attached as u8;
+        let fits = living && block.is_aligned(NODE_SHIFT) && field(span + 8)? == table.as_u64();
+        let named = |i: u64| self.index_page(block.offset(i * PAGE)) == Some(table);
+        (fits && (0..u64::from(SLICES)).all(named)).then_some(block)
+    }
+}
+
 /// The lines that QEMU's monitor prints for `info walk`; here refusals say why.
 pub fn hardware_text(walk: &HwWalk) -> String {
     match walk.outcome {
@@ -108,7 +212,7 @@ pub fn software_text<M: PhysMem>(mem: &M, outcome: SwOutcome) -> String {
 }
 
 /// Both walks of one address, as text.
-pub fn walk_text<M: PhysMem>(mem: &M, cr3: u64, va: u64, cfg: &Cfg) -> String {
+pub fn walk_text<M: PhysMem + IndexPages>(mem: &M, cr3: u64, va: u64, cfg: &Cfg) -> String {
     let va = VirtAddr::new(va);
     let software = sw_walk(mem, Entry::new(cr3).addr(), va);
     hardware_text(&hw_walk(mem, cr3, va, cfg)) + &software_text(mem, software)
@@ -165,7 +269,7 @@ impl Seen {
 
     /// Adds the mapping `start..end` of the address space below the L4 page `l4`. `Err` is the
     /// address at which no kernel could have such an entry.
-    pub fn add<M: PhysMem>(
+    pub fn add<M: PhysMem + IndexPages>(
         &mut self,
         mem: &M,
         l4: PhysAddr,
@@ -230,17 +334,18 @@ fn next(addr: u64, level: Level) -> u64 {
 pub struct Shape {
     /// 1 if CR3 says that the root is flattened.
     pub root: u64,
-    /// L3+L2 nodes.
+    /// L3+L2 nodes, flat or not.
     pub mid: u64,
-    /// L2+L1 nodes.
+    /// L2+L1 nodes, flat or not.
     pub bottom: u64,
-    /// Conventional tables below the root, slices of a flattened root left out.
+    /// Conventional tables and index pages below the root; slices of nodes left out.
     pub tables: u64,
 }
 
 impl Shape {
-    /// Of the tree below `cr3`. `Err` says which entry is bad.
-    pub fn of<M: PhysMem>(mem: &M, cr3: u64) -> Result<Shape, String> {
+    /// Of the tree below `cr3`. `Err` says which entry is bad, or which node has an index page that
+    /// does not say what its slices hold.
+    pub fn of<M: Nodes>(mem: &M, cr3: u64) -> Result<Shape, String> {
         let l4 = Entry::new(cr3).addr();
         let mut shape = Shape {
             root: u64::from(cr3 & CR3_FLAT != 0),
@@ -257,49 +362,97 @@ impl Shape {
                     slice.as_u64()
                 ));
             }
-            shape.below(mem, entry, Level::L4)?;
-        }
-        if shape.root == 1 {
-            // All of them are there from the beginning, and none was allocated.
-            shape.tables = shape.tables.saturating_sub(u64::from(ROOT_USER_SLICES));
+            shape.below(mem, entry, Level::L4, None)?;
         }
         Ok(shape)
     }
 
-    fn below<M: PhysMem>(&mut self, mem: &M, entry: Entry, level: Level) -> Result<(), String> {
-        let (pa, entries, down) = match (entry.classify(level), level) {
-            (Class::Bad, _) => {
-                return Err(format!("{:#x} in level {}", entry.as_u64(), level.number()))
+    /// What is below `entry`, which points at `own`'s slice if that is what its table brings.
+    fn below<M: Nodes>(
+        &mut self,
+        mem: &M,
+        entry: Entry,
+        level: Level,
+        own: Option<PhysAddr>,
+    ) -> Result<(), String> {
+        let kind = match level {
+            Level::L4 => NodeKind::Mid,
+            _ => NodeKind::Bottom,
+        };
+        let (table, node) = match entry.classify(level) {
+            Class::Bad => return Err(format!("{:#x} in level {}", entry.as_u64(), level.number())),
+            Class::Node { pa, .. } => {
+                let table = index_of(mem, pa)?;
+                agrees(mem, pa, table)?;
+                (table, Some(pa))
             }
-            (Class::Node { pa, .. }, Level::L4) => {
-                self.mid += 1;
-                (pa, NODE_ENTRIES, Level::L2)
-            }
-            (Class::Node { .. }, _) => {
-                self.bottom += 1;
-                return Ok(());
-            }
-            (Class::Table { pa }, _) => {
-                self.tables += 1;
-                match level {
-                    Level::L4 => (pa, WORDS as u32, Level::L3),
-                    Level::L3 => (pa, WORDS as u32, Level::L2),
-                    _ => return Ok(()),
-                }
-            }
+            Class::Table { pa } if matches!(level, Level::L4 | Level::L3) => (pa, mem.node_of(pa)),
+            Class::Table { pa } => (pa, None),
             _ => return Ok(()),
         };
-        for index in 0..entries {
-            let slot = pa.offset(u64::from(index) << 3);
-            let entry = mem.load(slot).ok_or_else(|| {
-                format!(
-                    "a table of level {} at {:#x}, outside memory",
-                    down.number(),
-                    pa.as_u64()
-                )
+        match (node, kind) {
+            (None, _) => {}
+            (Some(_), NodeKind::Mid) => self.mid += 1,
+            (Some(_), _) => self.bottom += 1,
+        }
+        // Those of a flattened root and of a node were not allocated one by one.
+        let slice = entry.as_u64() & FLAT_SLICE != 0 || own == Some(table);
+        self.tables += u64::from(!slice);
+        let down = match level {
+            Level::L4 => Level::L3,
+            Level::L3 => Level::L2,
+            _ => return Ok(()),
+        };
+        for i in 0..u64::from(SLICES) {
+            let entry = mem.load(table.offset(i << 3)).ok_or_else(|| {
+                let (level, at) = (down.number(), table.as_u64());
+                format!("a table of level {level} at {at:#x}, outside memory")
             })?;
-            self.below(mem, Entry::new(entry), down)?;
+            let own = node.map(|block| block.offset(i * PAGE));
+            self.below(mem, Entry::new(entry), down, own)?;
         }
         Ok(())
     }
+}
+
+/// The index page that all slices of the node at `block` name.
+fn index_of<M: IndexPages>(mem: &M, block: PhysAddr) -> Result<PhysAddr, String> {
+    let mut all = (0..u64::from(SLICES)).map(|i| mem.index_page(block.offset(i * PAGE)));
+    let at = block.as_u64();
+    match all.next().flatten() {
+        None => Err(format!("the node at {at:#x} has no index page")),
+        Some(index) if all.all(|other| other == Some(index)) => Ok(index),
+        Some(_) => Err(format!("the slices of {at:#x} name different index pages")),
+    }
+}
+
+/// Each entry of the index page at `index` points at the slice of the node at `block` that hardware
+/// goes to, or is none beside a slice that is zero.
+fn agrees<M: PhysMem>(mem: &M, block: PhysAddr, index: PhysAddr) -> Result<(), String> {
+    let load = |pa: PhysAddr| {
+        mem.load(pa)
+            .ok_or_else(|| format!("{:#x} is outside memory", pa.as_u64()))
+    };
+    for i in 0..SLICES {
+        let entry = Entry::new(load(index.offset(u64::from(i) << 3))?);
+        let slice = block.offset(u64::from(i) * PAGE);
+        let what = || {
+            let (index, value, block) = (index.as_u64(), entry.as_u64(), block.as_u64());
+            format!("entry {i} of index page {index:#x} is {value:#x} and the node at {block:#x}")
+        };
+        if is_own(block, i, entry) {
+            if entry.as_u64() & ACCESSED == 0 {
+                return Err(format!("{}: not accessed", what()));
+            }
+        } else if entry.as_u64() != 0 {
+            return Err(format!("{}: not its slice", what()));
+        } else {
+            for word in 0..WORDS as u64 {
+                if load(slice.offset(word << 3))? != 0 {
+                    return Err(format!("{}: the slice is in use", what()));
+                }
+            }
+        }
+    }
+    Ok(())
 }

@@ -6,10 +6,11 @@
 //! 4 KiB. Addresses are never used twice, so a stale pointer finds nothing: every access to a
 //! frame that is not allocated panics or, through [`PhysMem`], answers `None`.
 
+use crate::look::Nodes;
 use fpt_core::addr::{PhysAddr, PAGE_SHIFT};
 use fpt_core::entry::{root_l4, Entry, TABLE_FLAGS};
 use fpt_core::geometry::{Level, NodeKind, NODE_SHIFT, ROOT_USER_SLICES, SLICES};
-use fpt_core::walk::PhysMem;
+use fpt_core::walk::{IndexPages, PhysMem};
 
 type Frame = Box<[u64; 512]>;
 
@@ -17,6 +18,8 @@ type Frame = Box<[u64; 512]>;
 #[derive(Clone, Debug)]
 struct BlockState {
     kind: NodeKind,
+    /// Of nodes that have one.
+    index: Option<PhysAddr>,
     prepared: Vec<bool>,
     charged: bool,
 }
@@ -152,10 +155,12 @@ impl SimMem {
         self.tables -= 1;
     }
 
-    /// A zeroed order-9 block for a node of `kind`.
-    pub fn alloc_block(&mut self, kind: NodeKind) -> SimBlock {
+    /// A zeroed order-9 block for a node of `kind`, whose slices will name the index page `index`.
+    pub fn alloc_block(&mut self, kind: NodeKind, index: Option<PhysAddr>) -> SimBlock {
+        assert_eq!(index.is_none(), kind == NodeKind::Root);
         let state = BlockState {
             kind,
+            index,
             prepared: vec![false; SLICES as usize],
             charged: false,
         };
@@ -255,7 +260,28 @@ impl SimMem {
             .is_some_and(|chunk| chunk.data[frame].is_none())
     }
 
-    /// Turns a charged block into 512 tables that live on their own (demotion).
+    /// Is the 4 KiB frame a table of entries of `level`, on its own?
+    pub fn is_table(&self, pa: PhysAddr, level: Level) -> bool {
+        let (c, frame, _) = place(pa);
+        match self.chunk(c).map(|c| &c.owner) {
+            Some(Owner::Frames(frames)) => frames[frame] == Some(level),
+            _ => false,
+        }
+    }
+
+    /// The words of the 4 KiB frame that are not zero, with their indices.
+    pub fn words(&self, pa: PhysAddr) -> Vec<(u32, u64)> {
+        let (c, frame, _) = place(pa);
+        let chunk = self.chunk(c).unwrap_or_else(|| panic!("no frame {pa:x?}"));
+        let words = chunk.data[frame].iter().flat_map(|f| f.iter());
+        words
+            .enumerate()
+            .filter(|(_, w)| **w != 0)
+            .map(|(i, w)| (i as u32, *w))
+            .collect()
+    }
+
+    /// Turns a charged block into 512 tables that live on their own. They name no index page any more.
     pub fn split_block(&mut self, pa: PhysAddr, kind: NodeKind) {
         self.assert_block(pa, kind, true);
         let chunk = self.chunk_mut(place(pa).0).unwrap();
@@ -309,6 +335,28 @@ impl SimMem {
     /// Allocated 4 KiB tables and order-9 blocks.
     pub fn in_use(&self) -> (u64, u64) {
         (self.tables, self.blocks)
+    }
+}
+
+/// Word 1 of a `struct page`, as far as it is valid: in slices of a node that is prepared.
+impl IndexPages for SimMem {
+    fn index_page(&self, slice: PhysAddr) -> Option<PhysAddr> {
+        let (c, frame, _) = place(slice);
+        match &self.chunk(c)?.owner {
+            Owner::Block(state) if state.prepared[frame] => state.index,
+            _ => None,
+        }
+    }
+}
+
+impl Nodes for SimMem {
+    fn node_of(&self, table: PhysAddr) -> Option<PhysAddr> {
+        let has = |c: &Option<Chunk>| match c.as_ref().map(|c| &c.owner) {
+            Some(Owner::Block(state)) => state.index == Some(table),
+            _ => false,
+        };
+        let chunk = self.chunks.iter().position(has)?;
+        Some(PhysAddr::new((chunk as u64) << NODE_SHIFT))
     }
 }
 

@@ -2,19 +2,18 @@
 
 //! A small address-space layer on the simulated machine.
 //!
-//! Tables are reached only through the core's `pud_offset`, `pmd_offset` and `pte_offset`, ranges
-//! are walked in windows of at most 2 MiB, and a folded level's pointer does not move: the rules
-//! that the kernel's walkers follow. Nodes come and go only through the core's life cycle.
+//! This is generic code: it walks four ordinary levels in every mode, and what it changes above the
+//! PTEs it changes through [`crate::arch`].
 
-use crate::mem::SimBlock;
+use crate::arch::Batch;
 use crate::world::{Ops, Request, World};
-use fpt_core::addr::{PhysAddr, VirtAddr};
-use fpt_core::counters::Counter;
-use fpt_core::entry::{self, Class, Entry};
-use fpt_core::geometry::{slice_base, span_bytes, Level, Mode, NodeKind, NODE_BYTES, SLICES};
-use fpt_core::node::{self, DemoteOutcome, Detached, InstallOutcome};
+use fpt_core::addr::{PhysAddr, VirtAddr, PAGE_SIZE};
+use fpt_core::entry::{self, Class, Entry, ACCESSED};
+use fpt_core::geometry::{Level, Mode, NodeKind, NODE_BYTES, SLICES};
+use fpt_core::node;
 use fpt_core::policy::{decide, Choice, Decision, SpanFacts};
-use fpt_core::walk::{advances, pmd_offset, pte_offset, pud_offset, Next};
+use fpt_core::span::{is_own, Event, State};
+use fpt_core::walk::{below, Below, IndexPages};
 
 /// First address after the user half.
 pub const USER_END: u64 = 1 << 47;
@@ -24,6 +23,17 @@ pub const USER_END: u64 = 1 << 47;
 pub enum MmError {
     /// No memory for a table of 4 KiB.
     NoMemory,
+}
+
+/// At fork, what the parent has in a span.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Parent {
+    /// A node that hardware uses, or not.
+    pub choice: Choice,
+    /// Its nodes of this kind.
+    pub nodes: u32,
+    /// Slices in use of the node there.
+    pub slices: u32,
 }
 
 /// An address space.
@@ -52,7 +62,7 @@ pub enum Window {
         /// Where the entry is.
         slot: PhysAddr,
     },
-    /// At most 2 MiB from `start`, below the pmd pointer `slot`, which may be a folded one.
+    /// At most 2 MiB from `start`, below the level 2 entry `slot`.
     Pmd {
         /// The pmd pointer.
         slot: PhysAddr,
@@ -69,10 +79,6 @@ fn addr_end(addr: u64, end: u64, level: Level) -> u64 {
     boundary.min(end)
 }
 
-fn table_flags() -> u64 {
-    entry::TABLE_FLAGS
-}
-
 impl Mm {
     /// A new address space; at fork `parent` says whether the parent's root is flattened.
     pub fn new(world: &mut World, mode: Mode, parent: Option<&Mm>) -> Result<Mm, MmError> {
@@ -85,16 +91,17 @@ impl Mm {
             tainted: false,
             total_vm: parent.map_or(0, |p| p.total_vm),
         };
-        let choice = parent.map(|p| {
-            if p.flat_root {
-                Choice::Flat
-            } else {
-                Choice::Radix
-            }
+        let choice = parent.map(|p| Parent {
+            choice: match p.flat_root {
+                true => Choice::Flat,
+                false => Choice::Radix,
+            },
+            nodes: u32::from(p.flat_root),
+            slices: 0,
         });
         let facts = mm.facts(world, NodeKind::Root, false, choice);
         if let Decision::Flatten = decide(&facts) {
-            let mut ops = Ops::new(world, &mut mm, PhysAddr::new(0));
+            let mut ops = Ops { world, mm: &mut mm };
             if let Ok(l4) = node::install_root(&mut ops) {
                 mm.l4 = l4;
                 mm.flat_root = true;
@@ -121,20 +128,36 @@ impl Mm {
         }
     }
 
-    fn facts(&self, w: &World, kind: NodeKind, huge: bool, parent: Option<Choice>) -> SpanFacts {
+    /// What the policy is told of a span.
+    pub fn facts(
+        &self,
+        w: &World,
+        kind: NodeKind,
+        huge: bool,
+        parent: Option<Parent>,
+    ) -> SpanFacts {
         SpanFacts {
             mode: self.mode,
             kind,
             policy: w.policy,
             min_span: w.min_span,
             mm_total_vm: self.total_vm,
-            vma_excluded: huge,
+            vma_excluded: huge && w.hints,
             mm_flat_nodes: self.flat_nodes,
             mm_cap: w.mm_cap,
             global_flat_nodes: w.global_flat,
             global_cap: w.global_cap,
-            parent_choice: parent,
+            parent_choice: parent.map(|p| p.choice),
+            parent_nodes: parent.map_or(0, |p| p.nodes),
+            parent_slices: parent.map_or(0, |p| p.slices),
         }
+    }
+
+    /// Its nodes below the root.
+    pub fn nodes(&self, w: &World) -> usize {
+        let below = self.flat_nodes - u64::from(self.flat_root);
+        assert!(below <= w.nodes.len() as u64);
+        below as usize
     }
 
     /// `p4d_offset`.
@@ -143,121 +166,54 @@ impl Mm {
             .offset(u64::from(Level::L4.index(VirtAddr::new(va))) * 8)
     }
 
-    fn populate(
-        &mut self,
-        w: &mut World,
-        slot: PhysAddr,
-        child: Level,
-        huge: bool,
-        parent: Option<Choice>,
-    ) -> Result<(), MmError> {
-        if !Entry::new(w.mem.read(slot)).is_none() {
-            return Ok(());
-        }
-        let kind = match child {
-            Level::L3 => Some(NodeKind::Mid),
-            Level::L2 => Some(NodeKind::Bottom),
-            _ => None,
-        };
-        if let Some(kind) = kind {
-            match decide(&self.facts(w, kind, huge, parent)) {
-                Decision::Flatten => {
-                    let mut ops = Ops::new(w, self, slot);
-                    match node::install_node(&mut ops, kind, table_flags()) {
-                        InstallOutcome::Installed | InstallOutcome::LostRace => return Ok(()),
-                        InstallOutcome::Fallback(_) => {}
-                    }
-                }
-                Decision::Conventional(why) => {
-                    let counter = if why.is_cap() {
-                        Counter::REFUSED_CAP
-                    } else {
-                        Counter::REFUSED_POLICY
-                    };
-                    w.counters[counter.index()] += 1;
-                }
-            }
-        }
-        if !w.allow(Request::Table) {
-            return Err(MmError::NoMemory);
-        }
-        let pa = w.mem.alloc_table(child);
-        self.pgtables_bytes += 4096;
-        w.mem
-            .write(slot, Entry::table(pa, table_flags()).unwrap().as_u64());
-        Ok(())
-    }
-
-    /// The pmd pointer for `va`, tables allocated as needed. `huge`: a huge leaf is to go there.
+    /// The entry of level 2 for `va`, tables allocated as needed. `huge`: a huge leaf is to go there.
     fn alloc_pmd(
         &mut self,
         w: &mut World,
         va: u64,
         huge: bool,
-        parent: [Option<Choice>; 2],
+        parent: [Option<Parent>; 2],
     ) -> Result<PhysAddr, MmError> {
         let p4d = self.p4d(va);
-        self.populate(
-            w,
-            p4d,
-            Level::L3,
-            huge && self.mode.flattens_bottom(),
-            parent[0],
-        )?;
+        let huge_mid = huge && self.mode.flattens_bottom();
+        self.populate(w, p4d, Level::L3, huge_mid, parent[0])?;
         let pud = child(w, Level::L4, p4d, va);
         self.populate(w, pud, Level::L2, huge, parent[1])?;
         Ok(child(w, Level::L3, pud, va))
     }
 
-    fn alloc_pte(
-        &mut self,
-        w: &mut World,
-        va: u64,
-        parent: [Option<Choice>; 2],
-    ) -> Result<PhysAddr, MmError> {
-        let pmd = self.alloc_pmd(w, va, false, parent)?;
+    fn alloc_pte(&mut self, w: &mut World, va: u64) -> Result<PhysAddr, MmError> {
+        let pmd = self.alloc_pmd(w, va, false, [None; 2])?;
         self.populate(w, pmd, Level::L1, false, None)?;
         Ok(child(w, Level::L2, pmd, va))
     }
 
     /// Maps one page of 4 KiB where nothing is mapped.
     pub fn map(&mut self, w: &mut World, va: u64, leaf: u64) -> Result<(), MmError> {
-        self.total_vm += 4096;
-        let slot = self.alloc_pte(w, va, [None; 2])?;
+        self.total_vm += PAGE_SIZE;
+        let slot = self.alloc_pte(w, va)?;
         assert_eq!(w.mem.read(slot), 0, "{va:#x} is mapped");
         w.mem.write(slot, leaf);
         Ok(())
     }
 
-    /// Maps a leaf of 2 MiB (`level` 2) or 1 GiB (`level` 3) where nothing is mapped. A flat span
-    /// that has no room for such a leaf is demoted; `mapped` tells of a range whether anything
-    /// is mapped there.
+    /// Maps a leaf of 2 MiB (`level` 2) or 1 GiB (`level` 3) where nothing is mapped. `event`: a huge
+    /// page like any other, or hugetlb's.
     pub fn map_huge(
         &mut self,
         w: &mut World,
         va: u64,
         level: Level,
         leaf: u64,
-        mapped: &dyn Fn(u64, u64) -> bool,
+        event: Event,
     ) -> Result<(), MmError> {
         assert_eq!(va % level.span_bytes(), 0);
         self.total_vm += level.span_bytes();
-        let p4d = self.p4d(va);
         let slot = if level == Level::L3 {
-            // A 1 GiB leaf has no room in an L3+L2 node.
-            self.demote(w, p4d, va, mapped)?;
+            let p4d = self.p4d(va);
             self.populate(w, p4d, Level::L3, true, None)?;
-            let pud = child(w, Level::L4, p4d, va);
-            assert_ne!(pud, p4d);
-            pud
+            child(w, Level::L4, p4d, va)
         } else {
-            if Entry::new(w.mem.read(p4d)).is_present() {
-                let pud = child(w, Level::L4, p4d, va);
-                // A 2 MiB leaf has no room in an L2+L1 node.
-                if Entry::new(w.mem.read(pud)).node_kind() == Some(NodeKind::Bottom) {
-                    self.demote(w, pud, va, mapped)?;
-                }
-            }
             self.alloc_pmd(w, va, true, [None; 2])?
         };
         assert_eq!(
@@ -265,58 +221,77 @@ impl Mm {
             0,
             "a table outlived the last mapping below it"
         );
-        w.mem.write(slot, leaf);
+        self.set_leaf(w, slot, leaf, event);
         Ok(())
     }
 
-    /// Demotes the node that the entry at `slot`, which covers `va`, points at, if it does.
-    pub fn demote(
-        &mut self,
-        w: &mut World,
-        slot: PhysAddr,
-        va: u64,
-        mapped: &dyn Fn(u64, u64) -> bool,
-    ) -> Result<bool, MmError> {
-        let entry = Entry::new(w.mem.read(slot));
-        let Some(kind) = entry.node_kind() else {
-            return Ok(false);
-        };
-        // As the kernel does: what holds something is a table, and only mappings hold something.
-        let used: Vec<bool> = (0..SLICES)
-            .map(|slice| {
-                let used = !w.mem.frame_is_zero(node::slice_addr(entry.addr(), slice));
-                let start = slice_base(kind, VirtAddr::new(va), slice).as_u64();
-                assert!(
-                    !used || mapped(start, start + (span_bytes(kind) >> 9)),
-                    "slice {slice} outside every mapping is not zero"
-                );
-                used
-            })
-            .collect();
-        let in_use = |slice: u32| used[slice as usize];
-        let mut ops = Ops::new(w, self, slot);
-        ops.in_use = &in_use;
-        match node::demote_node(&mut ops, table_flags()) {
-            DemoteOutcome::Demoted => Ok(true),
-            DemoteOutcome::NotFlat => Ok(false),
-            DemoteOutcome::NoMemory => Err(MmError::NoMemory),
+    /// The entry of `level` for `va`, if all above it are tables.
+    pub fn lookup(&self, w: &World, va: u64, level: Level) -> Option<PhysAddr> {
+        let mut slot = self.p4d(va);
+        let mut at = Level::L4;
+        while at != level {
+            let entry = Entry::new(w.mem.read(slot));
+            let leaf = entry.as_u64() & entry::PSE != 0;
+            if !entry.is_present() || leaf {
+                return None;
+            }
+            slot = child(w, at, slot, va);
+            at = down(at);
         }
+        Some(slot)
     }
 
-    /// Demotes whatever node covers `va`; answers whether there was one.
-    pub fn demote_at(
+    /// Makes whatever node covers `va` conventional; answers whether there was one.
+    pub fn demote_at(&mut self, w: &mut World, va: u64) -> bool {
+        let mut done = false;
+        for level in [Level::L3, Level::L2] {
+            if let Some(slot) = self.lookup(w, va, level) {
+                done |= self.event(w, slot, Event::Asked);
+            }
+        }
+        done
+    }
+
+    /// Turns the small pages of the 2 MiB around `va` into one leaf (khugepaged). False if there is
+    /// no table of them.
+    pub fn collapse(&mut self, w: &mut World, va: u64, leaf: u64) -> bool {
+        let Some(slot) = self.lookup(w, va, Level::L2) else {
+            return false;
+        };
+        let entry = Entry::new(w.mem.read(slot));
+        if !entry.is_present() || entry.as_u64() & entry::PSE != 0 {
+            return false;
+        }
+        let table = self.collapse_flush(w, slot);
+        for (i, _) in w.mem.words(table) {
+            w.mem.write(table.offset(u64::from(i) * 8), 0);
+        }
+        self.set_leaf(w, slot, leaf, Event::Leaf);
+        // pte_free_defer()
+        w.mem.free_table(table, Level::L1);
+        self.pgtables_bytes -= PAGE_SIZE as i64;
+        true
+    }
+
+    /// Turns the leaf of 2 MiB at `va` into a table of `leaf(0..512)` that was made beforehand.
+    pub fn split_huge(
         &mut self,
         w: &mut World,
         va: u64,
-        mapped: &dyn Fn(u64, u64) -> bool,
-    ) -> Result<bool, MmError> {
-        let p4d = self.p4d(va);
-        if !Entry::new(w.mem.read(p4d)).is_present() {
-            return Ok(false);
+        leaf: &dyn Fn(u64) -> u64,
+    ) -> Result<(), MmError> {
+        let slot = self.lookup(w, va, Level::L2).expect("a leaf");
+        if !w.allow(Request::Table) {
+            return Err(MmError::NoMemory);
         }
-        // Where the level is folded, pud is p4d.
-        let pud = child(w, Level::L4, p4d, va);
-        self.demote(w, pud, va, mapped)
+        let table = w.mem.alloc_table(Level::L1);
+        self.pgtables_bytes += PAGE_SIZE as i64;
+        for i in 0..512 {
+            w.mem.write(table.offset(i * 8), leaf(i));
+        }
+        w.flush();
+        self.set_table(w, slot, table);
+        Ok(())
     }
 
     /// Calls `f` for each populated window of the range, in order.
@@ -328,11 +303,10 @@ impl Mm {
         mut f: impl FnMut(&mut World, Window),
     ) {
         let mut a4 = start;
-        let mut p4d = self.p4d(start);
         while a4 < end {
             let n4 = addr_end(a4, end, Level::L4);
-            let e4 = Entry::new(w.mem.read(p4d));
-            if e4.is_present() {
+            let p4d = self.p4d(a4);
+            if Entry::new(w.mem.read(p4d)).is_present() {
                 let mut a3 = a4;
                 let mut pud = child(w, Level::L4, p4d, a4);
                 while a3 < n4 && !w.mem.is_blank(pud) {
@@ -341,29 +315,13 @@ impl Mm {
                     if e3.is_present() && e3.as_u64() & entry::PSE != 0 {
                         f(w, Window::Huge { slot: pud });
                     } else if e3.is_present() {
-                        let mut a2 = a3;
-                        let mut pmd = child(w, Level::L3, pud, a3);
-                        while a2 < n3 && !w.mem.is_blank(pmd) {
-                            let n2 = addr_end(a2, n3, Level::L2);
-                            if Entry::new(w.mem.read(pmd)).is_present() {
-                                f(
-                                    w,
-                                    Window::Pmd {
-                                        slot: pmd,
-                                        start: a2,
-                                        end: n2,
-                                    },
-                                );
-                            }
-                            pmd = next(pud, pmd);
-                            a2 = n2;
-                        }
+                        let pmd = child(w, Level::L3, pud, a3);
+                        pmd_windows(w, pmd, (a3, n3), &mut f);
                     }
-                    pud = next(p4d, pud);
+                    pud = pud.offset(8);
                     a3 = n3;
                 }
             }
-            p4d = p4d.offset(8);
             a4 = n4;
         }
     }
@@ -417,75 +375,46 @@ impl Mm {
     /// `free_pgtables`: frees the tables and nodes that lie wholly in the gap and below which the
     /// range has a part. Nodes wait for the flush.
     pub fn free_tables(&mut self, w: &mut World, start: u64, end: u64, floor: u64, ceiling: u64) {
-        let mut batch: Vec<(SimBlock, u8)> = Vec::new();
+        let mut batch = Batch::new();
         let mut a = start;
-        let mut p4d = self.p4d(start);
         while a < end {
             let n = addr_end(a, end, Level::L4);
-            self.free_below(w, Level::L4, p4d, a, n, (floor, ceiling), &mut batch);
-            p4d = p4d.offset(8);
+            let p4d = self.p4d(a);
+            self.free_range(w, (Level::L4, p4d), (a, n), (floor, ceiling), &mut batch);
             a = n;
         }
-        // The flush is here; only now may a block get to the next user.
-        for (block, tag) in batch {
-            let node = Detached::from_raw(block, tag).unwrap_or_else(|_| panic!("tag {tag}"));
-            node::retire_node(w, node);
-        }
+        self.retire(w, batch);
     }
 
     /// Frees what is below the entry of `level` at `slot`, for `start..end` within its window.
-    #[allow(clippy::too_many_arguments)]
-    fn free_below(
+    fn free_range(
         &mut self,
         w: &mut World,
-        level: Level,
-        slot: PhysAddr,
-        start: u64,
-        end: u64,
+        (level, slot): (Level, PhysAddr),
+        (start, end): (u64, u64),
         gap: (u64, u64),
-        batch: &mut Vec<(SimBlock, u8)>,
+        batch: &mut Batch,
     ) {
         let entry = Entry::new(w.mem.read(slot));
         if !entry.is_present() || (level != Level::L4 && entry.as_u64() & entry::PSE != 0) {
             return;
         }
-        let below = match (entry.node_kind(), level) {
-            (Some(kind), _) => kind.entry_level(),
-            (None, Level::L4) => Level::L3,
-            (None, Level::L3) => Level::L2,
-            (None, _) => Level::L1,
-        };
-        if below != Level::L1 {
-            let mut a = start;
-            while a < end {
-                let n = addr_end(a, end, below);
-                let mut p = slot;
-                let mut l = level;
-                while l != below {
-                    p = child(w, l, p, a);
-                    l = down(l);
-                }
-                self.free_below(w, below, p, a, n, gap, batch);
-                // The rest of an empty slice has nothing to free.
-                a = if w.mem.is_blank(p) {
-                    addr_end(a, end, up(below))
-                } else {
-                    n
-                };
+        let lower = down(level);
+        let first = child(w, level, slot, start);
+        if lower != Level::L1 {
+            let (mut a, mut at) = (start, first);
+            while a < end && !w.mem.is_blank(first) {
+                let n = addr_end(a, end, lower);
+                self.free_range(w, (lower, at), (a, n), gap, batch);
+                at = at.offset(8);
+                a = n;
             }
         }
         let base = start & !(level.span_bytes() - 1);
         let whole = base >= gap.0 && base + level.span_bytes() <= gap.1;
-        if !whole || entry.as_u64() & entry::FLAT_SLICE != 0 {
-            return;
-        }
-        if entry.is_flat() {
-            let node = node::detach_node(&mut Ops::new(w, self, slot)).expect("flat entry");
-            batch.push(node.into_raw());
-        } else {
-            w.mem.write(slot, 0);
-            w.mem.free_table(entry.addr(), below);
-            self.pgtables_bytes -= 4096;
+        if whole && entry.as_u64() & entry::FLAT_SLICE == 0 {
+            let table = PhysAddr::new(first.as_u64() & !(PAGE_SIZE - 1));
+            self.free_below(w, slot, (table, lower), batch);
         }
     }
 
@@ -501,17 +430,23 @@ impl Mm {
         }
     }
 
-    /// Two trees in lock-step: either side may be folded where the other is not.
+    /// What a child is told of the parent's entry.
+    fn parent_of(&self, w: &World, entry: Entry) -> Parent {
+        let node = w.nodes.get(&entry.addr()).filter(|_| entry.is_flat());
+        Parent {
+            choice: match node {
+                Some(_) => Choice::Flat,
+                None => Choice::Radix,
+            },
+            // One kind below the root in every mode.
+            nodes: self.nodes(w) as u32,
+            slices: node.map_or(0, |node| node.span.nr_used()),
+        }
+    }
+
+    /// The child has what the parent has: nodes, where hardware uses them.
     fn copy_to(&self, w: &mut World, dst: &mut Mm) -> Result<(), MmError> {
-        let choice = |e: Entry| {
-            Some(if e.is_flat() {
-                Choice::Flat
-            } else {
-                Choice::Radix
-            })
-        };
-        for i in 0..256u64 {
-            let a4 = i << 39;
+        for a4 in (0..256u64).map(|i| i << 39) {
             let n4 = a4 + Level::L4.span_bytes();
             let (s4, d4) = (self.p4d(a4), dst.p4d(a4));
             let e4 = Entry::new(w.mem.read(s4));
@@ -520,114 +455,55 @@ impl Mm {
             if !e4.is_present() || !self.any_window(w, a4, n4) {
                 continue;
             }
-            dst.populate(w, d4, Level::L3, false, choice(e4))?;
-            let (mut s3, mut d3) = (child(w, Level::L4, s4, a4), child(w, Level::L4, d4, a4));
-            let mut a3 = a4;
-            while a3 < n4 {
-                let n3 = addr_end(a3, n4, Level::L3);
-                self.copy_pud(w, dst, s3, d3, d3 == d4, a3, n3)?;
-                s3 = next(s4, s3);
-                d3 = next(d4, d3);
-                a3 = n3;
+            dst.populate(w, d4, Level::L3, false, Some(self.parent_of(w, e4)))?;
+            let (s3, d3) = (child(w, Level::L4, s4, a4), child(w, Level::L4, d4, a4));
+            for i in 0..512 {
+                let start = a4 + (i << 30);
+                self.copy_pud(w, dst, s3.offset(i * 8), d3.offset(i * 8), start)?;
             }
         }
         Ok(())
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn copy_pud(
         &self,
         w: &mut World,
         dst: &mut Mm,
         s3: PhysAddr,
         d3: PhysAddr,
-        dst_folded: bool,
         start: u64,
-        end: u64,
     ) -> Result<(), MmError> {
         let e3 = Entry::new(w.mem.read(s3));
         if !e3.is_present() {
             return Ok(());
         }
         if e3.as_u64() & entry::PSE != 0 {
-            assert!(
-                !dst_folded,
-                "fork mirrors the parent: no folded pud for a huge leaf"
-            );
-            w.mem.write(d3, e3.as_u64());
+            dst.set_leaf(w, d3, e3.as_u64(), Event::Leaf);
             return Ok(());
         }
-        if !self.any_window(w, start, end) {
+        if !self.any_window(w, start, start + Level::L3.span_bytes()) {
             return Ok(());
         }
-        let mirror = match e3.node_kind() {
-            Some(NodeKind::Bottom) => Some(Choice::Flat),
-            Some(_) => None,
-            None => Some(Choice::Radix),
-        };
-        dst.populate(w, d3, Level::L2, false, mirror)?;
-        let (mut s2, mut d2) = (
+        dst.populate(w, d3, Level::L2, false, Some(self.parent_of(w, e3)))?;
+        let (s2, d2) = (
             child(w, Level::L3, s3, start),
             child(w, Level::L3, d3, start),
         );
-        let mut a = start;
-        while a < end {
-            let n = addr_end(a, end, Level::L2);
-            let e2 = Entry::new(w.mem.read(s2));
-            if e2.is_present() {
-                let s2_leaf = s2 != s3 && e2.as_u64() & entry::PSE != 0;
-                if s2_leaf {
-                    assert_ne!(
-                        d2, d3,
-                        "fork mirrors the parent: no folded pmd for a huge leaf"
-                    );
-                    w.mem.write(d2, e2.as_u64());
-                } else {
-                    self.copy_ptes(w, dst, s2, d2, a, n)?;
-                }
+        let words = w.mem.words(s2);
+        for (i, e2) in words {
+            let d2 = d2.offset(u64::from(i) * 8);
+            if e2 & entry::PSE != 0 {
+                dst.set_leaf(w, d2, e2, Event::Leaf);
+            } else {
+                copy_ptes(w, dst, Entry::new(e2).addr(), d2)?;
             }
-            s2 = next(s3, s2);
-            d2 = next(d3, d2);
-            a = n;
-        }
-        Ok(())
-    }
-
-    fn copy_ptes(
-        &self,
-        w: &mut World,
-        dst: &mut Mm,
-        s2: PhysAddr,
-        d2: PhysAddr,
-        start: u64,
-        end: u64,
-    ) -> Result<(), MmError> {
-        let mut s1 = child(w, Level::L2, s2, start);
-        let mut d1 = None;
-        let mut a = start;
-        let mut i = 0u64;
-        while a < end && !w.mem.is_blank(s1) {
-            let v = w.mem.read(s1);
-            if v & entry::PRESENT != 0 {
-                let base = match d1 {
-                    Some(base) => base,
-                    None => {
-                        dst.populate(w, d2, Level::L1, false, None)?;
-                        *d1.insert(child(w, Level::L2, d2, start))
-                    }
-                };
-                w.mem.write(base.offset(i * 8), v);
-            }
-            s1 = s1.offset(8);
-            i += 1;
-            a += 4096;
         }
         Ok(())
     }
 
     /// Moves the page at `from` to `to`, where nothing is mapped.
     pub fn move_page(&mut self, w: &mut World, from: u64, to: u64) -> Result<(), MmError> {
-        let dst = self.alloc_pte(w, to, [None; 2])?;
+        let dst = self.alloc_pte(w, to)?;
         let mut moved = 0;
         self.for_each_leaf(w, from, from + 4096, |v| {
             moved = v;
@@ -638,25 +514,42 @@ impl Mm {
         Ok(())
     }
 
-    /// Moves an aligned GiB by moving its level 3 entry, table or flat node alike. `Ok(false)`:
-    /// not possible here (a folded level, or the destination is populated), nothing changed.
-    pub fn move_gib(&mut self, w: &mut World, from: u64, to: u64) -> Result<bool, MmError> {
-        let (s4, d4) = (self.p4d(from), self.p4d(to));
-        if !Entry::new(w.mem.read(s4)).is_present() {
+    /// Moves what is below the entry of `level` (2 or 3) for `from` by moving the entry: a leaf, a
+    /// table or an index page alike. `Ok(false)`: nothing there, or the destination is populated;
+    /// nothing changed.
+    pub fn move_entry(
+        &mut self,
+        w: &mut World,
+        from: u64,
+        to: u64,
+        level: Level,
+    ) -> Result<bool, MmError> {
+        let Some(src) = self.lookup(w, from, level) else {
+            return Ok(false);
+        };
+        if !Entry::new(w.mem.read(src)).is_present() {
             return Ok(false);
         }
-        let s3 = child(w, Level::L4, s4, from);
-        if s3 == s4 {
+        let dst = if level == Level::L2 {
+            self.alloc_pmd(w, to, true, [None; 2])?
+        } else {
+            let d4 = self.p4d(to);
+            self.populate(w, d4, Level::L3, true, None)?;
+            child(w, Level::L4, d4, to)
+        };
+        if w.mem.read(dst) != 0 {
             return Ok(false);
         }
-        self.populate(w, d4, Level::L3, false, None)?;
-        let d3 = child(w, Level::L4, d4, to);
-        if d3 == d4 || w.mem.read(d3) != 0 || !Entry::new(w.mem.read(s3)).is_present() {
-            return Ok(false);
+        let entry = w.mem.read(src);
+        if entry & entry::PSE != 0 {
+            self.clear_leaf(w, src);
+            w.flush();
+            self.set_leaf(w, dst, entry, Event::Leaf);
+        } else {
+            let table = self.take_table(w, src);
+            self.set_table(w, dst, table);
+            w.flush();
         }
-        let v = w.mem.read(s3);
-        w.mem.write(s3, 0);
-        w.mem.write(d3, v);
         Ok(true)
     }
 
@@ -687,7 +580,8 @@ impl Mm {
         let blocks = w.mem.in_use().1;
         if self.flat_root {
             let l4 = self.l4;
-            node::shed_root(&mut Ops::new(w, &mut self, l4), l4);
+            let mm = &mut self;
+            node::shed_root(&mut Ops { world: w, mm }, l4);
             self.flat_root = false;
             assert_eq!(w.mem.in_use().1, blocks - 1, "the root keeps its block");
         }
@@ -708,7 +602,8 @@ impl Mm {
         // What a conventional table holds is gone when it is freed; the kernel half of a root stays.
         if self.flat_root {
             let l4 = self.l4;
-            let node = node::detach_root(&mut Ops::new(w, &mut self, l4), l4);
+            let mm = &mut self;
+            let node = node::detach_root(&mut Ops { world: w, mm }, l4);
             node::retire_node(w, node);
         } else {
             w.mem.write(self.l4.offset(511 * 8), 0);
@@ -717,80 +612,119 @@ impl Mm {
         assert_eq!(self.flat_nodes, 0, "nodes left");
     }
 
-    /// Asserts that the accounting tells what is in the tree, and that no table or node of the
-    /// user half is there without a mapping below it (`mapped`).
+    /// Asserts the invariants of each table and node of the user half, that the accounting tells what
+    /// is there, and that no table is there without a mapping below it (`mapped`).
     pub fn check(&self, w: &World, mapped: &dyn Fn(u64, u64) -> bool) {
-        let mut bytes = 0;
-        let mut nodes = u64::from(self.flat_root);
-        self.check_below(
-            w,
-            Level::L4,
-            self.l4,
-            0,
-            256,
-            mapped,
-            &mut bytes,
-            &mut nodes,
-        );
-        assert_eq!(bytes, self.pgtables_bytes, "pgtables_bytes");
-        assert_eq!(nodes, self.flat_nodes, "flat_nodes");
+        let mut seen = Seen {
+            bytes: 0,
+            nodes: u64::from(self.flat_root),
+        };
+        for (i, value) in w.mem.words(self.l4) {
+            if i < 256 {
+                let slot = self.l4.offset(u64::from(i) * 8);
+                let at = (Level::L4, slot, u64::from(i) << 39);
+                check_entry(w, Entry::new(value), at, mapped, &mut seen);
+            }
+        }
+        assert_eq!(seen.bytes, self.pgtables_bytes, "I10: pgtables_bytes");
+        assert_eq!(seen.nodes, self.flat_nodes, "flat_nodes");
     }
+}
 
-    #[allow(clippy::too_many_arguments)]
-    fn check_below(
-        &self,
-        w: &World,
-        level: Level,
-        table: PhysAddr,
-        base: u64,
-        entries: u64,
-        mapped: &dyn Fn(u64, u64) -> bool,
-        bytes: &mut i64,
-        nodes: &mut u64,
-    ) {
-        if level == Level::L1 {
-            return;
+struct Seen {
+    bytes: i64,
+    nodes: u64,
+}
+
+/// Checks what is below the entry of `level` at `slot`, which covers the addresses from `start` on.
+fn check_entry(
+    w: &World,
+    entry: Entry,
+    (level, slot, start): (Level, PhysAddr, u64),
+    mapped: &dyn Fn(u64, u64) -> bool,
+    seen: &mut Seen,
+) {
+    let table = match entry.classify(level) {
+        Class::None | Class::Leaf { .. } => return,
+        Class::Node { pa, kind } => {
+            let index = w.mem.index_page(pa).expect("I6: the head names no page");
+            check_node(w, pa, (State::Flat, kind, slot, index));
+            seen.nodes += 1;
+            seen.bytes += NODE_BYTES as i64;
+            index
         }
-        for i in (0..entries).filter(|i| !w.mem.is_blank(table.offset((i & !511) * 8))) {
-            let entry = Entry::new(w.mem.read(table.offset(i * 8)));
-            let start = base + i * level.span_bytes();
-            let (pa, below, n) = match entry.classify(level) {
-                Class::None | Class::Leaf { .. } => continue,
-                Class::Node { pa, kind } => {
-                    *nodes += 1;
-                    *bytes += NODE_BYTES as i64;
-                    (pa, kind.entry_level(), 1 << 18)
-                }
-                Class::Table { pa } => {
-                    *bytes += if entry.as_u64() & entry::FLAT_SLICE != 0 {
-                        0
-                    } else {
-                        4096
-                    };
-                    (pa, down(level), 512)
-                }
-                other => panic!("{other:?} at level {level:?}"),
-            };
-            let slice = entry.as_u64() & entry::FLAT_SLICE != 0;
-            assert!(
-                slice || mapped(start, start + level.span_bytes()),
-                "nothing is mapped below the level {level:?} entry of {start:#x}"
-            );
-            self.check_below(w, below, pa, start, n, mapped, bytes, nodes);
+        Class::Table { pa } => {
+            if let Some(block) = w.blocks.get(&pa) {
+                let kind = match level {
+                    Level::L4 => NodeKind::Mid,
+                    _ => NodeKind::Bottom,
+                };
+                check_node(w, *block, (State::Attached, kind, slot, pa));
+                seen.nodes += 1;
+                seen.bytes += NODE_BYTES as i64;
+            }
+            pa
         }
+        other => panic!("{other:?} at level {level:?}"),
+    };
+    let of_root = entry.as_u64() & entry::FLAT_SLICE != 0;
+    let own = match w.mem.index_page(table) {
+        Some(index) => {
+            let i = (table.as_u64() >> 12) & 511;
+            assert_eq!(index.offset(i * 8), slot, "a slice away from its place");
+            true
+        }
+        None => false,
+    };
+    if !of_root && !own {
+        seen.bytes += PAGE_SIZE as i64;
     }
+    assert!(
+        of_root || mapped(start, start + level.span_bytes()),
+        "nothing is mapped below the level {level:?} entry of {start:#x}"
+    );
+    let lower = down(level);
+    if lower == Level::L1 {
+        return;
+    }
+    for (i, value) in w.mem.words(table) {
+        let slot = table.offset(u64::from(i) * 8);
+        let at = (lower, slot, start + u64::from(i) * lower.span_bytes());
+        check_entry(w, Entry::new(value), at, mapped, seen);
+    }
+}
+
+/// I1, I2, I4, I6 and I8 of the node at `block`, which should be in this state in this slot.
+fn check_node(
+    w: &World,
+    block: PhysAddr,
+    (state, kind, slot, index): (State, NodeKind, PhysAddr, PhysAddr),
+) {
+    let node = w.nodes.get(&block).expect("a node has a descriptor");
+    assert_eq!((node.span.state(), node.span.kind()), (state, kind));
+    assert_eq!((node.slot, node.index), (Some(slot), index), "I2");
+    let want = node.span.slot_entry(block, index).expect("in the tree");
+    assert_eq!(Entry::new(w.mem.read(slot)), want, "I2");
+    let mut used = 0;
+    for i in 0..SLICES {
+        let slice = block.offset(u64::from(i) * PAGE_SIZE);
+        let entry = Entry::new(w.mem.read(index.offset(u64::from(i) * 8)));
+        let own = is_own(block, i, entry);
+        assert_eq!(w.mem.index_page(slice), Some(index), "I6, slice {i}");
+        // Nothing is on its way out between operations.
+        assert_eq!(node.span.is_used(i), own, "I4, slice {i}");
+        assert!(own || w.mem.frame_is_zero(slice), "I1, slice {i}");
+        if state == State::Flat {
+            assert!(own || entry.as_u64() == 0, "I1, entry {i}");
+        }
+        assert!(!own || entry.as_u64() & ACCESSED != 0, "I8, entry {i}");
+        used += u32::from(own);
+    }
+    assert_eq!(node.span.nr_used(), used);
 }
 
 /// A present level 4 entry for the kernel half; nothing in the tests follows it.
 pub const KERNEL_PUD_TABLE: u64 = 0x63 | 0x10_0000;
-
-fn up(level: Level) -> Level {
-    match level {
-        Level::L1 => Level::L2,
-        Level::L2 => Level::L3,
-        _ => Level::L4,
-    }
-}
 
 fn down(level: Level) -> Level {
     match level {
@@ -803,23 +737,50 @@ fn down(level: Level) -> Level {
 /// The pointer one level below `slot`, which is of `level`: `p?d_offset`.
 pub fn child(w: &World, level: Level, slot: PhysAddr, va: u64) -> PhysAddr {
     let entry = Entry::new(w.mem.read(slot));
-    let va = VirtAddr::new(va);
-    let next = match level {
-        Level::L4 => pud_offset(entry, va),
-        Level::L3 => pmd_offset(entry, va),
-        _ => pte_offset(entry, va),
+    let i = down(level).index(VirtAddr::new(va));
+    let table = match level {
+        Level::L4 | Level::L3 => match below(entry, i) {
+            Below::Table(pa) => pa,
+            Below::Slice(pa) => w.mem.index_page(pa).expect("a slice names its index page"),
+        },
+        Level::L2 | Level::L1 => entry.addr(),
     };
-    match next {
-        Next::PassThrough => slot,
-        Next::Table { pa, index } => pa.offset(u64::from(index) * 8),
+    table.offset(u64::from(i) * 8)
+}
+
+/// Those of a level 2 table, from the entry `pmd` for the first address on.
+fn pmd_windows(
+    w: &mut World,
+    mut pmd: PhysAddr,
+    (mut start, end): (u64, u64),
+    f: &mut impl FnMut(&mut World, Window),
+) {
+    while start < end && !w.mem.is_blank(pmd) {
+        let stop = addr_end(start, end, Level::L2);
+        if Entry::new(w.mem.read(pmd)).is_present() {
+            let slot = pmd;
+            let end = stop;
+            f(w, Window::Pmd { slot, start, end });
+        }
+        pmd = pmd.offset(8);
+        start = stop;
     }
 }
 
-/// `pud_next` / `pmd_next`.
-fn next(parent: PhysAddr, slot: PhysAddr) -> PhysAddr {
-    if advances(parent, slot) {
-        slot.offset(8)
-    } else {
-        slot
+/// Copies the table of the parent at `from` to the child's entry `to`.
+fn copy_ptes(w: &mut World, dst: &mut Mm, from: PhysAddr, to: PhysAddr) -> Result<(), MmError> {
+    let words = w.mem.words(from);
+    let present: Vec<_> = words
+        .into_iter()
+        .filter(|(_, v)| v & entry::PRESENT != 0)
+        .collect();
+    if present.is_empty() {
+        return Ok(());
     }
+    dst.populate(w, to, Level::L1, false, None)?;
+    let table = Entry::new(w.mem.read(to)).addr();
+    for (i, v) in present {
+        w.mem.write(table.offset(u64::from(i) * 8), v);
+    }
+    Ok(())
 }

@@ -4,10 +4,11 @@
 
 use crate::mm::{Mm, MmError, USER_END};
 use crate::world::World;
-use fpt_core::addr::{PhysAddr, VirtAddr};
+use fpt_core::addr::{PhysAddr, VirtAddr, PAGE_SIZE};
 use fpt_core::entry::{ACCESSED, DIRTY, NX, PRESENT, PSE, RW, USER};
 use fpt_core::geometry::{Level, Mode};
-use fpt_core::walk::{hw_walk, sw_walk, Cfg, Outcome, Perm, SwOutcome};
+use fpt_core::span::{Event, State};
+use fpt_core::walk::{hw_walk, sw_walk, Cfg, HwWalk, Outcome, Perm, SwOutcome};
 use std::collections::BTreeMap;
 
 /// A mapping.
@@ -39,6 +40,12 @@ pub enum Op {
     MapHuge2M(Place),
     /// Map a 1 GiB leaf.
     MapHuge1G(Place),
+    /// Map a leaf of hugetlb: 2 MiB, or 1 GiB.
+    Hugetlb(Place, bool),
+    /// Turn the small pages of a 2 MiB window into one leaf.
+    Collapse(Place),
+    /// Turn a 2 MiB leaf into small pages.
+    Split(Place),
     /// Unmap from one place to another.
     Unmap(Place, Place),
     /// Unmap the whole span of this level around a place.
@@ -47,9 +54,11 @@ pub enum Op {
     Protect(Place, Place, bool),
     /// Move up to `pages` pages.
     Move(Place, Place, u8),
-    /// Move an aligned GiB.
+    /// Move an aligned GiB by its entry.
     MoveGib(Place, Place),
-    /// Demote what covers a place.
+    /// Move an aligned 2 MiB by its entry.
+    MoveWindow(Place, Place),
+    /// Make what covers a place conventional.
     Demote(Place),
     /// Fork; the child is kept if there is room for it.
     Fork,
@@ -93,6 +102,14 @@ pub struct Process {
     pub leaves: BTreeMap<u64, Leaf>,
 }
 
+impl Process {
+    /// Asserts the invariants of the tables.
+    fn check(&self, world: &World) {
+        let mapped = |a, b| Harness::overlaps(&self.leaves, a, b);
+        self.mm.check(world, &mapped);
+    }
+}
+
 /// Statistics of a run, so that a test can see that it tested something.
 #[derive(Copy, Clone, Default, Debug)]
 pub struct Seen {
@@ -102,6 +119,16 @@ pub struct Seen {
     pub demoted: u64,
     /// GiBs moved by their entry.
     pub gibs_moved: u64,
+    /// Windows of 2 MiB moved by their entry.
+    pub windows_moved: u64,
+    /// Windows collapsed.
+    pub collapsed: u64,
+    /// Leaves split.
+    pub split: u64,
+    /// Pages of 4 KiB that hardware found in spans that had been flat.
+    pub attached: u64,
+    /// Addresses in whose slices hardware found nothing and software no slice.
+    pub hidden: u64,
     /// Forks done.
     pub forks: u64,
     /// Operations that ended for want of memory.
@@ -203,6 +230,12 @@ impl Harness {
             self.seen.no_memory += 1;
         }
         self.world.check();
+        if let Some(p) = self.procs.get(self.current) {
+            p.check(&self.world);
+        }
+        let there: usize = self.procs.iter().map(|p| p.mm.nodes(&self.world)).sum();
+        let pooled = self.world.pooled_below_root();
+        assert_eq!(self.world.nodes.len(), there + pooled, "a node in no tree");
     }
 
     fn step_inner(&mut self, op: Op) -> Result<(), MmError> {
@@ -223,8 +256,14 @@ impl Harness {
                     result?;
                 }
             }
-            Op::MapHuge2M(place) => return self.map_huge(place.va(), Level::L2),
-            Op::MapHuge1G(place) => return self.map_huge(place.va(), Level::L3),
+            Op::MapHuge2M(place) => return self.map_huge(place.va(), Level::L2, Event::Leaf),
+            Op::MapHuge1G(place) => return self.map_huge(place.va(), Level::L3, Event::Leaf),
+            Op::Hugetlb(place, giant) => {
+                let level = if giant { Level::L3 } else { Level::L2 };
+                return self.map_huge(place.va(), level, Event::Hugetlb);
+            }
+            Op::Collapse(place) => self.collapse(place.va()),
+            Op::Split(place) => return self.split(place.va()),
             Op::Unmap(a, b) => self.unmap(a.va().min(b.va()), a.va().max(b.va()) + 4096),
             Op::UnmapSpan(place, level) => {
                 let start = place.va() & !(level.span_bytes() - 1);
@@ -267,37 +306,16 @@ impl Harness {
                 }
             }
             Op::MoveGib(from, to) => {
-                let gib = Level::L3.span_bytes();
-                let (from, to) = (from.va() & !(gib - 1), to.va() & !(gib - 1));
-                let p = &mut self.procs[self.current];
-                if from == to
-                    || Self::overlaps(&p.leaves, to, to + gib)
-                    || !Self::overlaps(&p.leaves, from, from + gib)
-                {
-                    return Ok(());
-                }
-                let moved = p.mm.move_gib(&mut self.world, from, to);
-                if moved == Ok(true) {
-                    self.seen.gibs_moved += 1;
-                    let inside: Vec<u64> = p
-                        .leaves
-                        .range(from..from + gib)
-                        .map(|(va, _)| *va)
-                        .collect();
-                    for va in inside {
-                        let leaf = p.leaves.remove(&va).unwrap();
-                        p.leaves.insert(va - from + to, leaf);
-                    }
-                }
-                Self::sweep(&mut self.world, p, from, from + gib);
-                Self::sweep(&mut self.world, p, to, to + gib);
-                moved?;
+                let moved = self.move_entry(from.va(), to.va(), Level::L3)?;
+                self.seen.gibs_moved += u64::from(moved);
+            }
+            Op::MoveWindow(from, to) => {
+                let moved = self.move_entry(from.va(), to.va(), Level::L2)?;
+                self.seen.windows_moved += u64::from(moved);
             }
             Op::Demote(place) => {
                 let p = &mut self.procs[self.current];
-                let leaves = &p.leaves;
-                let mapped = |a, b| Self::overlaps(leaves, a, b);
-                let done = p.mm.demote_at(&mut self.world, place.va(), &mapped)?;
+                let done = p.mm.demote_at(&mut self.world, place.va());
                 self.seen.demoted += u64::from(done);
             }
             Op::Fork => {
@@ -344,22 +362,79 @@ impl Harness {
         }
     }
 
-    fn map_huge(&mut self, va: u64, level: Level) -> Result<(), MmError> {
+    fn map_huge(&mut self, va: u64, level: Level, event: Event) -> Result<(), MmError> {
         let va = va & !(level.span_bytes() - 1);
         let leaf = self.leaf(level);
         let p = &mut self.procs[self.current];
         if Self::overlaps(&p.leaves, va, va + level.span_bytes()) {
             return Ok(());
         }
-        let leaves = &p.leaves;
-        let mapped = |a, b| Self::overlaps(leaves, a, b);
         let result =
-            p.mm.map_huge(&mut self.world, va, level, leaf.entry(), &mapped);
+            p.mm.map_huge(&mut self.world, va, level, leaf.entry(), event);
         if result.is_ok() {
             p.leaves.insert(va, leaf);
         }
         Self::sweep(&mut self.world, p, va, va + level.span_bytes());
         result
+    }
+
+    fn collapse(&mut self, va: u64) {
+        let size = Level::L2.span_bytes();
+        let va = va & !(size - 1);
+        let leaf = self.leaf(Level::L2);
+        let p = &mut self.procs[self.current];
+        if p.mm.collapse(&mut self.world, va, leaf.entry()) {
+            p.leaves.retain(|at, _| !(va..va + size).contains(at));
+            p.leaves.insert(va, leaf);
+            self.seen.collapsed += 1;
+        }
+    }
+
+    fn split(&mut self, va: u64) -> Result<(), MmError> {
+        let va = va & !(Level::L2.span_bytes() - 1);
+        let p = &mut self.procs[self.current];
+        let huge = match p.leaves.get(&va) {
+            // Each makes 512 leaves to compare.
+            Some(l) if l.level == Level::L2 && p.leaves.len() < 1024 => *l,
+            _ => return Ok(()),
+        };
+        let small = |i: u64| Leaf {
+            level: Level::L1,
+            pa: huge.pa + i * PAGE_SIZE,
+            write: huge.write,
+        };
+        p.mm.split_huge(&mut self.world, va, &|i| small(i).entry())?;
+        p.leaves
+            .extend((0..512).map(|i| (va + i * PAGE_SIZE, small(i))));
+        self.seen.split += 1;
+        Ok(())
+    }
+
+    fn move_entry(&mut self, from: u64, to: u64, level: Level) -> Result<bool, MmError> {
+        let size = level.span_bytes();
+        let (from, to) = (from & !(size - 1), to & !(size - 1));
+        let p = &mut self.procs[self.current];
+        if from == to
+            || Self::overlaps(&p.leaves, to, to + size)
+            || !Self::overlaps(&p.leaves, from, from + size)
+        {
+            return Ok(false);
+        }
+        let moved = p.mm.move_entry(&mut self.world, from, to, level);
+        if moved == Ok(true) {
+            let inside: Vec<u64> = p
+                .leaves
+                .range(from..from + size)
+                .map(|(va, _)| *va)
+                .collect();
+            for va in inside {
+                let leaf = p.leaves.remove(&va).unwrap();
+                p.leaves.insert(va - from + to, leaf);
+            }
+        }
+        Self::sweep(&mut self.world, p, from, from + size);
+        Self::sweep(&mut self.world, p, to, to + size);
+        moved
     }
 
     fn unmap(&mut self, start: u64, end: u64) {
@@ -378,7 +453,7 @@ impl Harness {
             phys_bits: 52,
         };
         for p in &self.procs {
-            p.mm.check(&self.world, &|a, b| Self::overlaps(&p.leaves, a, b));
+            p.check(&self.world);
             let mut probes: Vec<u64> = Vec::new();
             for (va, l) in &p.leaves {
                 let size = l.level.span_bytes();
@@ -425,14 +500,18 @@ impl Harness {
                         if l.level == Level::L1 && hw.visited() < 4 {
                             self.seen.short_walks += 1;
                         }
+                        let mut tables = hw.steps().map(|s| s.value.addr());
+                        if tables.any(|pa| self.world.blocks.contains_key(&pa)) {
+                            self.seen.attached += 1;
+                        }
                     }
                     None => {
                         assert_eq!(hw.outcome, Outcome::Fault { error_code: 0 }, "{va:#x}");
-                        let slot = hw.steps().last().unwrap().pa;
-                        match sw {
-                            SwOutcome::Absent { slot: s, .. } => assert_eq!(s, slot, "{va:#x}"),
+                        let slot = match sw {
+                            SwOutcome::Absent { slot, .. } => slot,
                             other => panic!("software walk of {va:#x}: {other:?}"),
-                        }
+                        };
+                        self.seen.hidden += u64::from(absent(&self.world, va, &hw, slot));
                     }
                 }
             }
@@ -447,4 +526,21 @@ impl Harness {
         self.world.check_empty();
         (self.world, self.seen)
     }
+}
+
+/// Asserts that both walks of `va` find nothing at one place: in one entry, or hardware in a slice of a
+/// flat span whose entry, where software ends, is none. True in the second case.
+fn absent(world: &World, va: u64, hw: &HwWalk, slot: PhysAddr) -> bool {
+    let last = hw.steps().last().unwrap();
+    if last.pa == slot {
+        return false;
+    }
+    let (block, i) = world
+        .node_at(slot)
+        .unwrap_or_else(|| panic!("{va:#x}: the walks end at {:x?} and {slot:x?}", last.pa));
+    assert_eq!(world.nodes[&block].span.state(), State::Flat, "{va:#x}");
+    assert_eq!(world.mem.read(slot), 0, "{va:#x}");
+    let slice = last.pa.as_u64() & !(PAGE_SIZE - 1);
+    assert_eq!(slice, block.as_u64() + u64::from(i) * PAGE_SIZE, "{va:#x}");
+    true
 }

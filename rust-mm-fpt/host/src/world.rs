@@ -4,14 +4,16 @@
 
 use crate::mem::{SimBlock, SimMem};
 use crate::mm::Mm;
-use fpt_core::addr::PhysAddr;
+use fpt_core::addr::{PhysAddr, PAGE_SIZE};
 use fpt_core::counters::{Counter, KindCounter};
 use fpt_core::entry::Entry;
-use fpt_core::geometry::{Level, NodeKind, NODE_BYTES};
-use fpt_core::node::{self, NodeAlloc, NodeDemote, NodeMem, RootShed};
+use fpt_core::geometry::{Level, NodeKind, NODE_BYTES, SLICES};
+use fpt_core::node::{self, NodeAlloc, NodeMem, RootShed};
 use fpt_core::policy::Policy;
 use fpt_core::pool::PoolView;
+use fpt_core::span::{Span, State};
 use std::cell::Cell;
+use std::collections::BTreeMap;
 
 /// Requests that may fail, for failure injection.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -20,6 +22,10 @@ pub enum Request {
     Reserve,
     /// An order-9 block.
     Block,
+    /// The index page of a block.
+    Index,
+    /// Its descriptor.
+    Descriptor,
     /// Preparation of a slice.
     Slice,
     /// The charge.
@@ -43,6 +49,31 @@ pub enum Fail {
     Blocks,
     /// Each node request with this probability in 256, by a fixed pseudo-random sequence.
     Randomly(u8),
+}
+
+/// The descriptor of a node that has an index page: the kernel's `struct fpt_node`.
+pub struct Node {
+    /// The index page.
+    pub index: PhysAddr,
+    /// Its life.
+    pub span: Span,
+    /// Where the entry is that leads to it, while it is in a tree.
+    pub slot: Option<PhysAddr>,
+}
+
+/// The level of the entries of the index page of a node of `kind`.
+pub fn index_level(kind: NodeKind) -> Option<Level> {
+    match kind {
+        NodeKind::Root => None,
+        NodeKind::Mid => Some(Level::L3),
+        NodeKind::Bottom => Some(Level::L2),
+    }
+}
+
+/// Slices of a node that is no more: to be freed after an RCU period.
+pub struct Leftover {
+    kind: NodeKind,
+    slices: Vec<PhysAddr>,
 }
 
 /// Slots of a pool.
@@ -78,8 +109,22 @@ pub struct World {
     pub policy: Policy,
     /// `fpt.min_span`, bytes.
     pub min_span: u64,
-    /// A huge mapping was announced: no node may be published.
-    pub forbid: bool,
+    /// Does the policy hear of huge pages before they come?
+    pub hints: bool,
+    /// Descriptors by block.
+    pub nodes: BTreeMap<PhysAddr, Node>,
+    /// Blocks by index page.
+    pub blocks: BTreeMap<PhysAddr, PhysAddr>,
+    /// A processor may still have an entry with FLAT that is not in its slot any more.
+    pub stale: bool,
+    /// What waits for an RCU period.
+    pub leftovers: Vec<Leftover>,
+    /// Spans that hardware was led out of.
+    pub unflats: u64,
+    /// Tables that came from a node.
+    pub owns: u64,
+    /// Slices that came back with a word that is not zero, from address spaces that are not tainted.
+    pub dirty_puts: u64,
     /// Untainted nodes that came back with a word that is not zero.
     pub dirty_returns: Cell<u64>,
     /// Most blocks that a pool ever held.
@@ -103,7 +148,14 @@ impl Default for World {
             mm_cap: u64::MAX,
             policy: Policy::Eager,
             min_span: 0,
-            forbid: false,
+            hints: false,
+            nodes: BTreeMap::new(),
+            blocks: BTreeMap::new(),
+            stale: false,
+            leftovers: Vec::new(),
+            unflats: 0,
+            owns: 0,
+            dirty_puts: 0,
             dirty_returns: Cell::new(0),
             pool_high: 0,
         }
@@ -139,9 +191,62 @@ impl World {
         PoolView::new(slots, len, self.pool_cap)
     }
 
+    /// Nodes with an index page in pools.
+    pub fn pooled_below_root(&mut self) -> usize {
+        (self.pool(NodeKind::Mid).len() + self.pool(NodeKind::Bottom).len()) as usize
+    }
+
     /// Value of a counter.
     pub fn counter(&self, counter: Counter) -> i64 {
         self.counters[counter.index()]
+    }
+
+    /// The node whose index page the entry at `slot` is in, and its index there.
+    pub fn node_at(&self, slot: PhysAddr) -> Option<(PhysAddr, u32)> {
+        let page = PhysAddr::new(slot.as_u64() & !(PAGE_SIZE - 1));
+        let block = *self.blocks.get(&page)?;
+        Some((block, (slot.as_u64() % PAGE_SIZE / 8) as u32))
+    }
+
+    /// The descriptor of the node at `block`.
+    pub fn node(&mut self, block: PhysAddr) -> &mut Node {
+        self.nodes
+            .get_mut(&block)
+            .unwrap_or_else(|| panic!("{block:x?} is no node"))
+    }
+
+    /// Flushes the TLB and the paging-structure caches of all processors.
+    pub fn flush(&mut self) {
+        self.stale = false;
+    }
+
+    /// The block is split: the slices in use are tables, and the others go after an RCU period.
+    pub fn dissolve(&mut self, block: PhysAddr, kind: NodeKind) {
+        assert!(!self.stale, "split before the flush");
+        let node = self.nodes.remove(&block).expect("a node");
+        self.blocks.remove(&node.index);
+        self.mem.split_block(block, kind);
+        let unused = (0..SLICES).filter(|i| !node.span.is_used(*i));
+        let slices = unused.map(|i| block.offset(u64::from(i) * PAGE_SIZE));
+        self.leftovers.push(Leftover {
+            kind,
+            slices: slices.collect(),
+        });
+    }
+
+    /// An RCU period passes.
+    pub fn grace_period(&mut self) {
+        for Leftover { kind, slices } in std::mem::take(&mut self.leftovers) {
+            for pa in slices {
+                assert!(self.mem.frame_is_zero(pa), "unused slice is not zero");
+                self.mem.free_table(pa, kind.entry_level());
+            }
+        }
+    }
+
+    /// One more of this counter.
+    pub fn count_kind(&mut self, kind: NodeKind, which: KindCounter) {
+        self.counters[Counter::kind(kind, which).index()] += 1;
     }
 
     /// Empties all pools.
@@ -154,19 +259,27 @@ impl World {
     /// Asserts that a pooled block can be used again as it is.
     fn assert_clean(&self, pa: PhysAddr, kind: NodeKind) {
         assert!(self.mem.is_zero(pa, kind), "pooled block is not zero");
-        assert!(
-            kind != NodeKind::Root || self.mem.is_linked(pa),
-            "pooled root without its slices"
-        );
+        if kind == NodeKind::Root {
+            assert!(self.mem.is_linked(pa), "pooled root without its slices");
+            return;
+        }
+        let node = &self.nodes[&pa];
+        assert!(self.mem.frame_is_zero(node.index), "pooled index page");
+        assert_eq!((node.span.state(), node.span.nr_used()), (State::Ready, 0));
+        assert_eq!((node.span.kind(), node.slot), (kind, None));
+        assert!((0..SLICES).all(|i| !node.span.is_used(i)));
     }
 
     /// Asserts what must hold between any two operations.
     pub fn check(&mut self) {
+        self.grace_period();
+        assert!(!self.stale, "a flush is missing");
         assert_eq!(
-            self.dirty_returns.get(),
-            0,
-            "an untainted node came back dirty"
+            (self.dirty_returns.get(), self.dirty_puts),
+            (0, 0),
+            "an untainted node or slice came back dirty"
         );
+        assert_eq!(self.nodes.len(), self.blocks.len());
         for kind in NodeKind::ALL {
             let len = self.pool(kind).len();
             assert!(len <= self.pool_cap, "pool of {kind:?} over its bound");
@@ -231,11 +344,34 @@ impl NodeAlloc for World {
     }
 
     fn alloc(&mut self, kind: NodeKind) -> Option<SimBlock> {
-        self.allow(Request::Block)
-            .then(|| self.mem.alloc_block(kind))
+        if !self.allow(Request::Block) {
+            return None;
+        }
+        let Some(level) = index_level(kind) else {
+            return Some(self.mem.alloc_block(kind, None));
+        };
+        if !self.allow(Request::Index) || !self.allow(Request::Descriptor) {
+            return None;
+        }
+        let index = self.mem.alloc_table(level);
+        let block = self.mem.alloc_block(kind, Some(index));
+        let node = Node {
+            index,
+            span: Span::new(kind),
+            slot: None,
+        };
+        self.nodes.insert(block.pa(), node);
+        self.blocks.insert(index, block.pa());
+        Some(block)
     }
 
     fn free(&mut self, kind: NodeKind, block: SimBlock) {
+        if let Some(level) = index_level(kind) {
+            let node = self.nodes.remove(&block.pa()).expect("a node");
+            assert_eq!(node.slot, None, "freed while in a slot");
+            self.blocks.remove(&node.index);
+            self.mem.free_table(node.index, level);
+        }
         self.mem.free_block(block, kind);
     }
 
@@ -290,77 +426,48 @@ impl NodeAlloc for World {
     }
 }
 
-/// One entry of one address space: what the kernel glue builds on the stack for each hook.
+/// One address space: what the kernel glue builds on the stack for each hook.
 pub struct Ops<'a> {
     /// The machine.
     pub world: &'a mut World,
     /// The address space.
     pub mm: &'a mut Mm,
-    /// Where the entry is.
-    pub slot: PhysAddr,
-    /// For demotion: is there a mapping below this slice?
-    pub in_use: &'a dyn Fn(u32) -> bool,
-    locked: bool,
-    flushed: bool,
-}
-
-impl<'a> Ops<'a> {
-    /// For the entry at `slot`.
-    pub fn new(world: &'a mut World, mm: &'a mut Mm, slot: PhysAddr) -> Self {
-        Ops {
-            world,
-            mm,
-            slot,
-            in_use: &|_| true,
-            locked: false,
-            flushed: false,
-        }
-    }
 }
 
 impl NodeAlloc for Ops<'_> {
     type Block = SimBlock;
 
     fn take_pooled(&mut self, kind: NodeKind) -> Option<SimBlock> {
-        assert!(!self.locked);
         self.world.take_pooled(kind)
     }
     fn put_pooled(&mut self, kind: NodeKind, block: SimBlock) -> Result<(), SimBlock> {
-        assert!(!self.locked);
         self.world.put_pooled(kind, block)
     }
     fn pool_bypassed(&self, kind: NodeKind) -> bool {
         self.world.pool_bypassed(kind)
     }
     fn alloc(&mut self, kind: NodeKind) -> Option<SimBlock> {
-        assert!(!self.locked);
         self.world.alloc(kind)
     }
     fn free(&mut self, kind: NodeKind, block: SimBlock) {
-        assert!(!self.locked);
         self.world.free(kind, block)
     }
     fn phys(&self, block: &SimBlock) -> PhysAddr {
         block.pa()
     }
     fn prepare_slice(&mut self, kind: NodeKind, block: &SimBlock, slice: u32) -> bool {
-        assert!(!self.locked);
         self.world.prepare_slice(kind, block, slice)
     }
     fn unprepare_slice(&mut self, kind: NodeKind, block: &SimBlock, slice: u32) {
-        assert!(!self.locked);
         self.world.unprepare_slice(kind, block, slice)
     }
     fn store_l4(&mut self, l4: PhysAddr, index: u32, entry: Entry) {
-        assert!(!self.locked);
         self.world.store_l4(l4, index, entry)
     }
     fn charge(&mut self, kind: NodeKind, block: &SimBlock) -> bool {
-        assert!(!self.locked);
         self.world.charge(kind, block)
     }
     fn uncharge(&mut self, kind: NodeKind, block: &SimBlock) {
-        assert!(!self.locked);
         self.world.uncharge(kind, block)
     }
     fn is_zero(&self, kind: NodeKind, block: &SimBlock) -> bool {
@@ -390,28 +497,6 @@ impl NodeMem for Ops<'_> {
         self.world.global_flat -= 1;
         self.mm.flat_nodes -= 1;
     }
-    fn lock(&mut self) {
-        assert!(!self.locked);
-        self.locked = true;
-    }
-    fn unlock(&mut self) {
-        assert!(self.locked);
-        self.locked = false;
-    }
-    fn still_allowed(&mut self, _kind: NodeKind) -> bool {
-        assert!(self.locked);
-        !self.world.forbid
-    }
-    fn load(&mut self) -> Entry {
-        Entry::new(self.world.mem.read(self.slot))
-    }
-    fn publish(&mut self, entry: Entry) {
-        assert!(self.locked, "publish without the lock");
-        self.world.mem.write(self.slot, entry.as_u64());
-    }
-    fn clear(&mut self) {
-        self.world.mem.write(self.slot, 0);
-    }
     fn account(&mut self, kind: NodeKind) {
         if kind != NodeKind::Root {
             self.mm.pgtables_bytes += NODE_BYTES as i64;
@@ -422,64 +507,17 @@ impl NodeMem for Ops<'_> {
             self.mm.pgtables_bytes -= NODE_BYTES as i64;
         }
     }
+    fn account_dissolved(&mut self, kind: NodeKind, unused: u32) {
+        assert_ne!(kind, NodeKind::Root);
+        self.mm.pgtables_bytes -= i64::from(unused) * PAGE_SIZE as i64;
+    }
     fn tainted(&self) -> bool {
         self.mm.tainted
     }
 }
 
-impl NodeDemote for Ops<'_> {
-    type Table = (PhysAddr, Level);
-
-    fn alloc_table(&mut self, kind: NodeKind) -> Option<Self::Table> {
-        if !self.world.allow(Request::Table) {
-            return None;
-        }
-        let level = match kind {
-            NodeKind::Root => return None,
-            NodeKind::Mid => Level::L3,
-            NodeKind::Bottom => Level::L2,
-        };
-        Some((self.world.mem.alloc_table(level), level))
-    }
-    fn table_phys(&self, table: &Self::Table) -> PhysAddr {
-        table.0
-    }
-    fn free_table(&mut self, _kind: NodeKind, table: Self::Table) {
-        self.world.mem.free_table(table.0, table.1);
-    }
-    fn store_table(&mut self, table: &Self::Table, index: u32, entry: Entry) {
-        assert!(entry.is_present());
-        self.world
-            .mem
-            .write(table.0.offset(u64::from(index) * 8), entry.as_u64());
-    }
-    fn split_block(&mut self, kind: NodeKind, pa: PhysAddr) {
-        self.world.mem.split_block(pa, kind);
-    }
-    fn slice_in_use(&mut self, _kind: NodeKind, slice: u32) -> bool {
-        (self.in_use)(slice)
-    }
-    fn flush(&mut self, _kind: NodeKind) {
-        self.flushed = true;
-    }
-    fn free_slice(&mut self, kind: NodeKind, pa: PhysAddr) {
-        assert!(self.flushed, "slice freed before the flush");
-        assert!(
-            self.world.mem.frame_is_zero(pa),
-            "slice outside every mapping is not zero"
-        );
-        self.world.mem.free_table(pa, kind.entry_level());
-        self.mm.pgtables_bytes -= 4096;
-    }
-    fn account_demoted(&mut self, _kind: NodeKind) {
-        // 512 tables of 4 KiB are as many bytes as the node; the new table comes on top.
-        self.mm.pgtables_bytes += 4096;
-    }
-}
-
 impl RootShed for Ops<'_> {
     fn split_root(&mut self, block: SimBlock, l4: PhysAddr) {
-        assert!(!self.locked);
         self.world.mem.split_root(block, l4);
     }
 }

@@ -9,7 +9,8 @@ use fpt_core::geometry::*;
 use fpt_core::node::Detached;
 use fpt_core::policy::*;
 use fpt_core::pool::PoolView;
-use fpt_core::walk::{cr3_is_valid, hw_walk, pmd_offset, pud_offset, Cfg, Next, Outcome, PhysMem};
+use fpt_core::span::{is_own, own_entry};
+use fpt_core::walk::{below, cr3_is_valid, hw_walk, slice_below, Below, Cfg, Outcome, PhysMem};
 use std::collections::HashSet;
 
 /// Interesting 9-bit fields: the ends, the middle, and single bits.
@@ -187,7 +188,6 @@ fn entries_round_trip() {
         PSE,
         NX,
         FLAT,
-        FLAT_MID,
         FLAT_SLICE,
         1 << 11,
     ];
@@ -206,12 +206,15 @@ fn entries_round_trip() {
             assert_eq!(e.is_none(), addr | (flags & !(ACCESSED | DIRTY)) == 0);
             let flat = has(PRESENT) && has(FLAT) && !has(PSE);
             assert_eq!(e.is_flat(), flat);
-            let kind = if has(FLAT_MID) {
-                NodeKind::Mid
-            } else {
-                NodeKind::Bottom
-            };
-            assert_eq!(e.node_kind(), flat.then_some(kind));
+            let kinds = [
+                None,
+                None,
+                flat.then_some(NodeKind::Bottom),
+                flat.then_some(NodeKind::Mid),
+            ];
+            for (level, kind) in Level::ALL.into_iter().zip(kinds) {
+                assert_eq!(e.node_kind(level), kind);
+            }
 
             // Construction accepts exactly what it should, and decodes to what went in.
             let clean = has(PRESENT) && !has(PSE) && flags & FPT_BITS == 0;
@@ -222,16 +225,16 @@ fn entries_round_trip() {
                 let made = Entry::node(pa, kind, flags);
                 assert_eq!(made.is_some(), clean && aligned && kind != NodeKind::Root);
                 if let Some(made) = made {
-                    assert_eq!(made.node_kind(), Some(kind));
-                    assert_eq!(made.addr(), pa);
-                    assert_eq!(made.flags() & !FPT_BITS, flags);
                     let level = kind.parent_level().unwrap();
+                    assert_eq!(made.node_kind(level), Some(kind));
+                    assert_eq!(made.addr(), pa);
+                    assert_eq!(made.flags(), flags | FLAT);
                     assert_eq!(made.classify(level), Class::Node { pa, kind });
                 }
             }
 
             // Classification, told another way round.
-            for level in [Level::L1, Level::L2, Level::L3, Level::L4] {
+            for level in Level::ALL {
                 let shift = level.shift();
                 let leaf = level == Level::L1 || (has(PSE) && level != Level::L4);
                 let want = if !has(PRESENT) {
@@ -249,7 +252,11 @@ fn entries_round_trip() {
                     Class::Bad
                 } else if !has(FLAT) || level == Level::L2 {
                     Class::Table { pa }
-                } else if aligned && has(FLAT_MID) == (level == Level::L4) {
+                } else if aligned {
+                    let kind = match level {
+                        Level::L4 => NodeKind::Mid,
+                        _ => NodeKind::Bottom,
+                    };
                     Class::Node { pa, kind }
                 } else {
                     Class::Bad
@@ -311,31 +318,78 @@ fn root_entries_and_cr3() {
     }
 }
 
-/// What the accessors make of every combination of the bits that they look at.
+/// The kernel's text in C of what [`below`] decides, for compilers that do not inline Rust.
+fn below_in_c(val: u64, i: u64) -> u64 {
+    let pa = val & 0x000f_ffff_ffff_f000;
+    if val & FLAT != 0 {
+        pa.wrapping_add(i << 12) | 1
+    } else {
+        pa
+    }
+}
+
+/// Of every index, for each single bit of an entry set and cleared, and for some addresses.
 #[test]
-fn accessors_by_value() {
-    let va = VirtAddr::new(0x7fff_ffff_f000);
-    for bits in 0..16u64 {
-        let flag = |n: u64, bit: u64| if bits & 1 << n != 0 { bit } else { 0 };
-        let v = flag(0, PRESENT) | flag(1, PSE) | flag(2, FLAT) | flag(3, FLAT_MID);
-        let e = Entry::new(0x4000_0000 | v);
-        let flat = bits & 0b111 == 0b101;
-        assert_eq!(pud_offset(e, va) == Next::PassThrough, flat);
-        match (pmd_offset(e, va), flat, bits & 8 != 0) {
-            (Next::PassThrough, true, false) => {}
-            (Next::Table { index, .. }, true, true) => {
-                assert_eq!(index, node_index(NodeKind::Mid, va))
-            }
-            (Next::Table { index, .. }, false, _) => assert_eq!(index, Level::L2.index(va)),
-            other => panic!("{v:#x}: {other:?}"),
+fn below_is_what_c_says() {
+    let mut entries = vec![0, u64::MAX, TABLE_FLAGS, TABLE_FLAGS | FLAT];
+    for pa in [0u64, 0x20_0000, 0x1234_5660_0000, 0xf_ffff_ffe0_0000] {
+        for flat in [0, FLAT] {
+            entries.extend((0..64).map(|bit| (pa | TABLE_FLAGS | flat) ^ (1 << bit)));
         }
+    }
+    for value in entries {
+        for i in 0..SLICES {
+            let e = Entry::new(value);
+            let got = below(e, i);
+            assert_eq!(
+                got.into_raw(),
+                below_in_c(value, u64::from(i)),
+                "{value:#x}"
+            );
+            let want = match value & FLAT {
+                0 => Below::Table(e.addr()),
+                _ => Below::Slice(e.addr().offset(u64::from(i) * 4096)),
+            };
+            let slice = e.addr().as_u64().wrapping_add(u64::from(i) * 4096);
+            assert_eq!(slice_below(e, i).as_u64(), slice);
+            assert_eq!(got, want);
+        }
+    }
+}
+
+/// An index page's own entry leads software to the slice that hardware reads, and no other does.
+#[test]
+fn own_entries_are_told_by_their_address() {
+    let block = PhysAddr::new(0x1234_5660_0000);
+    let slot = Entry::node(block, NodeKind::Bottom, TABLE_FLAGS).unwrap();
+    for i in 0..SLICES {
+        let own = own_entry(block, i);
+        assert_eq!(Below::Slice(own.addr()), below(slot, i));
+        assert_eq!(own.classify(Level::L2), Class::Table { pa: own.addr() });
+        assert!(!own.is_flat() && own.as_u64() & ACCESSED != 0);
+        for j in 0..SLICES {
+            assert_eq!(is_own(block, j, own), i == j);
+        }
+        for bit in 0..64 {
+            let other = Entry::new(own.as_u64() ^ (1 << bit));
+            assert_eq!(is_own(block, i, other), 1 << bit == ACCESSED, "bit {bit}");
+        }
+        assert!(!is_own(block, i, Entry::NONE));
     }
 }
 
 /// The decision, told as a list of conditions, for every combination of facts.
 #[test]
 fn policy_is_total_and_as_specified() {
-    let mut decisions = [0u32; Reason::COUNT + 1];
+    let mut decisions = [0u32; Reason::COUNT + 2];
+    let parents = [
+        (None, 0, 0),
+        (None, 8, 15),
+        (Some(Choice::Flat), 7, 15),
+        (Some(Choice::Flat), 8, 15),
+        (Some(Choice::Flat), 8, 16),
+        (Some(Choice::Radix), 8, 15),
+    ];
     let levels = [
         (4u64, 5u64),
         (5, 5),
@@ -351,8 +405,8 @@ fn policy_is_total_and_as_specified() {
                     for vma_excluded in [false, true] {
                         for (mm_flat_nodes, mm_cap) in levels {
                             for (global_flat_nodes, global_cap) in levels {
-                                for parent_choice in [None, Some(Choice::Flat), Some(Choice::Radix)]
-                                {
+                                for parent in parents {
+                                    let (parent_choice, parent_nodes, parent_slices) = parent;
                                     let facts = SpanFacts {
                                         mode,
                                         kind,
@@ -365,6 +419,8 @@ fn policy_is_total_and_as_specified() {
                                         global_flat_nodes,
                                         global_cap,
                                         parent_choice,
+                                        parent_nodes,
+                                        parent_slices,
                                     };
                                     let against = [
                                         (!mode.flattens(kind), Reason::NotInMode),
@@ -381,12 +437,19 @@ fn policy_is_total_and_as_specified() {
                                     ];
                                     let want = match against.iter().find(|(no, _)| *no) {
                                         Some((_, why)) => Decision::Conventional(*why),
+                                        None if parent_choice.is_some()
+                                            && parent_nodes >= 8
+                                            && parent_slices < 16 =>
+                                        {
+                                            Decision::Recycle
+                                        }
                                         None => Decision::Flatten,
                                     };
                                     let got = decide(&facts);
                                     assert_eq!(got, want, "{facts:?}");
                                     decisions[match got {
                                         Decision::Flatten => Reason::COUNT,
+                                        Decision::Recycle => Reason::COUNT + 1,
                                         Decision::Conventional(why) => why.index(),
                                     }] += 1;
                                 }

@@ -10,7 +10,7 @@ use compile::{compile, mentions, FOLDERS, MODULES};
 use std::path::Path;
 
 const GLUE: &str = r#"
-use fpt_core::{addr::*, counters::*, entry::*, geometry::*, node::*, policy::*, pool::*, walk::*};
+use fpt_core::{addr::*, counters::*, entry::*, geometry::*, node::*, policy::*, pool::*, span, span::{Event, Span, State, View}, walk::*};
 /// A block.
 pub struct Block(u64);
 struct Ops(u64);
@@ -41,29 +41,44 @@ impl NodeAlloc for Ops {
 impl NodeMem for Ops {
     fn reserve(&mut self, k: NodeKind) -> bool { call(12, self.0, k as u64, 0) != 0 }
     fn unreserve(&mut self, k: NodeKind) { call(13, self.0, k as u64, 0); }
-    fn lock(&mut self) { call(14, self.0, 0, 0); }
-    fn unlock(&mut self) { call(15, self.0, 0, 0); }
-    fn load(&mut self) -> Entry { Entry::new(call(16, self.0, 0, 0)) }
-    fn publish(&mut self, e: Entry) { call(17, self.0, e.as_u64(), 0); }
-    fn clear(&mut self) { call(18, self.0, 0, 0); }
     fn account(&mut self, k: NodeKind) { call(19, self.0, k as u64, 0); }
     fn unaccount(&mut self, k: NodeKind) { call(20, self.0, k as u64, 0); }
+    fn account_dissolved(&mut self, k: NodeKind, n: u32) { call(14, self.0, k as u64, n as u64); }
     fn tainted(&self) -> bool { call(21, self.0, 0, 0) != 0 }
 }
-impl NodeDemote for Ops {
-    type Table = u64;
-    fn alloc_table(&mut self, _k: NodeKind) -> Option<u64> { match call(24, 0, 0, 0) { 0 => None, v => Some(v) } }
-    fn table_phys(&self, t: &u64) -> PhysAddr { PhysAddr::new(*t) }
-    fn free_table(&mut self, _k: NodeKind, t: u64) { call(25, t, 0, 0); }
-    fn store_table(&mut self, t: &u64, i: u32, e: Entry) { call(26, *t, i as u64, e.as_u64()); }
-    fn slice_in_use(&mut self, _k: NodeKind, s: u32) -> bool { call(27, s as u64, 0, 0) != 0 }
-    fn split_block(&mut self, _k: NodeKind, pa: PhysAddr) { call(28, pa.as_u64(), 0, 0); }
-    fn account_demoted(&mut self, _k: NodeKind) { call(29, 0, 0, 0); }
-    fn flush(&mut self, _k: NodeKind) { call(30, 0, 0, 0); }
-    fn free_slice(&mut self, _k: NodeKind, pa: PhysAddr) { call(31, pa.as_u64(), 0, 0); }
+impl RootShed for Ops {
+    fn split_root(&mut self, b: Block, l4: PhysAddr) { call(24, b.0, l4.as_u64(), 0); }
+}
+impl IndexPages for Ops {
+    fn index_page(&self, s: PhysAddr) -> Option<PhysAddr> { match call(25, s.as_u64(), 0, 0) { 0 => None, v => Some(PhysAddr::new(v)) } }
 }
 impl PhysMem for Ops {
     fn load(&self, pa: PhysAddr) -> Option<u64> { Some(call(32, pa.as_u64(), 0, 0)) }
+}
+/// The life of a span, in memory that is C's.
+///
+/// # Safety
+///
+/// `span` is valid.
+#[no_mangle]
+pub unsafe extern "C" fn fpt_span(span: *mut Span, op: u32, a: u64, b: u64) -> u64 {
+    // SAFETY: by the caller.
+    let span = unsafe { &mut *span };
+    let (block, index) = (PhysAddr::new(a), PhysAddr::new(b));
+    match (op, span.view()) {
+        (0, View::Ready(ready)) => publish_node(&mut Ops(a), ready, block).map_or(0, |(_, e)| e.as_u64()),
+        (1, View::Flat(flat)) => flat.unflat(index).map_or(0, |(unflushed, e)| { call(26, e.as_u64(), 0, 0); unflushed.flushed().detach() as u64 }),
+        (2, View::Flat(flat)) => { gather_node(&mut Ops(a), &flat.gather()); 1 }
+        (2, View::Attached(attached)) => { gather_node(&mut Ops(a), &attached.gather()); 1 }
+        (3, View::Attached(attached)) => { let u = attached.unflushed(); call(27, 0, 0, 0); u.flushed().detach() as u64 }
+        (4, View::Gathered(mut g)) => g.must_look() as u64 | (g.retire(Entry::new(a)) as u64) << 1,
+        (5, _) => span.take(block, b as u32).map_or(0, Entry::as_u64),
+        (6, _) => span.put(block, op, Entry::new(b)) as u64,
+        (7, _) => span.slot_entry(block, index).map_or(0, Entry::as_u64),
+        (8, _) => span.is_used(b as u32) as u64 | (span.nr_used() as u64) << 1,
+        (9, _) => { *span = Span::new(NodeKind::Mid); span.kind() as u64 | (span.state() as u64) << 8 }
+        _ => Event::from_u8(b as u8).map_or(0, |e| (e.demands() == State::Loose) as u64 | span::own_entry(block, op).as_u64()),
+    }
 }
 /// Everything, by number.
 #[no_mangle]
@@ -71,22 +86,24 @@ pub extern "C" fn fpt_all(op: u32, a: u64, b: u64, text: &[u8; 9]) -> u64 {
     let mut ops = Ops(a);
     let kind = match NodeKind::from_u8(b as u8) { Some(k) => k, None => return 0 };
     match op {
-        0 => matches!(install_node(&mut ops, kind, b), InstallOutcome::Installed) as u64,
-        1 => match detach_node(&mut ops) { Some(d) => { let (block, tag) = d.into_raw(); block.0 | tag as u64 } None => 0 },
+        0 => match acquire_node(&mut ops, kind, if b & 8 == 0 { Source::Any } else { Source::Pool }) { Ok(ready) => ready.into_raw().0, Err(why) => why as u64 },
         2 => match Detached::from_raw(Block(a), b as u8) { Ok(d) => retire_node(&mut ops, d) as u64, Err(_) => 9 },
         3 => drain_pool(&mut ops, kind, b as u32) as u64,
         4 => match install_root(&mut ops) { Ok(pa) => pa.as_u64(), Err(e) => e as u64 },
         5 => detach_root(&mut ops, PhysAddr::new(a)).into_raw().0.0,
-        6 => matches!(demote_node(&mut ops, b), DemoteOutcome::Demoted) as u64,
+        6 => { dissolve_node(&mut ops, kind, b as u32); 0 }
         7 => hw_walk(&ops, a, VirtAddr::new(b), &Cfg { fpte: true, nxe: true, phys_bits: b as u32 }).visited() as u64,
         8 => matches!(sw_walk(&ops, PhysAddr::new(a), VirtAddr::new(b)), SwOutcome::Leaf { .. }) as u64,
         9 => Mode::from_str_bytes(text).map_or(0, |m| m.name().len() as u64),
         10 => Counter::from_index(a as usize).map_or(0, |c| (c.c_name().to_bytes().len() ^ c.name().len()) as u64),
         11 => { let mut slots = [a; 8]; let mut len = b as u32; let mut p = PoolView::new(&mut slots, &mut len, op); let _ = p.push(a); p.pop().unwrap_or(0) }
         12 => cap_nodes(a, b),
+        13 => { release_node(&mut ops, Ready::from_raw(kind, Block(b))); 0 }
+        14 => { shed_root(&mut ops, PhysAddr::new(b)); 0 }
+        15 => below(Entry::new(a), b as u32).into_raw(),
         _ => {
-            let facts = SpanFacts { mode: Mode::L3L2, kind, policy: Policy::Size, min_span: a, mm_total_vm: b, vma_excluded: false, mm_flat_nodes: a, mm_cap: b, global_flat_nodes: a, global_cap: b, parent_choice: None };
-            match decide(&facts) { Decision::Flatten => 0, Decision::Conventional(why) => why.index() as u64 }
+            let facts = SpanFacts { mode: Mode::L3L2, kind, policy: Policy::Size, min_span: a, mm_total_vm: b, vma_excluded: false, mm_flat_nodes: a, mm_cap: b, global_flat_nodes: a, global_cap: b, parent_choice: None, parent_nodes: a as u32, parent_slices: b as u32 };
+            match decide(&facts) { Decision::Flatten => 0, Decision::Recycle => 99, Decision::Conventional(why) => why.index() as u64 }
         }
     }
 }

@@ -12,7 +12,7 @@ mod compile;
 use compile::{compile, mentions};
 
 /// Name and text. Arguments are what C could pass: any value at all.
-const STATEMENTS: [(&str, &str); 13] = [
+const STATEMENTS: [(&str, &str); 16] = [
     (
         "an index splits into two in range and joins to itself",
         "fn s(i: u32) { let (slice, slot) = split_index(i);
@@ -68,12 +68,14 @@ const STATEMENTS: [(&str, &str); 13] = [
                 let Some(e) = Entry::node(PhysAddr::new(pa), kind, flags) else { return };
                 assert!(pa & 0x1f_ffff == 0 && e.addr().as_u64() == pa && e.flags() & !FPT_BITS == flags);
                 assert!(e.is_flat() && !e.is_none() && e.as_u64() & FLAT_SLICE == 0);
-                assert!(e.node_kind().is_some_and(|k| k as u8 == kind as u8)); } }",
+                let level = if matches!(kind, NodeKind::Mid) { Level::L4 } else { Level::L3 };
+                assert!(e.node_kind(level).is_some_and(|k| k as u8 == kind as u8)); } }",
     ),
     (
         "an entry made for a table is never taken for a node",
         "fn s(pa: u64, flags: u64) { let Some(e) = Entry::table(PhysAddr::new(pa), flags) else { return };
-            assert!(e.addr().as_u64() == pa && e.flags() == flags && e.is_present() && !e.is_flat() && e.node_kind().is_none()); }",
+            assert!(e.addr().as_u64() == pa && e.flags() == flags && e.is_present() && !e.is_flat());
+            assert!(e.node_kind(Level::L4).is_none() && e.node_kind(Level::L3).is_none()); }",
     ),
     (
         "software's root entry leads to the slice that hardware indexes",
@@ -89,25 +91,45 @@ const STATEMENTS: [(&str, &str); 13] = [
             assert!(Entry::new(cr3).addr().as_u64() == l4); }",
     ),
     (
-        "an accessor passes through or stays inside the table",
-        "fn s(val: u64, va: u64) { let (e, va) = (Entry::new(val), VirtAddr::new(va));
-            match pud_offset(e, va) { Next::PassThrough => assert!(e.is_flat()), Next::Table { index, .. } => assert!(!e.is_flat() && index < 512) }
-            match pmd_offset(e, va) { Next::PassThrough => assert!(e.is_flat() && val & FLAT_MID == 0),
-                Next::Table { index, .. } => assert!(if e.is_flat() { val & FLAT_MID != 0 && index < NODE_ENTRIES } else { index < 512 }) }
-            match pte_offset(e, va) { Next::PassThrough => assert!(false),
-                Next::Table { index, .. } => assert!(index < if e.is_flat() { NODE_ENTRIES } else { 512 }) } }",
+        "what is below an entry is what the kernel's C text of it says",
+        "fn s(val: u64, i: u32) { let pa = val & 0x000f_ffff_ffff_f000;
+            let c = if val & FLAT != 0 { pa.wrapping_add((i as u64) << 12) | 1 } else { pa };
+            assert!(below(Entry::new(val), i).into_raw() == c); }",
+    ),
+    (
+        "software finds a slice below a node's entry and a table below a table's, at their addresses",
+        "fn s(pa: u64, i: u32, flags: u64) { if i >= SLICES { return }
+            if let Some(e) = Entry::node(PhysAddr::new(pa), NodeKind::Bottom, flags) {
+                assert!(matches!(below(e, i), Below::Slice(s) if s.as_u64() == pa + (i as u64) * 4096 && s.as_u64() >> 21 == pa >> 21)); }
+            if let Some(e) = Entry::table(PhysAddr::new(pa), flags) {
+                assert!(matches!(below(e, i), Below::Table(t) if t.as_u64() == pa)); } }",
+    ),
+    (
+        "an own entry is told from every other value, whatever its accessed bit",
+        "fn s(block: u64, i: u32, val: u64) { let block = PhysAddr::new(block);
+            let own = own_entry(block, i).as_u64();
+            assert!(is_own(block, i, Entry::new(val)) == (val & !ACCESSED == own & !ACCESSED)); }",
+    ),
+    (
+        "a node that is in no tree brings no table and has no entry",
+        "fn s(block: u64, index: u64, i: u32) { let mut span = Span::new(NodeKind::Bottom);
+            let (b, p) = (PhysAddr::new(block), PhysAddr::new(index));
+            assert!(span.slot_entry(b, p).is_none() && span.take(b, i).is_none() && span.nr_used() == 0); }",
     ),
 ];
 
 /// What the policy says is true, whatever the numbers: for each mode, kind, policy and parent.
 fn policy() -> Vec<(String, String)> {
-    const TEXT: &str = "fn s(huge: bool, total: u64, min: u64, nodes: u64, cap: u64, all: u64, all_cap: u64) {
+    const TEXT: &str = "fn s(huge: bool, total: u64, min: u64, nodes: u64, cap: u64, all: u64, all_cap: u64, has: u32, slices: u32) {
         let facts = SpanFacts { mode: Mode::MODE, kind: NodeKind::KIND, policy: Policy::POLICY, min_span: min, mm_total_vm: total,
-            vma_excluded: huge, mm_flat_nodes: nodes, mm_cap: cap, global_flat_nodes: all, global_cap: all_cap, parent_choice: PARENT };
+            vma_excluded: huge, mm_flat_nodes: nodes, mm_cap: cap, global_flat_nodes: all, global_cap: all_cap, parent_choice: PARENT,
+            parent_nodes: has, parent_slices: slices };
         let (f, p) = (&facts, facts.parent_choice);
         match decide(f) {
             Decision::Flatten => assert!(f.mode.flattens(f.kind) && !huge && all < all_cap && nodes < cap
                 && !matches!(p, Some(Choice::Radix)) && (p.is_some() || matches!(f.policy, Policy::Eager) || total >= min)),
+            Decision::Recycle => assert!(f.mode.flattens(f.kind) && !huge && all < all_cap && nodes < cap
+                && matches!(p, Some(Choice::Flat)) && has >= FORK_NODES && slices < FORK_SLICES),
             Decision::Conventional(Reason::NotInMode) => assert!(!f.mode.flattens(f.kind)),
             Decision::Conventional(Reason::VmaExcluded) => assert!(huge),
             Decision::Conventional(Reason::GlobalCap) => assert!(all >= all_cap),
@@ -139,7 +161,7 @@ const FALSE: &str =
 
 fn glue(bodies: &[&str]) -> String {
     let mut out = String::from(
-        "#[allow(unused_imports)]\nuse fpt_core::{addr::*, entry::*, geometry::*, policy::*, walk::*};\n",
+        "#[allow(unused_imports)]\nuse fpt_core::{addr::*, entry::*, geometry::*, policy::*, span::*, walk::*};\n",
     );
     for (n, body) in bodies.iter().enumerate() {
         let body = body.replacen("fn s(", &format!("pub extern \"C\" fn s{n}("), 1);

@@ -33,7 +33,11 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (place(), place(), any::<bool>()).prop_map(|(a, b, w)| Op::Protect(a, b, w)),
         3 => (place(), place(), 1..5u8).prop_map(|(a, b, n)| Op::Move(a, b, n)),
         3 => (place(), place()).prop_map(|(a, b)| Op::MoveGib(a, b)),
-        2 => place().prop_map(Op::Demote),
+        3 => (place(), place()).prop_map(|(a, b)| Op::MoveWindow(a, b)),
+        1 => (place(), any::<bool>()).prop_map(|(p, g)| Op::Hugetlb(p, g)),
+        2 => place().prop_map(Op::Collapse),
+        1 => place().prop_map(Op::Split),
+        1 => place().prop_map(Op::Demote),
         3 => Just(Op::Fork),
         2 => any::<bool>().prop_map(|kept| Op::Exit { kept }),
         3 => any::<u8>().prop_map(Op::Switch),
@@ -157,7 +161,20 @@ fn scenario() -> Vec<Op> {
         Op::MoveGib(Place(1, 1, 0, 0), Place(2, 4, 0, 0)),
         Op::Demote(Place(3, 3, 0, 0)),
         Op::Map(Place(3, 3, 4, 4), 2),
+        // The child may have conventional tables: a sparse parent is not mirrored.
+        Op::Switch(0),
+        Op::Demote(Place(2, 2, 0, 0)),
+        Op::Switch(1),
         Op::MapHuge1G(Place(3, 4, 0, 0)),
+        // A table of its own beside a huge page, in a span that was flat.
+        Op::MapHuge2M(Place(0, 6, 2, 0)),
+        Op::Map(Place(0, 6, 3, 3), 3),
+        Op::Split(Place(0, 6, 2, 0)),
+        Op::MoveWindow(Place(0, 6, 6, 0), Place(1, 6, 0, 0)),
+        Op::Collapse(Place(1, 6, 6, 0)),
+        Op::Hugetlb(Place(2, 6, 0, 0), false),
+        Op::Hugetlb(Place(2, 5, 0, 0), true),
+        Op::MoveGib(Place(2, 6, 0, 0), Place(0, 5, 0, 0)),
         Op::Fork,
         Op::UnmapSpan(Place(3, 3, 0, 0), Level::L4),
         Op::Unmap(Place(0, 6, 6, 6), Place(2, 2, 4, 5)),
@@ -272,15 +289,18 @@ fn the_scenario_reaches_what_it_is_for() {
         let mut h = Harness::new(World::default(), mode).unwrap();
         for op in scenario() {
             h.step(op);
+            h.compare();
         }
-        h.compare();
         let seen = h.seen;
         assert_eq!(seen.forks, 4);
-        assert_eq!(seen.gibs_moved > 0, mode != Mode::L3L2);
-        assert_eq!(
-            seen.demoted > 0,
-            mode == Mode::L3L2 || mode == Mode::L4L3L2L1
-        );
+        assert_eq!(seen.gibs_moved, 2);
+        assert_eq!((seen.windows_moved, seen.collapsed, seen.split), (1, 1, 1));
+        let below_root = mode == Mode::L3L2 || mode == Mode::L4L3L2L1;
+        assert_eq!(seen.demoted > 0, below_root);
+        assert_eq!(seen.hidden > 0, below_root);
+        assert_eq!(seen.attached > 0, below_root);
+        assert_eq!(h.world.unflats > 0, below_root);
+        assert_eq!(h.world.owns > 0, below_root);
         assert_eq!(seen.short_walks > 0, mode != Mode::Radix);
         let (world, _) = h.finish();
         let (mut fresh, mut frees) = (0, 0);
@@ -297,7 +317,7 @@ fn the_scenario_reaches_what_it_is_for() {
             fresh += count(KindCounter::Installs) - count(KindCounter::PoolHits);
             frees += count(KindCounter::Frees);
         }
-        // Each block from the page allocator went back to it, or was demoted.
+        // Each block from the page allocator went back to it, or was split.
         assert_eq!(fresh, frees + world.counter(Counter::DEMOTIONS));
         assert_eq!(world.counter(Counter::TAINTED) > 0, mode != Mode::Radix);
     }
@@ -335,6 +355,9 @@ fn a_dirty_node_is_seen_and_not_pooled() {
     p.mm.leave_dirt(&mut h.world);
     p.mm.exit(&mut h.world);
     assert_eq!(h.world.dirty_returns.get(), 1);
+    // The slice was seen to be dirty when it came back, too.
+    assert_eq!(h.world.dirty_puts, 1);
+    h.world.dirty_puts = 0;
     assert_eq!(h.world.counter(Counter::TAINTED), 1);
     assert_eq!(h.world.pool(NodeKind::Bottom).len(), 0);
     assert_eq!(h.world.pool(NodeKind::Root).len(), 1);
@@ -399,5 +422,103 @@ fn a_sparse_toucher_stays_under_the_caps() {
         assert_eq!(h.procs[0].mm.flat_nodes, 5);
         assert_eq!(h.world.counter(Counter::REFUSED_CAP), 28 - 4);
         h.finish();
+    }
+}
+
+/// The child of a sparse parent gets the nodes that are in a pool, and no new block.
+#[test]
+fn a_sparse_parent_s_child_takes_what_is_pooled() {
+    for (gibs, pages, fresh) in [(7, 1, 7), (8, 1, 2), (8, 16, 8)] {
+        let mut h = Harness::new(World::default(), Mode::L4L3L2L1).unwrap();
+        // Two nodes that go to the pool.
+        for pud in 0..2 {
+            h.step(Op::Map(Place(3, pud, 0, 0), 1));
+        }
+        for pud in 0..gibs as u64 {
+            for window in 0..pages {
+                let va = pud << 30 | window << 21;
+                let p = &mut h.procs[0];
+                let leaf = 0x1000 | 0x8000_0000_0000_0025;
+                p.mm.map(&mut h.world, va, leaf).unwrap();
+            }
+        }
+        let (start, end) = (Place(3, 0, 0, 0).va(), 1 << 47);
+        let p = &mut h.procs[0];
+        p.mm.unmap(&mut h.world, start, end, 1 << 39, end);
+        h.procs[0].leaves.clear();
+        assert_eq!(h.world.pool(NodeKind::Bottom).len(), 2);
+        let child = h.procs[0].mm.fork(&mut h.world).unwrap();
+        assert_eq!(child.nodes(&h.world), fresh, "{gibs} {pages}");
+        child.exit(&mut h.world);
+        h.finish();
+    }
+}
+
+/// Each invariant of index pages is looked at: what breaks it is noticed.
+#[test]
+fn broken_invariants_are_noticed() {
+    use fpt_core::addr::PhysAddr;
+    use fpt_core::entry::{ACCESSED, FLAT, PRESENT, PSE};
+    type Break = fn(&mut Harness, PhysAddr);
+    let index = |h: &Harness, block: PhysAddr| h.world.nodes[&block].index;
+    let breaks: [(&str, Break); 8] = [
+        ("I4, slice 3", |h, b| {
+            let at = h.world.nodes[&b].index.offset(3 * 8);
+            h.world.mem.write(at, b.as_u64() + 3 * 4096 + 0x67);
+        }),
+        ("I4, slice 0", |h, b| {
+            let at = h.world.nodes[&b].index;
+            h.world.mem.write(at, 0);
+        }),
+        ("I1, entry 3", |h, b| {
+            let at = h.world.nodes[&b].index.offset(3 * 8);
+            h.world.mem.write(at, 0x4000_0000 | PRESENT | PSE);
+        }),
+        ("I1, slice 3", |h, b| {
+            h.world.mem.write(b.offset(3 * 4096 + 8 * 7), 1 << 40);
+        }),
+        ("I8, entry 0", |h, b| {
+            let at = h.world.nodes[&b].index;
+            let value = h.world.mem.read(at);
+            h.world.mem.write(at, value & !ACCESSED);
+        }),
+        ("I2", |h, b| {
+            let slot = h.world.nodes[&b].slot.unwrap();
+            let value = h.world.mem.read(slot);
+            h.world.mem.write(slot, value & !ACCESSED);
+        }),
+        ("state", |h, b| {
+            let node = &h.world.nodes[&b];
+            let (slot, index) = (node.slot.unwrap(), node.index);
+            let flags = h.world.mem.read(slot) & 0xfff;
+            h.world.mem.write(slot, index.as_u64() | flags & !FLAT);
+        }),
+        ("I10", |h, _| h.procs[0].mm.pgtables_bytes += 4096),
+    ];
+    for mode in [Mode::L3L2, Mode::L4L3L2L1] {
+        for (what, harm) in &breaks {
+            let mut h = Harness::new(World::default(), mode).unwrap();
+            h.step(Op::Map(Place(1, 0, 0, 0), 1));
+            h.compare();
+            let block = *h.world.nodes.keys().next().unwrap();
+            assert!(h.world.mem.is_table(
+                index(&h, block),
+                if mode == Mode::L3L2 {
+                    Level::L3
+                } else {
+                    Level::L2
+                }
+            ));
+            harm(&mut h, block);
+            let check =
+                std::panic::AssertUnwindSafe(|| h.procs[0].mm.check(&h.world, &|_, _| true));
+            let why = std::panic::catch_unwind(check).expect_err(what);
+            let text = why
+                .downcast_ref::<String>()
+                .cloned()
+                .unwrap_or_else(|| why.downcast_ref::<&str>().unwrap().to_string());
+            assert!(*what == "state" || text.contains(what), "{what}: {text}");
+            std::mem::forget(h);
+        }
     }
 }

@@ -22,7 +22,7 @@ pub const OBJECTS: [&str; 6] = [
 ];
 
 /// `pub extern "C"` functions of rust-mm-fpt/kernel/hot.rs.
-const HOOKS: [&str; 3] = ["fpt_pud_offset", "fpt_pmd_offset", "fpt_pte_offset"];
+const HOOKS: [&str; 2] = ["fpt_below_flat", "fpt_below_slice"];
 
 /// Name of the file in a kernel's artefact that [`report`] makes.
 pub const FILE: &str = "hot-calls.txt";
@@ -105,10 +105,10 @@ mod tests {
         built(
             dir.path(),
             OBJECTS[1],
-            "void *fpt_pmd_offset(void *); void *f(void *p) { return fpt_pmd_offset(fpt_pmd_offset(p)) + 1; }",
+            "long fpt_below_slice(long, long); long f(long v) { return fpt_below_slice(fpt_below_slice(v, 1), 2) + 1; }",
         );
         let dirty = report(dir.path()).expect("read");
-        assert_eq!(problems(&dirty), ["mm/gup.o: fpt_pmd_offset:2 calls"]);
+        assert_eq!(problems(&dirty), ["mm/gup.o: fpt_below_slice:2 calls"]);
         std::fs::remove_file(dir.path().join(OBJECTS[0])).expect("removed");
         assert!(report(dir.path()).is_err());
         assert_eq!(problems("").len(), OBJECTS.len());

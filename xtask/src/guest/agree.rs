@@ -15,6 +15,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use fpt_geometry::geometry::NODE_BITS;
 use fpt_geometry::{Level, NodeKind};
 use fpt_init::proto::Exec;
 use fpt_init::sample::TOKEN;
@@ -115,6 +116,17 @@ fn pagemap_of(software: &Software, addr: u64) -> (u64, Found) {
     (PM_SWAP | (sort | offset << 5) & PM_FRAME, Found::Swapped)
 }
 
+/// Do the walks end at a slice of a flattened node that holds nothing, and at the entry of the index
+/// page that would point at this slice?
+fn both_empty(hardware: &walk::Entry, software: &Software) -> bool {
+    let above = Level::from_number(hardware.level.number() + 1);
+    let slice = hardware.pa >> 12 & 511;
+    hardware.bits == NODE_BITS
+        && (hardware.value, software.value) == (0, 0)
+        && above == Some(software.level)
+        && slice == software.slot >> 3 & 511
+}
+
 /// Do all agree on an address? `Err` says which do not.
 pub fn judge(addr: u64, answers: &Answers) -> Result<Found, String> {
     let Answers { core, qemu, .. } = answers;
@@ -131,7 +143,7 @@ pub fn judge(addr: u64, answers: &Answers) -> Result<Found, String> {
         .ok_or("no entry was visited at all")
         .map_err(str::to_string)?;
     // Both walks end at one entry, whatever either skipped on its way.
-    if (last.pa, last.value) != (software.slot, software.value) {
+    if (last.pa, last.value) != (software.slot, software.value) && !both_empty(last, software) {
         return Err("hardware's walk and the kernel's end at different entries".into());
     }
     match (&core.end, software.shift) {
@@ -288,6 +300,17 @@ fn software(line: &str) -> Option<Result<Software, String>> {
     }
 }
 
+/// `vmemmap 0xADDR page N word1 N`: where the kernel has its `struct page`s, for `fpt-look`.
+fn layout(text: &str) -> Option<[String; 3]> {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let ["vmemmap", vmemmap, "page", page, "word1", word1] = words.as_slice() else {
+        return None;
+    };
+    hex(vmemmap)?;
+    let decimal = |word: &str| word.parse::<u64>().ok();
+    (decimal(page)? > decimal(word1)?).then(|| [vmemmap, page, word1].map(|w| w.to_string()))
+}
+
 /// The value of a register in `info registers`.
 fn register(text: &str, name: &str) -> Option<u64> {
     let at = text.find(&format!("{name}="))? + name.len() + 1;
@@ -333,6 +356,8 @@ struct Session<'a> {
     guest: Guest,
     mode: Mode,
     phys_bits: u32,
+    /// Numbers of debugfs `fpt/layout`.
+    layout: [String; 3],
 }
 
 /// What the guest says of a process; equal before and after means that it stood still.
@@ -497,6 +522,7 @@ impl Session<'_> {
             .arg(memory(self.guest.pid())?)
             .args([cr3, cr4, efer].map(|v| format!("{v:#x}")))
             .arg(self.phys_bits.to_string())
+            .args(&self.layout)
             .stdin(&file);
         let text = cmd.read()?;
         let mut blocks = text.split_inclusive("ok\n");
@@ -719,6 +745,8 @@ fn one(
         .split_once(':')
         .and_then(|(_, b)| b.split_whitespace().next()?.parse().ok())
         .ok_or_else(|| odd("/proc/cpuinfo", &bits))?;
+    let text = guest.shell("cat /sys/kernel/debug/fpt/layout")?;
+    let layout = layout(&text).ok_or_else(|| odd("fpt/layout", &text))?;
     let id = guest.new_id();
     guest.start_exec(Exec {
         id,
@@ -740,6 +768,7 @@ fn one(
         guest,
         mode,
         phys_bits: bits,
+        layout,
     };
     for (_, pid) in &targets {
         session.guest.shell(&format!("kill -STOP {pid}"))?;
@@ -1077,5 +1106,52 @@ software leaf slot 0x2000 value 0x80000000122000e7 shift 21
         assert!(software("software leaf slot 0x1 value 0x2 level 1").is_none());
         assert!(software("software bad level 4").unwrap().is_err());
         assert!(software("").is_none());
+        let numbers = ["0xffffea0000000000", "64", "8"].map(String::from);
+        let line = "vmemmap 0xffffea0000000000 page 64 word1 8\n";
+        assert_eq!(layout(line), Some(numbers));
+        for bad in [
+            "",
+            "vmemmap 0xffffea0000000000 page 64",
+            "vmemmap ffffea0000000000 page 64 word1 8",
+            "vmemmap 0xffffea0000000000 page 64 word1 64",
+            "cat: can't open 'layout': No such file or directory",
+        ] {
+            assert_eq!(layout(bad), None, "{bad}");
+        }
+    }
+
+    /// Hardware sees an empty slice where the kernel sees no table.
+    #[test]
+    fn empty_slices_are_holes() {
+        let slot = |i: u64| 0x5000 + i * 8;
+        let answers = |bits: u32, value: u64, slot: u64, level: u32| {
+            let entries = "entry 3 PDPTE pa 0x1000 value 0x0010000000200067 bits 9\n";
+            let last = format!("entry 1 PTE pa 0x203040 value {value:#x} bits {bits}\n");
+            let end = "fault error_code 0x0\n";
+            let walk = walk::parse(&format!("{entries}{last}{end}")).unwrap();
+            Answers {
+                core: walk.clone(),
+                software: Ok(Software {
+                    slot,
+                    value: 0,
+                    shift: None,
+                    level: Level::from_number(level).unwrap(),
+                }),
+                qemu: walk,
+                pagemap: Some(0),
+                pfnmap: false,
+            }
+        };
+        assert_eq!(judge(ADDR, &answers(18, 0, slot(3), 2)), Ok(Found::Hole));
+        for (bits, value, slot, level) in [
+            // A conventional table, another slice, another level, and something in the slice.
+            (9, 0, slot(3), 2),
+            (18, 0, slot(4), 2),
+            (18, 0, slot(3), 3),
+            (18, 0, slot(3), 1),
+            (18, 2, slot(3), 2),
+        ] {
+            assert!(judge(ADDR, &answers(bits, value, slot, level)).is_err());
+        }
     }
 }

@@ -9,8 +9,8 @@ use std::process::Command;
 pub const FOLDERS: [&str; 2] = ["../core/src", "../geometry/src"];
 
 /// Every module of the core.
-pub const MODULES: [&str; 8] = [
-    "addr", "counters", "entry", "geometry", "node", "policy", "pool", "walk",
+pub const MODULES: [&str; 9] = [
+    "addr", "counters", "entry", "geometry", "node", "policy", "pool", "span", "walk",
 ];
 
 fn scratch(name: &str) -> PathBuf {
