@@ -24,6 +24,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
@@ -206,6 +207,46 @@ static inline int fpt_demote(pid_t pid, unsigned long addr)
 	else
 		snprintf(b, sizeof(b), "%d\n", pid);
 	return write_text(FPT_DEBUGFS "demote", b);
+}
+
+/*
+ * What debugfs fpt/check says of a process's tables: NULL if they are as they must be,
+ * or if the kernel has no such file; else its first bad line. The file remembers one
+ * pid for everybody: hence the lock.
+ */
+static inline const char *fpt_check(pid_t pid)
+{
+	static __thread char buf[8192];
+	char *line, *end, num[16];
+	int fd = open(FPT_DEBUGFS "check", O_RDWR);
+	ssize_t n, len = 0;
+
+	if (fd < 0)
+		return errno == ENOENT && !fpt_debugfs() ? NULL : "cannot open fpt/check";
+	flock(fd, LOCK_EX);
+	snprintf(num, sizeof(num), "%d", pid ? pid : getpid());
+	n = write(fd, num, strlen(num));
+	while (n > 0 && len < (ssize_t)sizeof(buf) - 1) {
+		n = pread(fd, buf + len, sizeof(buf) - 1 - len, len);
+		if (n > 0)
+			len += n;
+	}
+	close(fd);
+	buf[len] = 0;
+	if (n < 0)
+		return "cannot read fpt/check";
+	for (line = buf; *line; line = end) {
+		bool ok = !strncmp(line, "ok nodes ", 9);
+
+		end = line + strcspn(line, "\n");
+		if (*end)
+			*end++ = 0;
+		if (ok)
+			return NULL;
+		if (!strncmp(line, "BAD ", 4) || !strncmp(line, "FAIL ", 5))
+			return line;
+	}
+	return "fpt/check says neither ok nor FAIL";
 }
 
 static inline void fpt_drain(void)
