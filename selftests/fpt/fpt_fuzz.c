@@ -12,7 +12,8 @@
  * 3,7-9,20) of the episode with this seed. A failing episode is run again; if it fails
  * again it is shrunk by leaving out steps while it still fails. With threads it is only
  * said how often it fails again. -R (root) sets up hugetlb pages, KSM and failing
- * allocations, and puts them back. Lines that begin with "fuzz " are for programs:
+ * allocations, and puts them back; once a second fpt/check verifies the tables, where
+ * the kernel has it. Lines that begin with "fuzz " are for programs:
  * "fuzz NAME NUMBER". Exit code: 0 ok, 1 mismatch, 2 wrong usage, 5 cannot go on.
  */
 #include "fpt_fuzz.h"
@@ -221,6 +222,31 @@ static void run_here(uint64_t seed, const struct list *list)
 	_exit(0);
 }
 
+static double now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec + t.tv_nsec / 1e9;
+}
+
+/* Once a second, over all episodes: are the tables of this one as they must be? */
+static bool tables_bad(pid_t pid)
+{
+	static double last;
+	const char *say;
+
+	if (!conf.root || now() < last + 1)
+		return false;
+	last = now();
+	say = fpt_check(pid);
+	shared->tables += fpt_debugfs();
+	if (!say)
+		return false;
+	snprintf(shared->bad, TEXT, "the tables are wrong: %s", say);
+	return true;
+}
+
 /* In a process of its own. 0: all is well, 1: a mismatch; what cannot go on ends the program. */
 static int run_episode(uint64_t seed, const struct list *list)
 {
@@ -247,10 +273,11 @@ static int run_episode(uint64_t seed, const struct list *list)
 		steps = __atomic_load_n(&shared->steps, __ATOMIC_RELAXED);
 		idle = steps == last ? idle + 1 : 0;
 		last = steps;
-		if (idle > HANG * 400) {
+		if (idle > HANG * 400 || tables_bad(pid)) {
 			kill(-pid, SIGKILL);
 			waitpid(pid, &status, 0);
-			snprintf(shared->bad, TEXT, "no step ended for %d seconds", HANG);
+			if (idle > HANG * 400)
+				snprintf(shared->bad, TEXT, "no step ended for %d seconds", HANG);
 			shared->bad_index = shared->at[0];
 			shared->bad_seed = seed;
 			return 1;
@@ -283,14 +310,6 @@ static void print_list(const struct list *list)
 		if (k - i > 1)
 			printf("-%u", list->at[k - 1]);
 	}
-}
-
-static double now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec + t.tv_nsec / 1e9;
 }
 
 /* Fails at least once in `tries`, and in the same way: the words before the colon */
@@ -504,7 +523,8 @@ static void print_counts(const struct shared *shared, uint64_t seed, double seco
 {
 	int i;
 
-	printf("fuzz seed %llu\n", (unsigned long long)seed);
+	printf("fuzz seed %llu\nfuzz table_checks %llu\n", (unsigned long long)seed,
+	       (unsigned long long)shared->tables);
 	for (i = 0; i < op_count; i++)
 		printf("fuzz call_%s %llu\n", ops[i].name, (unsigned long long)shared->count[i]);
 	printf("fuzz steps %llu\nfuzz checks %llu\nfuzz full_checks %llu\nfuzz faults %llu\nfuzz children %llu\n",

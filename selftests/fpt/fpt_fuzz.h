@@ -96,7 +96,7 @@ struct world {
 /* Between all processes of a run */
 struct shared {
 	uint64_t count[OPS_MAX];
-	uint64_t steps, checks, full, faults, children;
+	uint64_t steps, checks, full, faults, children, tables;
 	unsigned int at[16];		/* the operation each world is in */
 	int reported;
 	uint64_t bad_seed;

@@ -6,7 +6,8 @@
  *
  * Each thread owns slots of memory spread over the shared spans, so contents can
  * be checked although the tables are shared. -f makes that share of order-9
- * allocations fail. One TAP test; the seed of a failure is printed.
+ * allocations fail. Once a second fpt/check verifies the tables, and the first bad one
+ * ends the run. The seed of a failure is printed.
  */
 #include "fpt_util.h"
 #include "../kselftest.h"
@@ -254,6 +255,7 @@ int main(int argc, char **argv)
 	pthread_t t[MAXT];
 	struct fpt_nodes before, after;
 	enum fpt_mode mode = fpt_mode();
+	const char *tables = NULL;
 	long pte, now;
 	int opt, i;
 
@@ -272,7 +274,7 @@ int main(int argc, char **argv)
 		ksft_exit_fail_msg("1 to %d threads, at least one second\n", MAXT);
 
 	ksft_print_header();
-	ksft_set_plan(3);
+	ksft_set_plan(4);
 	ksft_print_msg("mode %s, %ld s, %ld threads, seed %ld\n", fpt_mode_names[mode], seconds,
 		       threads, seed);
 	if (fail_percent) {
@@ -295,8 +297,11 @@ int main(int argc, char **argv)
 		if (pthread_create(&t[i], NULL, work, &me[i]))
 			ksft_exit_fail_msg("pthread_create: %s\n", strerror(errno));
 	}
-	for (i = 0; i < seconds * 10 && !stop; i++)
+	for (i = 0; i < seconds * 10 && !stop && !tables; i++) {
 		msleep(100);
+		if (i % 10 == 9)
+			tables = fpt_check(0);
+	}
 	stop = true;
 	for (i = 0; i < threads; i++)
 		pthread_join(t[i], NULL);
@@ -306,6 +311,11 @@ int main(int argc, char **argv)
 	for (i = 0; i < 12; i++)
 		ksft_print_msg("%ld %s\n", ops[i], name[i]);
 	ksft_test_result(!wrong, "contents\n");
+	if (!tables)
+		tables = fpt_check(0);
+	if (tables)
+		ksft_print_msg("fpt/check: %s (seed %ld)\n", tables, seed);
+	ksft_test_result(!tables, "tables\n");
 
 	after = fpt_nodes(0);
 	if (mode == RADIX) {

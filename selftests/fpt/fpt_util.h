@@ -211,8 +211,8 @@ static inline int fpt_demote(pid_t pid, unsigned long addr)
 
 /*
  * What debugfs fpt/check says of a process's tables: NULL if they are as they must be,
- * or if the kernel has no such file; else its first bad line. The file remembers one
- * pid for everybody: hence the lock.
+ * if the process has none any more, or if the kernel has no such file; else its first
+ * bad line. The file remembers one pid for everybody: hence the lock.
  */
 static inline const char *fpt_check(pid_t pid)
 {
@@ -220,6 +220,7 @@ static inline const char *fpt_check(pid_t pid)
 	char *line, *end, num[16];
 	int fd = open(FPT_DEBUGFS "check", O_RDWR);
 	ssize_t n, len = 0;
+	bool gone;
 
 	if (fd < 0)
 		return errno == ENOENT && !fpt_debugfs() ? NULL : "cannot open fpt/check";
@@ -231,8 +232,11 @@ static inline const char *fpt_check(pid_t pid)
 		if (n > 0)
 			len += n;
 	}
+	gone = n < 0 && errno == ESRCH;
 	close(fd);
 	buf[len] = 0;
+	if (gone)
+		return NULL;
 	if (n < 0)
 		return "cannot read fpt/check";
 	for (line = buf; *line; line = end) {

@@ -318,7 +318,14 @@ impl Fuzz {
                 story.subject, story.began_utc, story.ended_utc, story.outcome
             );
             let steps = story.count("steps");
-            for name in ["steps", "checks", "full_checks", "faults", "children"] {
+            for name in [
+                "steps",
+                "checks",
+                "full_checks",
+                "table_checks",
+                "faults",
+                "children",
+            ] {
                 let _ = writeln!(out, "{name:<28}{:>14}", story.count(name));
             }
             for (name, n) in story.calls() {
@@ -491,6 +498,13 @@ impl One<'_> {
             cases.push(match n > 0 {
                 true => Case::new(suite, &name, Outcome::Passed, n.to_string(), 0),
                 false => Case::failed(suite, &name, "none", 0),
+            });
+        }
+        if self.subject.is_flat() {
+            let name = "tables were verified";
+            cases.push(match story.count("table_checks") {
+                n if n > 0 => Case::new(suite, name, Outcome::Passed, n.to_string(), 0),
+                _ => Case::failed(suite, name, "fpt/check was never read (too short?)", 0),
             });
         }
         let swapped = stress::count(&story.kernel, "pswpout");

@@ -36,7 +36,7 @@ pub(super) const IN_ORDER: &str = "ended in order";
 const PACKAGE: &str = "stress-ng";
 
 /// A scenario, and what it is.
-const SCENARIOS: [(&str, &str); 8] = [
+const SCENARIOS: [(&str, &str); 9] = [
     ("vm", "stress-ng's class vm"),
     ("storm", "processes that are made and replaced"),
     ("swap", "more memory than a group may have, with swap"),
@@ -45,7 +45,14 @@ const SCENARIOS: [(&str, &str); 8] = [
     ("compact", "compaction of all memory, again and again"),
     ("hotplug", "blocks of memory taken out and put back"),
     ("demote", "nodes turned into conventional tables"),
+    (
+        CHECK,
+        "the tables of every process verified, whatever else runs",
+    ),
 ];
+
+/// The scenario that only judges: it runs whatever was chosen.
+const CHECK: &str = "check";
 
 /// Members of class vm that do not run, and why.
 const EXCLUDED: [(&str, &str); 2] = [
@@ -902,8 +909,8 @@ impl One<'_> {
             )
         })?;
         let mut loops = Vec::new();
-        for name in ["compact", "hotplug", "demote", "ksm"] {
-            if !self.stress.wants(name) {
+        for name in ["compact", "hotplug", "demote", "ksm", CHECK] {
+            if !self.stress.wants(name) && name != CHECK {
                 continue;
             }
             let said = ask(guest, &["fpt-stress", "ready", name])?;
@@ -1017,7 +1024,11 @@ impl One<'_> {
         rest.push(Turn::new("threads", "fpt_stress"));
         vm.retain(|t| self.stress.wants_turn(t));
         rest.retain(|t| self.stress.wants_turn(t));
-        if vm.is_empty() && rest.is_empty() && loops.is_empty() {
+        if vm.is_empty()
+            && rest.is_empty()
+            && loops.iter().all(|l| *l == CHECK)
+            && !self.stress.wants(CHECK)
+        {
             return Err(Fail::usage(
                 format!("nothing to do in {}", self.subject),
                 format!(
@@ -1244,6 +1255,9 @@ impl One<'_> {
                 {
                     Case::failed(suite, &name, why.clone(), 0)
                 }
+                (Some(why), _) if scenario == CHECK && self.subject.is_flat() => {
+                    Case::failed(suite, &name, why.clone(), 0)
+                }
                 (Some(why), _) => Case::skipped(suite, &name, why.clone()),
                 (None, n) if n > 0 => {
                     Case::new(suite, &name, Outcome::Passed, format!("{n} {what}"), 0)
@@ -1258,8 +1272,9 @@ impl One<'_> {
             ("compact", "compactions", "compactions"),
             ("hotplug", "offlined", "blocks taken out"),
             ("demote", "demotions", "nodes demoted"),
+            (CHECK, "checks", "address spaces verified"),
         ] {
-            if self.stress.wants(scenario) {
+            if self.stress.wants(scenario) || scenario == CHECK {
                 cases.push(at_work(scenario, counter, what));
             }
         }
@@ -1381,10 +1396,12 @@ fn sum(counts: &Counts, mode: Mode, what: &str) -> i64 {
         .sum()
 }
 
-/// What failed in a story.
+/// What failed in a story, and can be tried on another kernel.
 fn failed_stressors(story: &Story) -> Vec<Stressor> {
     let all = totals(story).into_iter();
-    all.filter(|(_, t)| t.failed > 0).map(|(s, _)| s).collect()
+    all.filter(|((scenario, _), t)| t.failed > 0 && scenario != CHECK)
+        .map(|(s, _)| s)
+        .collect()
 }
 
 /// What a stressor did on the unpatched kernel, in a line.

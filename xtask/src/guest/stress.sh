@@ -4,7 +4,7 @@
 #   fpt-stress setup | finish
 #   fpt-stress inject PERCENT
 #   fpt-stress ready SCENARIO             prints "ok", or why this kernel cannot do it
-#   fpt-stress compact|hotplug|demote|ksm SECONDS    prints "NAME COUNT" lines at its end
+#   fpt-stress compact|hotplug|demote|ksm|check SECONDS    prints "NAME COUNT" lines at its end
 #   fpt-stress image [swap|user] CMD...   CMD in the image; in a small memory cgroup, or not as root
 D=/sys/kernel/debug
 I=$D/fail_page_alloc
@@ -101,6 +101,7 @@ ready() {
 	case $1 in
 	compact) [ -w /proc/sys/vm/compact_memory ] && echo ok || echo "kernel without COMPACTION" ;;
 	ksm) [ -d $K ] && echo ok || echo "kernel without KSM" ;;
+	check) [ -w $D/fpt/check ] && echo ok || echo "kernel without fpt/check" ;;
 	demote)
 		while read -r name n; do
 			[ "$name" = can_demote ] && [ "$n" = 1 ] && echo ok && return
@@ -174,6 +175,34 @@ demote() {
 	echo "demote_requests $n"
 }
 
+# The page tables of every process, once a second; the first that are wrong end it. Who is
+# gone meanwhile, and kernel threads, have none.
+check() {
+	n=0
+	while going; do
+		for p in /proc/[0-9]*; do
+			p=${p#/proc/}
+			{ echo $p >$D/fpt/check; } 2>/dev/null || continue
+			bad=
+			while read -r word rest; do
+				case $word in
+				ok) n=$((n + 1)) ;;
+				*) bad="$bad$word $rest
+" ;;
+				esac
+			done 2>/dev/null <$D/fpt/check
+			[ -z "$bad" ] && continue
+			echo "checks $n"
+			read -r name 2>/dev/null </proc/$p/comm
+			echo "process $p ($name): the tables are wrong"
+			echo "$bad"
+			exit 1
+		done
+		usleep 1000000
+	done
+	echo "checks $n"
+}
+
 # Merging, and from time to time everything unmerged again
 ksm() {
 	most=0 rounds=0
@@ -218,7 +247,7 @@ echo -1000 >/proc/self/oom_score_adj 2>/dev/null
 case $word in
 setup | finish) $word ;;
 inject | ready) $word "$1" ;;
-compact | hotplug | demote | ksm)
+compact | hotplug | demote | ksm | check)
 	up
 	END=$((u + $1))
 	$word
