@@ -180,7 +180,7 @@ FPT_TEST(dontunmap)
 FPT_TEST(there_and_back_many_times)
 {
 	char *p = map_at(A + GIB, GIB);
-	long start;
+	long start, moved = 0;
 	int i;
 
 	ASSERT_NE(MAP_FAILED, p);
@@ -192,8 +192,16 @@ FPT_TEST(there_and_back_many_times)
 		p = mremap(p, GIB, GIB, MREMAP_MAYMOVE | MREMAP_FIXED, to);
 		ASSERT_EQ((void *)to, p);
 		ASSERT_EQ(-1, bad(p, 128, GIB / 128, 10));
+		if (i == 1)
+			moved = vmpte_kb(0);
 	}
-	EXPECT_EQ(start, vmpte_kb(0));
+	/*
+	 * Below an L3L2 node the GiB's PMD table was a part of the node. It moves as a
+	 * table of its own, and is one more where it comes to; once, not each time.
+	 */
+	EXPECT_LE(moved, start + (self->mode == L3L2 ? 4 : 0));
+	EXPECT_EQ(moved, vmpte_kb(0));
+	EXPECT_EQ(NULL, fpt_check(0)) TH_LOG("%s", fpt_check(0));
 }
 
 FPT_TEST(shared_file_mapping_moves)
