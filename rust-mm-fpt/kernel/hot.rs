@@ -2,8 +2,8 @@
 
 //! What page-table walkers ask at each entry: prototypes in asm/fpt.h.
 //!
-//! Built twice. As a part of fpt_rust.o this is an ordinary function. With clang and rustc on the
-//! same LLVM it is also emitted as bitcode (fpt_hot.rs), which clang links into the C objects of mm/
+//! Built twice. As a part of fpt_rust.o these are ordinary functions. With clang and rustc on the
+//! same LLVM they are also emitted as bitcode (fpt_hot.rs), which clang links into the C objects of mm/
 //! and inlines there: `inline(always)`, because the two languages' target features are not spelt
 //! alike and LLVM would refuse otherwise.
 

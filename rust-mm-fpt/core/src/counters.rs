@@ -68,7 +68,7 @@ impl Counter {
     pub const TAINTED: Counter = Counter(26);
     /// Bytes of flattened nodes in use (gauge).
     pub const FLAT_BYTES: Counter = Counter(27);
-    /// Nodes turned into conventional tables.
+    /// Nodes turned into conventional tables (T5).
     pub const DEMOTIONS: Counter = Counter(28);
     /// Nodes whose free needed no flush of its own.
     pub const FLUSHES_SAVED: Counter = Counter(29);

@@ -63,9 +63,8 @@ pub struct SpanFacts {
     pub min_span: u64,
     /// Size of the address space in bytes (`mm->total_vm` pages times 4096).
     pub mm_total_vm: u64,
-    /// Huge leaves are wanted there: the address space maps hugetlb pages, or a VMA in the span has
-    /// MADV_HUGEPAGE, or THP=always and is eligible. Merged L2+L1 nodes cannot hold a 2 MiB leaf,
-    /// merged L3+L2 nodes no 1 GiB leaf.
+    /// Huge leaves are wanted there: a VMA in the span is of hugetlb, has MADV_HUGEPAGE, or THP=always
+    /// and is eligible. A node could be made, and the first huge leaf would take it out of use.
     pub vma_excluded: bool,
     /// Flattened nodes that this address space has.
     pub mm_flat_nodes: u64,
@@ -146,8 +145,8 @@ pub enum Decision {
 
 /// Decides for one span at its first touch.
 ///
-/// Order matters: what could break correctness (mode, huge leaves) comes before what protects
-/// memory (caps), before what is a matter of taste (fork mirrors the parent, size).
+/// Order matters: what would be in vain (mode, huge leaves) comes before what protects memory
+/// (caps), before what is a matter of taste (fork mirrors the parent, size).
 #[inline]
 pub const fn decide(f: &SpanFacts) -> Decision {
     if !f.mode.flattens(f.kind) {

@@ -2,7 +2,7 @@
 
 //! Bookkeeping of a bounded stack of recycled blocks, over memory that the caller provides.
 //!
-//! In the kernel there is one per CPU and kind, used with preemption off. The most recently
+//! In the kernel there is one per NUMA node and kind, used under a lock. The most recently
 //! freed block is handed out first: its lines are the warmest.
 
 /// A view of one pool. `T` identifies a block (an address, a page frame number).

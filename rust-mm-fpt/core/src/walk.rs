@@ -249,7 +249,7 @@ pub enum Below {
 }
 
 impl Below {
-    /// For C: the address, with bit 0 set for a slice.
+    /// In one word: the address, with bit 0 set for a slice.
     #[inline(always)]
     pub const fn into_raw(self) -> u64 {
         match self {

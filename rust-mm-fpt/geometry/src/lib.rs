@@ -45,7 +45,7 @@ impl Mode {
             .filter(move |kind| self.flattens(*kind))
     }
 
-    /// Does the mode have nodes below the root? Those can be demoted, and they fall back span by span.
+    /// Does the mode have nodes below the root? Those can be detached, and they fall back span by span.
     pub fn flattens_below_root(self) -> bool {
         self.kinds().any(|kind| kind != NodeKind::Root)
     }

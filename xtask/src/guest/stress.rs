@@ -1249,7 +1249,7 @@ impl One<'_> {
         let at_work = |scenario: &str, counter: &str, what: &str| {
             let name = format!("{scenario} was at work");
             match (story.skipped.get(scenario), total(counter)) {
-                // A mode with nodes below the root can demote them; nothing else shows that this is lost.
+                // A mode with nodes below the root can detach them; nothing else shows that this is lost.
                 (Some(why), _)
                     if scenario == "demote" && self.subject.tables().flattens_below_root() =>
                 {
