@@ -94,6 +94,19 @@ mod tests {
         cc.arg(&out).arg(&source).read().expect("compiled");
     }
 
+    /// A hook of another name would be looked for in vain.
+    #[test]
+    fn hooks_are_those_of_the_kernel() {
+        let at = Path::new(env!("CARGO_MANIFEST_DIR")).join("../rust-mm-fpt/kernel/hot.rs");
+        let text = std::fs::read_to_string(at).expect("readable");
+        let names: Vec<&str> = text
+            .lines()
+            .filter_map(|l| l.strip_prefix("pub extern \"C\" fn "))
+            .filter_map(|l| l.split('(').next())
+            .collect();
+        assert_eq!(names, HOOKS);
+    }
+
     #[test]
     fn a_call_is_seen() {
         let dir = tempfile::tempdir().expect("a folder");
