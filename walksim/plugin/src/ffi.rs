@@ -10,12 +10,12 @@ use std::sync::{Arc, Mutex, Once, OnceLock};
 
 use fpt_qemu_plugin::{
     self as qemu, Block, Data, Id, Info, OnExec, Reader, RegisterFlush, Rw, Scoreboard, Walker,
-    FLUSH_ALL, FLUSH_ASID,
 };
 use fpt_walksim_model::walk::{Entry, Flush, Size, Walk, MAX_ENTRIES};
 
 use crate::args::{self, Empty};
 use crate::decode::{Factory, Mark, Return};
+use crate::flush::flush;
 use crate::kernel::Category;
 use crate::output;
 use crate::plan::{plan, Action, Counter, Depth, Insn};
@@ -300,14 +300,9 @@ fn register(plugin: &Plugin, id: Id) {
 
 extern "C" fn flushed(_id: Id, index: c_uint, what: c_uint, va: u64, asid: u64) {
     let Some(v) = vcpu(index) else { return };
-    let pcid = (asid & 0xfff) as u16;
-    guarded(|| {
-        v.flush(match what {
-            FLUSH_ALL => Flush::All,
-            FLUSH_ASID => Flush::AddressSpace { pcid },
-            _ => Flush::Page { va, pcid },
-        });
-    });
+    if let Some(what) = flush(what, va, asid) {
+        guarded(|| v.flush(what));
+    }
 }
 
 extern "C" fn at_exit(_id: Id, _data: *mut c_void) {

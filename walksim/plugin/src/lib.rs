@@ -9,6 +9,7 @@
 
 mod args;
 mod decode;
+mod flush;
 mod kernel;
 mod output;
 mod plan;
