@@ -9,15 +9,22 @@
 //! QEMU's symbols, unless they bring a QEMU of their own, as `tests/fake.rs` does.
 
 mod memory;
+mod ram;
 mod raw;
+mod registers;
 mod scoreboard;
 mod start;
 mod translate;
 
-pub use memory::{phys_addr, size_shift, Reader, Walk, WalkEntry, Walker, MAX_ENTRIES};
+pub use memory::{
+    is_store, phys_addr, size_shift, value, Reader, Walk, WalkEntry, Walker, MAX_ENTRIES,
+};
+pub use ram::Ram;
+pub use registers::{Register, RegisterList};
 pub use scoreboard::{Counter, Scoreboard};
 pub use start::{
-    at_exit, install, on_tlb_flush, on_translation, reset, Id, Info, RegisterFlush, VERSION,
+    at_exit, install, on_cpu, on_tlb_event, on_tlb_flush, on_translation, reset, CpuEvent, Id,
+    Info, RegisterEvents, RegisterFlush, VERSION,
 };
 pub use translate::{Block, Data, Insn, Rw};
 
@@ -33,6 +40,8 @@ pub type OnAccess = extern "C" fn(c_uint, u32, u64, *mut c_void);
 pub type OnReset = extern "C" fn(Id);
 /// Called when QEMU ends.
 pub type AtExit = extern "C" fn(Id, *mut c_void);
+/// Called when a CPU begins to exist, to wait or to run again: its index.
+pub type OnCpu = extern "C" fn(Id, c_uint);
 /// Called when the guest invalidates: index of the CPU, one of [`FLUSH_ALL`] and its like, address,
 /// address-space identifier.
 pub type OnFlush = extern "C" fn(Id, c_uint, c_uint, u64, u64);
@@ -43,3 +52,11 @@ pub const FLUSH_ALL: c_uint = 0;
 pub const FLUSH_ASID: c_uint = 1;
 /// Those of one address.
 pub const FLUSH_PAGE: c_uint = 2;
+/// All, by INIT. This and what follows is only for [`on_tlb_event`].
+pub const FLUSH_INIT: c_uint = 3;
+/// Those of the address of a page fault.
+pub const FLUSH_FAULT: c_uint = 4;
+/// None: the address is CR3, from which walks begin now, or [`NO_ROOT`].
+pub const NEW_ROOT: c_uint = 5;
+/// No walk begins anywhere.
+pub const NO_ROOT: u64 = u64::MAX;

@@ -12,6 +12,27 @@ pub fn size_shift(info: u32) -> u32 {
     unsafe { raw::qemu_plugin_mem_size_shift(info) }
 }
 
+/// Was the access a store?
+#[inline(always)]
+pub fn is_store(info: u32) -> bool {
+    // SAFETY: no preconditions; `info` is a value.
+    unsafe { raw::qemu_plugin_mem_is_store(info) }
+}
+
+/// What was loaded or stored; the low half, if it was 16 bytes.
+///
+/// # Safety
+/// Called while QEMU reports this access.
+pub unsafe fn value(info: u32) -> u64 {
+    // SAFETY: the caller's promise.
+    let value = unsafe { raw::qemu_plugin_mem_get_value(info) };
+    let [low, _] = value.data;
+    match size_shift(info) {
+        shift @ 0..3 => low & ((1 << (8 << shift)) - 1),
+        _ => low,
+    }
+}
+
 /// The physical address of an access; nothing if it is to a device.
 ///
 /// # Safety

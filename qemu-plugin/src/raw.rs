@@ -4,7 +4,7 @@
 use std::ffi::{c_char, c_int, c_uint, c_void};
 
 use crate::scoreboard::Counter;
-use crate::{AtExit, Id, OnAccess, OnExec, OnReset, OnTranslation};
+use crate::{AtExit, Id, OnAccess, OnCpu, OnExec, OnReset, OnTranslation};
 
 #[repr(C)]
 pub(crate) struct Tb {
@@ -33,6 +33,37 @@ pub(crate) struct GByteArray {
     pub(crate) len: c_uint,
 }
 
+/// `qemu_plugin_mem_value`
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct MemValue {
+    pub(crate) kind: c_uint,
+    /// A union that is as large as its largest member; smaller ones lie in its first bytes.
+    pub(crate) data: [u64; 2],
+}
+
+/// The public part of glib's.
+#[repr(C)]
+pub(crate) struct GArray {
+    pub(crate) data: *mut c_char,
+    pub(crate) len: c_uint,
+}
+
+#[repr(C)]
+#[derive(Debug)]
+pub(crate) struct RegisterHandle {
+    _opaque: [u8; 0],
+}
+
+/// `qemu_plugin_reg_descriptor`
+#[repr(C)]
+#[derive(Debug)]
+pub(crate) struct RegisterDescriptor {
+    pub(crate) handle: *mut RegisterHandle,
+    pub(crate) name: *const c_char,
+    pub(crate) feature: *const c_char,
+}
+
 /// `qemu_info_t`
 #[repr(C)]
 pub(crate) struct RawInfo {
@@ -48,6 +79,7 @@ pub(crate) struct RawInfo {
 pub(crate) const ADD_U64: c_uint = 0;
 /// `enum qemu_plugin_cb_flags`
 pub(crate) const CB_NO_REGS: c_uint = 0;
+pub(crate) const CB_R_REGS: c_uint = 1;
 /// `enum qemu_plugin_cond`
 pub(crate) const COND_NE: c_uint = 3;
 
@@ -55,6 +87,16 @@ extern "C" {
     pub(crate) fn qemu_plugin_reset(id: Id, cb: OnReset);
     pub(crate) fn qemu_plugin_register_vcpu_tb_trans_cb(id: Id, cb: OnTranslation);
     pub(crate) fn qemu_plugin_register_atexit_cb(id: Id, cb: AtExit, userdata: *mut c_void);
+    pub(crate) fn qemu_plugin_register_vcpu_init_cb(id: Id, cb: OnCpu);
+    pub(crate) fn qemu_plugin_register_vcpu_idle_cb(id: Id, cb: OnCpu);
+    pub(crate) fn qemu_plugin_register_vcpu_resume_cb(id: Id, cb: OnCpu);
+    pub(crate) fn qemu_plugin_get_registers() -> *mut GArray;
+    pub(crate) fn qemu_plugin_read_register(
+        handle: *mut RegisterHandle,
+        to: *mut GByteArray,
+    ) -> c_int;
+    pub(crate) fn qemu_plugin_mem_is_store(info: u32) -> bool;
+    pub(crate) fn qemu_plugin_mem_get_value(info: u32) -> MemValue;
     pub(crate) fn qemu_plugin_tb_n_insns(tb: *const Tb) -> usize;
     pub(crate) fn qemu_plugin_tb_get_insn(tb: *const Tb, index: usize) -> *mut InsnHandle;
     pub(crate) fn qemu_plugin_insn_data(
@@ -114,6 +156,14 @@ extern "C" {
         vcpu_index: c_uint,
     ) -> *mut c_void;
     pub(crate) fn qemu_plugin_u64_sum(entry: Counter) -> u64;
+    pub(crate) fn mmap(
+        at: *mut c_void,
+        len: usize,
+        prot: c_int,
+        flags: c_int,
+        fd: c_int,
+        offset: i64,
+    ) -> *mut c_void;
     fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
 }
 

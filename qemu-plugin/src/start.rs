@@ -5,7 +5,7 @@ use std::ffi::{c_char, c_int, c_void, CStr};
 use std::panic::{catch_unwind, UnwindSafe};
 
 use crate::raw::{self, RawInfo};
-use crate::{AtExit, OnFlush, OnReset, OnTranslation};
+use crate::{AtExit, OnCpu, OnFlush, OnReset, OnTranslation};
 
 /// The version of the interface that is declared here.
 pub const VERSION: c_int = 4;
@@ -133,4 +133,49 @@ impl RegisterFlush {
 pub fn on_tlb_flush(id: Id, register: RegisterFlush, cb: OnFlush) {
     // SAFETY: as above.
     unsafe { (register.0)(id, cb) };
+}
+
+/// QEMU's callback on all that changes what a TLB may hold, if it has one.
+#[derive(Clone, Copy, Debug)]
+pub struct RegisterEvents(RegisterFlushFn);
+
+impl RegisterEvents {
+    /// Looks for it.
+    pub fn find() -> Option<RegisterEvents> {
+        let found = raw::optional(c"qemu_plugin_register_vcpu_tlb_event_cb")?;
+        // SAFETY: the name determines the type.
+        Some(RegisterEvents(unsafe {
+            std::mem::transmute::<*mut c_void, RegisterFlushFn>(found)
+        }))
+    }
+}
+
+/// Calls back when the guest invalidates, when the architecture does, and when walks begin elsewhere.
+/// Later QEMUs may have more kinds.
+pub fn on_tlb_event(id: Id, register: RegisterEvents, cb: OnFlush) {
+    // SAFETY: as above.
+    unsafe { (register.0)(id, cb) };
+}
+
+/// What happens to a CPU as a whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CpuEvent {
+    /// It begins to exist.
+    Exists,
+    /// It waits.
+    Waits,
+    /// It runs again.
+    Runs,
+}
+
+/// Calls back when this happens to a CPU, in its context.
+pub fn on_cpu(id: Id, event: CpuEvent, cb: OnCpu) {
+    // SAFETY: as above.
+    unsafe {
+        match event {
+            CpuEvent::Exists => raw::qemu_plugin_register_vcpu_init_cb(id, cb),
+            CpuEvent::Waits => raw::qemu_plugin_register_vcpu_idle_cb(id, cb),
+            CpuEvent::Runs => raw::qemu_plugin_register_vcpu_resume_cb(id, cb),
+        }
+    }
 }

@@ -96,6 +96,14 @@ impl Insn<'_> {
         }
     }
 
+    /// Calls back when it is executed; the callback may read [`Register`](crate::Register)s.
+    pub fn on_exec_with_registers(self, cb: OnExec, data: Data) {
+        // SAFETY: as above.
+        unsafe {
+            raw::qemu_plugin_register_vcpu_insn_exec_cb(self.handle, cb, raw::CB_R_REGS, data.0);
+        }
+    }
+
     /// Calls back when it is executed and the CPU's number is not this one.
     pub fn on_exec_unless(self, number: Counter, is: u64, cb: OnExec, data: Data) {
         // SAFETY: as above; the scoreboard is never freed.

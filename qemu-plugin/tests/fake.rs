@@ -172,6 +172,64 @@ mod qemu {
     }
 
     #[no_mangle]
+    extern "C" fn qemu_plugin_mem_is_store(info: u32) -> bool {
+        info & 1 != 0
+    }
+
+    /// `qemu_plugin_mem_value`: a union is as large and as aligned as its largest member.
+    #[repr(C)]
+    pub struct Value {
+        kind: c_uint,
+        data: Union,
+    }
+
+    #[repr(C)]
+    union Union {
+        byte: u8,
+        all: [u64; 2],
+    }
+
+    #[no_mangle]
+    extern "C" fn qemu_plugin_mem_get_value(info: u32) -> Value {
+        // What a smaller member leaves is not defined.
+        let mut data = Union { all: [!0; 2] };
+        let kind = info >> 4;
+        if kind == 0 {
+            data.byte = 0xab;
+        } else {
+            data.all = [0x1122_3344_5566_7788, 0];
+        }
+        Value { kind, data }
+    }
+
+    #[no_mangle]
+    extern "C" fn qemu_plugin_register_vcpu_init_cb(id: u64, cb: OnCpu) {
+        call(format!("init {id}"));
+        // SAFETY: an Id is a number.
+        cb(unsafe { std::mem::transmute::<u64, Id>(id) }, 1);
+    }
+
+    #[no_mangle]
+    extern "C" fn qemu_plugin_register_vcpu_idle_cb(id: u64, _cb: OnCpu) {
+        call(format!("idle {id}"));
+    }
+
+    #[no_mangle]
+    extern "C" fn qemu_plugin_register_vcpu_resume_cb(id: u64, _cb: OnCpu) {
+        call(format!("resume {id}"));
+    }
+
+    #[no_mangle]
+    extern "C" fn qemu_plugin_get_registers() -> *mut c_void {
+        std::ptr::null_mut()
+    }
+
+    #[no_mangle]
+    extern "C" fn qemu_plugin_read_register(_: *mut c_void, _: *mut c_void) -> c_int {
+        0
+    }
+
+    #[no_mangle]
     extern "C" fn qemu_plugin_get_hwaddr(info: u32, va: u64) -> *mut u64 {
         match info {
             1 => std::ptr::null_mut(),
@@ -275,6 +333,7 @@ extern "C" fn translated(_id: Id, block: Block<'_>) {
         insn.on_exec_unless(score.counter(8), 7, counted, Data::number(99));
         insn.add(score.counter(16), 5);
         insn.on_access(Rw::W, accessed, Data::number(6));
+        insn.on_exec_with_registers(executed, Data::of(&PLACE));
         insn.add_on_access(Rw::R, score.counter(24), 2);
         insn.on_access(Rw::RW, accessed, Data::number(0));
     }
@@ -373,6 +432,8 @@ fn instructions_are_instrumented_as_asked() {
             format!("inline {va:#x} op 0 [16] 5"),
             format!("mem {va:#x} flags 0 rw 2"),
             "accessed on 5: 8 at 0xabc0, 6".into(),
+            format!("exec {va:#x} flags 1"),
+            "executed on 3: (11, 12)".into(),
             format!("mem inline {va:#x} rw 1 op 0 [24] 2"),
             format!("mem {va:#x} flags 0 rw 3"),
             "accessed on 5: 8 at 0xabc0, 0".into(),
@@ -389,6 +450,32 @@ fn numbers_lie_within_an_entry() {
     Scoreboard::new(32).counter(32);
 }
 
+extern "C" fn happened(_id: Id, cpu: c_uint) {
+    call(format!("happened on {cpu}"));
+}
+
+#[test]
+fn what_happens_to_cpus() {
+    let _turn = TURN.lock();
+    calls();
+    // SAFETY: an Id is a number.
+    let id = unsafe { std::mem::transmute::<u64, Id>(42) };
+    on_cpu(id, CpuEvent::Exists, happened);
+    on_cpu(id, CpuEvent::Waits, happened);
+    on_cpu(id, CpuEvent::Runs, happened);
+    let expected = ["init 42", "happened on 1", "idle 42", "resume 42"];
+    assert_eq!(calls(), expected);
+}
+
+#[test]
+fn values_are_as_wide_as_the_access() {
+    // SAFETY: the fake QEMU has no accesses to begin with.
+    let found = [0, 0x10, 0x20, 0x30, 0x40].map(|info| unsafe { value(info) });
+    let whole = 0x1122_3344_5566_7788;
+    assert_eq!(found, [0xab, 0x7788, 0x5566_7788, whole, whole]);
+    assert!(is_store(1) && !is_store(2));
+}
+
 #[test]
 fn accesses_to_devices_have_no_address() {
     // SAFETY: the fake QEMU has no accesses to begin with.
@@ -400,6 +487,9 @@ fn accesses_to_devices_have_no_address() {
 fn a_qemu_without_our_additions_is_noticed() {
     assert!(Walker::find().is_none());
     assert!(RegisterFlush::find().is_none());
+    assert!(RegisterEvents::find().is_none());
+    // SAFETY: no CPU begins to exist, and it does not come so far.
+    assert!(unsafe { RegisterList::new() }.is_none());
     assert!(Reader::new().is_none());
 }
 
