@@ -11,10 +11,14 @@ use crate::raw;
 const PROT_READ: i32 = 1;
 const MAP_SHARED: i32 = 1;
 
-/// The guest's memory, as a map of a file of QEMU's: offsets are physical addresses, so there must be no
-/// hole for devices in it. Never unmapped.
+/// The guest's memory, as a map of a file of QEMU's. Never unmapped.
 #[derive(Clone, Copy, Debug)]
 pub struct Ram(&'static [AtomicU64]);
+
+/// From so many bytes on, machine q35 leaves a hole for devices.
+const HOLE_FROM: u64 = 0xb000_0000;
+/// Where the hole begins then, and where it ends.
+const HOLE: (u64, u64) = (2 << 30, 4 << 30);
 
 impl Ram {
     /// The file that a `memory-backend-memfd` of this very process is.
@@ -73,16 +77,34 @@ impl Ram {
         self.0.len() as u64 * 8
     }
 
+    /// Where physical addresses end.
+    pub fn end(self) -> u64 {
+        match self.bytes() {
+            n if n < HOLE_FROM => n,
+            n => n + HOLE.1 - HOLE.0,
+        }
+    }
+
+    /// Where the file has a physical address: machine q35 has what does not fit below its hole above it.
+    #[inline]
+    fn offset(self, pa: u64) -> Option<u64> {
+        if self.bytes() < HOLE_FROM || pa < HOLE.0 {
+            return Some(pa);
+        }
+        let beyond = pa.checked_sub(HOLE.1)?;
+        HOLE.0.checked_add(beyond)
+    }
+
     /// The 8 bytes that hold a physical address.
     #[inline]
     pub fn read(self, pa: u64) -> Option<u64> {
-        let index = usize::try_from(pa / 8).ok()?;
+        let index = usize::try_from(self.offset(pa)? / 8).ok()?;
         self.0.get(index).map(|w| w.load(Ordering::Relaxed))
     }
 
     /// What begins at a physical address, a multiple of 8; false if it ends beyond the memory.
     pub fn read_words(self, pa: u64, to: &mut [u64]) -> bool {
-        let from = usize::try_from(pa / 8).ok();
+        let from = self.offset(pa).and_then(|o| usize::try_from(o / 8).ok());
         let Some(words) = from.and_then(|f| self.0.get(f..f.checked_add(to.len())?)) else {
             return false;
         };
@@ -121,6 +143,26 @@ mod tests {
         )
         .unwrap();
         assert_eq!(ram.read(8), Some(9 | 1 << 63));
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn the_hole_of_q35() {
+        let path = temporary("c", &[]);
+        let file = File::options().write(true).open(&path).unwrap();
+        // A file without blocks.
+        file.set_len(4 << 30).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &[7], 2 << 30).unwrap();
+        let ram = Ram::open(&path).unwrap();
+        assert_eq!(ram.end(), 6 << 30);
+        let all = [(2 << 30) - 8, 2 << 30, (4 << 30) - 8, 4 << 30, 6 << 30].map(|pa| ram.read(pa));
+        assert_eq!(all, [Some(0), None, None, Some(7), None]);
+        let mut to = [0; 2];
+        assert!(ram.read_words(4 << 30, &mut to) && to == [7, 0]);
+        assert!(!ram.read_words(3 << 30, &mut to));
+        file.set_len(2 << 30).unwrap();
+        let ram = Ram::open(&path).unwrap();
+        assert_eq!((ram.end(), ram.read(4 << 30)), (2 << 30, None));
         std::fs::remove_file(path).unwrap();
     }
 

@@ -297,6 +297,12 @@ impl<M: GuestMemory> Ledger<M> {
             }
         }
         let Some(id) = same else {
+            for id in self.records.crowd(&record) {
+                let over = |r: &Record| self.pending(r).is_empty();
+                if self.records.get(id).is_some_and(over) {
+                    self.records.remove(id);
+                }
+            }
             if self.make_room() {
                 self.records.insert(record);
             }

@@ -7,6 +7,9 @@ use crate::cpu::{Class, CpuId, CpuSet, Origin, Seq, Task};
 use crate::finding::What;
 use crate::geometry::{Frame, Geometry, Level};
 
+/// So many records of one address or memory are looked through for those that are over.
+const CROWD: usize = 16;
+
 /// Name of a record.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct Id(u64);
@@ -113,6 +116,61 @@ impl Records {
         self.index(id, &record);
         self.all.insert(id, record);
         id
+    }
+
+    /// Records of the same address or memory, if they are so many that most must be over: a table or
+    /// page that is used again and again would be looked for among all that it ever was. Asked for at powers
+    /// of two, as they may not be over.
+    pub(crate) fn crowd(&self, of: &Record) -> Vec<Id> {
+        let lists = match of.what {
+            What::Leaf(leaf) => [
+                self.leaves_at.get(&of.va),
+                self.leaves_of.get(&(leaf.level, leaf.frame)),
+            ],
+            What::Table(pointer) => [
+                self.tables_at.get(&(of.level, of.va)),
+                self.tables_of.get(&pointer.frame),
+            ],
+        };
+        let crowded = lists
+            .into_iter()
+            .flatten()
+            .filter(|l| l.len() >= CROWD && l.len().is_power_of_two());
+        crowded.flatten().copied().collect()
+    }
+
+    /// Forgets one. What a task owes is looked up when it is asked for.
+    pub(crate) fn remove(&mut self, id: Id) {
+        let Some(record) = self.all.remove(&id) else {
+            return;
+        };
+        let without = |list: Option<&mut Vec<Id>>| match list {
+            Some(list) => {
+                list.retain(|other| *other != id);
+                list.is_empty()
+            }
+            None => false,
+        };
+        match record.what {
+            What::Leaf(leaf) => {
+                if without(self.leaves_at.get_mut(&record.va)) {
+                    self.leaves_at.remove(&record.va);
+                }
+                let key = (leaf.level, leaf.frame);
+                if without(self.leaves_of.get_mut(&key)) {
+                    self.leaves_of.remove(&key);
+                }
+            }
+            What::Table(pointer) => {
+                let key = (record.level, record.va);
+                if without(self.tables_at.get_mut(&key)) {
+                    self.tables_at.remove(&key);
+                }
+                if without(self.tables_of.get_mut(&pointer.frame)) {
+                    self.tables_of.remove(&pointer.frame);
+                }
+            }
+        }
     }
 
     /// A record of the same entry with the same contents, for which `wanted` holds.

@@ -190,7 +190,7 @@ pub fn build(ctx: &Ctx, workloads: &[Workload], settings: &Settings) -> Result<B
     let qemu = parts::qemu(ctx, false)?;
     let plugin = match parts::named("FPT_WALKSIM", "simulator")? {
         Some(path) => path,
-        None => plugin(ctx)?,
+        None => build::plugin(ctx, "build the simulator", "walksim")?,
     };
     let programs = match std::env::var_os("FPT_INITRD") {
         Some(_) => Vec::new(),
@@ -237,36 +237,6 @@ pub fn build(ctx: &Ctx, workloads: &[Workload], settings: &Settings) -> Result<B
         edges,
         commit: commit(ctx),
     })
-}
-
-/// The simulator: a shared object for QEMU.
-fn plugin(ctx: &Ctx) -> Result<PathBuf> {
-    let target = build::cargo(
-        ctx,
-        "build the simulator",
-        &[
-            "build",
-            "--profile",
-            "plugin",
-            "--locked",
-            "-p",
-            "fpt-walksim",
-        ],
-        &[],
-    )?;
-    let built = target.join("plugin/libfpt_walksim.so");
-    if ctx.dry_run {
-        return Ok(built);
-    }
-    // Guests load it one after the other, and someone may build another meanwhile.
-    let hash = hash::of_file(&built)?;
-    let kept = artefact::dir(ctx, "walksim", &hash).join("libfpt_walksim.so");
-    if !kept.is_file() {
-        artefact::create(ctx, "walksim", &hash, &artefact::Meta::new(), |dir| {
-            artefact::copy(&built, &dir.join("libfpt_walksim.so"))
-        })?;
-    }
-    Ok(kept)
 }
 
 fn commit(ctx: &Ctx) -> String {

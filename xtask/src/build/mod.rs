@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use crate::api::{Cmd, Ctx, Fail, Mode, Result};
+use crate::api::{hash, Cmd, Ctx, Fail, Mode, Result};
 use crate::doctor;
 
 pub use compare::compare_off;
@@ -145,6 +145,27 @@ pub fn kcount(ctx: &Ctx, qemu: &Qemu) -> Result<PathBuf> {
         &[],
     )?;
     Ok(target.join("release/libfpt_kcount.so"))
+}
+
+/// A plugin of this workspace (a shared object): package `fpt-NAME`, built for speed.
+pub fn plugin(ctx: &Ctx, title: &str, name: &str) -> Result<PathBuf> {
+    let package = format!("fpt-{name}");
+    let args = ["build", "--profile", "plugin", "--locked", "-p", &package];
+    let target = cargo(ctx, title, &args, &[])?;
+    let file = format!("libfpt_{name}.so");
+    let built = target.join("plugin").join(&file);
+    if ctx.dry_run {
+        return Ok(built);
+    }
+    // Guests load it one after the other, and someone may build another meanwhile.
+    let hash = hash::of_file(&built)?;
+    let kept = artefact::dir(ctx, name, &hash).join(&file);
+    if !kept.is_file() {
+        artefact::create(ctx, name, &hash, &artefact::Meta::new(), |dir| {
+            artefact::copy(&built, &dir.join(&file))
+        })?;
+    }
+    Ok(kept)
 }
 
 /// Run cargo on this workspace with the toolchain that runs us; the target folder.

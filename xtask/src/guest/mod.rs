@@ -24,6 +24,7 @@ pub mod ran;
 pub mod results;
 pub mod run;
 pub mod rundir;
+pub mod sanitize;
 pub mod selftest;
 pub mod stress;
 pub mod subject;

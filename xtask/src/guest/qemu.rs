@@ -185,17 +185,18 @@ pub fn comma(path: &Path) -> String {
     path.to_string_lossy().replace(',', ",,")
 }
 
+/// The number that `512M`, `4G` mean.
+pub fn mebibytes(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(['M', 'G', 'm', 'g']);
+    let n = digits.parse::<u64>().ok().filter(|n| *n > 0)?;
+    let unit = if text.ends_with(['G', 'g']) { 1024 } else { 1 };
+    (text.len() - digits.len() <= 1).then(|| n.saturating_mul(unit))
+}
+
 /// `512M`, `4G`: a size QEMU takes, refused before it is started.
 pub fn check_size(text: &str) -> Result<()> {
-    let digits = text.trim_end_matches(['M', 'G', 'm', 'g']);
-    let unit = text.len() - digits.len();
-    match digits.parse::<u64>() {
-        Ok(n) if n > 0 && unit <= 1 => {
-            let mib = if text.ends_with(['G', 'g']) {
-                n.saturating_mul(1024)
-            } else {
-                n
-            };
+    match mebibytes(text) {
+        Some(mib) => {
             if mib < 128 {
                 return Err(Fail::usage(
                     format!("--mem {text} is too small"),

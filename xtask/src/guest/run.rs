@@ -12,6 +12,7 @@ use fpt_init::proto::{Bytes, Exec, Op, Stream};
 use super::parts::{self, Parts};
 use super::qemu::{self, Spec};
 use super::rundir::{self, RunDir};
+use super::sanitize::{self, Sanitize};
 use super::tty::RawTerminal;
 use super::vm::{Guest, Requests};
 use crate::api::{code, modes, Ctx, Fail, Mode, Result};
@@ -55,6 +56,9 @@ pub struct Args {
     /// Give CMD a terminal
     #[arg(short, long)]
     tty: bool,
+    /// Watch for missing TLB flushes: tlb[,psc=tce][,kernel=strict][,late=SECONDS]; docs/tlbsan.md
+    #[arg(long, value_name = "tlb")]
+    sanitize: Option<Sanitize>,
     /// Run this instead of a shell
     #[arg(last = true, value_name = "CMD")]
     command: Vec<String>,
@@ -63,6 +67,9 @@ pub struct Args {
 pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
     args.profile.check_mode(args.mode)?;
     qemu::check_size(&args.mem)?;
+    if let Some(sanitize) = &args.sanitize {
+        sanitize.check(&args.mem, args.stock_qemu)?;
+    }
     let share = match &args.share {
         Some(dir) => dir.clone(),
         None => std::env::current_dir().context("cannot find the current folder")?,
@@ -103,7 +110,9 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
             .iter()
             .try_for_each(|(name, path)| tree.file(&format!("workloads/{name}"), path))
     })?;
-    let spec = Spec {
+    let plugin = args.sanitize.as_ref().map(|_| sanitize::plugin(ctx));
+    let plugin = plugin.transpose()?;
+    let mut spec = Spec {
         kernel: kernel.vmlinux.clone(),
         initrd: image.path.clone(),
         mode: Some(args.mode),
@@ -123,6 +132,9 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
         return Ok(code::OK);
     }
     let run = RunDir::new(ctx, "run")?;
+    if let (Some(sanitize), Some(plugin)) = (&args.sanitize, &plugin) {
+        sanitize.attach(plugin, &sanitize::result_path(&run), &qemu, &mut spec);
+    }
     let parts = Parts {
         kernel,
         qemu,
@@ -197,6 +209,10 @@ fn session(ctx: &Ctx, run: &RunDir, parts: &Parts, spec: &Spec, args: &Args) -> 
     let exit = exit?;
     guest.quit()?;
     run.set("guest_exit", exit.status());
+    let found = match &args.sanitize {
+        Some(sanitize) => sanitize.judge(ctx, run)?,
+        None => 0,
+    };
     let splats = guest.splats(&[]);
     if let Some(splat) = splats.first() {
         // The command's own code stays what it is; a person should still know.
@@ -207,7 +223,10 @@ fn session(ctx: &Ctx, run: &RunDir, parts: &Parts, spec: &Spec, args: &Args) -> 
         ));
         run.set("splats", serde_json::json!(splats));
     }
-    Ok(exit.status())
+    match exit.status() {
+        code::OK if found > 0 => Ok(code::TEST_FAILED),
+        status => Ok(status),
+    }
 }
 
 /// Keys, or a file, for the command. The thread ends with the process.

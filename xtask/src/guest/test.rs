@@ -13,8 +13,10 @@ use super::fuzz::{self, Fuzz};
 use super::kcount::{self, Count};
 use super::list;
 use super::parts::{self, Parts};
+use super::qemu::Program;
 use super::results::{Case, Outcome, Report};
 use super::rundir::{self, RunDir};
+use super::sanitize;
 use super::selftest::{self, check_mode, print_failures, print_remarks, Plan, Suite};
 use super::stress::{self, Site, Stress};
 use super::subject::{Kernels, Subject};
@@ -554,13 +556,15 @@ impl Tests<'_> {
         cc(&["-c", "-o", "printf.o"])
             .arg(tcg.join("minilib/printf.c"))
             .read()?;
-        for (name, define) in [
-            ("fpt", "-DFPT_TEST"),
-            ("fpt-off", "-DEXPECT_FPT=0"),
-            ("fpt-hold", "-DHOLD"),
+        for (name, source, define) in [
+            ("fpt", "fpt.c", "-DFPT_TEST"),
+            ("fpt-off", "fpt.c", "-DEXPECT_FPT=0"),
+            ("fpt-hold", "fpt.c", "-DHOLD"),
+            ("tlbsan", "tlbsan.c", "-DPSC_TCE=0"),
+            ("tlbsan-tce", "tlbsan.c", "-DPSC_TCE=1"),
         ] {
             cc(&[define, "-o", name])
-                .arg(system.join("fpt.c"))
+                .arg(system.join(source))
                 .arg(format!("-Wl,-T{}", system.join("kernel.ld").display()))
                 .args([
                     "-Wl,-melf_x86_64",
@@ -636,7 +640,27 @@ impl Tests<'_> {
                 judge,
             )?,
             self.program("qemu", "monitor, memory dump, migration", &monitor, judge)?,
+            self.sanitizer_cases(&qemu, &out, ("tlbsan", "psc=intel"))?,
+            self.sanitizer_cases(&qemu, &out, ("tlbsan-tce", "psc=tce"))?,
         ])
+    }
+
+    /// Page tables that change under two CPUs: the flush sanitizer must find what the program says.
+    fn sanitizer_cases(
+        &self,
+        qemu: &Program,
+        dir: &Path,
+        (name, psc): (&str, &str),
+    ) -> Result<Case> {
+        let plugin = sanitize::plugin(self.ctx)?;
+        let result = dir.join(format!("{name}.json"));
+        let cmd = sanitize::cases_command(qemu, &plugin, (&dir.join(name), psc), &result);
+        self.program(
+            "qemu",
+            &format!("what the flush sanitizer finds, {psc}"),
+            &cmd,
+            |said| sanitize::judge_cases(said, &result),
+        )
     }
 
     fn boot(&mut self) -> Result<Vec<Case>> {

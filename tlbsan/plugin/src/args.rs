@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Arguments of the plugin.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use fpt_tlbsan_model::Psc;
+
+/// How tasks are told apart, for finding R3.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tasks {
+    /// By Linux's task switch, if there is a vmlinux; else not at all.
+    #[default]
+    Linux,
+    /// What a CPU runs is one task.
+    Cpu,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Result, JSON.
+    pub out: PathBuf,
+    /// The guest's kernel, for symbols.
+    pub vmlinux: Option<PathBuf>,
+    pub psc: Psc,
+    /// The guest's page tables may be flattened.
+    pub fpt: bool,
+    /// Judge unmapped kernel pages by the letter.
+    pub strict_kernel: bool,
+    /// Warn of what has been pending for longer, where tasks are not known.
+    pub late: Option<Duration>,
+    pub tasks: Tasks,
+    /// The guest says what is to be found (mark 58), and each difference is a failure.
+    pub cases: bool,
+}
+
+pub const USAGE: &str = "expected out=FILE[,vmlinux=FILE][,fpt=on|off][,psc=intel|tce][,kernel=strict|lazy][,late=SECONDS][,tasks=linux|cpu][,cases=on|off]";
+
+pub fn options(args: &[String]) -> Result<Options, String> {
+    let mut o = Options::default();
+    for arg in args {
+        match arg.split_once('=') {
+            Some(("out", v)) if !v.is_empty() => o.out = v.into(),
+            Some(("vmlinux", v)) if !v.is_empty() => o.vmlinux = Some(v.into()),
+            Some(("fpt", v @ ("on" | "off"))) => o.fpt = v == "on",
+            Some(("psc", "intel")) => o.psc = Psc::Intel,
+            Some(("psc", "tce")) => o.psc = Psc::Tce,
+            Some(("kernel", v @ ("strict" | "lazy"))) => o.strict_kernel = v == "strict",
+            Some(("late", v)) => {
+                let seconds = v.parse().ok().filter(|s| *s > 0);
+                let late = seconds.map(Duration::from_secs);
+                o.late = Some(late.ok_or(format!("late={v}: expected a number of seconds"))?);
+            }
+            Some(("tasks", "linux")) => o.tasks = Tasks::Linux,
+            Some(("tasks", "cpu")) => o.tasks = Tasks::Cpu,
+            Some(("cases", v @ ("on" | "off"))) => o.cases = v == "on",
+            _ => return Err(format!("unknown argument '{arg}': {USAGE}")),
+        }
+    }
+    if o.out.as_os_str().is_empty() {
+        return Err(format!("missing argument out=: {USAGE}"));
+    }
+    Ok(o)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(args: &[&str]) -> Result<Options, String> {
+        options(&args.iter().map(|a| (*a).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn what_is_accepted() {
+        let o = of(&[
+            "out=/o",
+            "vmlinux=/v",
+            "fpt=on",
+            "psc=tce",
+            "kernel=strict",
+            "late=2",
+            "tasks=cpu",
+            "cases=on",
+        ]);
+        let expected = Options {
+            out: "/o".into(),
+            vmlinux: Some("/v".into()),
+            psc: Psc::Tce,
+            fpt: true,
+            strict_kernel: true,
+            late: Some(Duration::from_secs(2)),
+            tasks: Tasks::Cpu,
+            cases: true,
+        };
+        assert_eq!(o.unwrap(), expected);
+        let o = of(&["out=/o", "fpt=off", "psc=intel", "kernel=lazy"]).unwrap();
+        assert!(!o.fpt && !o.strict_kernel && !o.cases && o.psc == Psc::Intel);
+    }
+
+    #[test]
+    fn what_is_refused() {
+        for bad in [
+            &[][..],
+            &["out="],
+            &["out=/o", "psc=amd"],
+            &["out=/o", "late=0"],
+            &["out=/o", "late=x"],
+            &["out=/o", "x=1"],
+            &["out=/o", "fpt"],
+        ] {
+            assert!(of(bad).unwrap_err().contains("expected"), "{bad:?}");
+        }
+    }
+}

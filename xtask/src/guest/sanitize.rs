@@ -1,0 +1,371 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `--sanitize tlb`: the flush sanitizer watches the guest, and what it finds makes the run red.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::Context as _;
+use serde::Deserialize;
+
+use super::parts;
+use super::qemu::{self, Program, Spec};
+use super::rundir::RunDir;
+use crate::api::{Cmd, Ctx, Fail, Result};
+use crate::build;
+
+/// Layout of what the plugin writes.
+const SCHEMA: &str = "fpt-tlbsan/1";
+/// The plugin watches so much memory.
+const MOST_MIB: u64 = 32 << 10;
+
+/// What is asked for: `tlb[,psc=tce][,kernel=strict][,late=SECONDS]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sanitize {
+    /// Arguments for the plugin.
+    arguments: Vec<String>,
+}
+
+impl FromStr for Sanitize {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Sanitize, String> {
+        let mut words = text.split(',');
+        if words.next() != Some("tlb") {
+            return Err(format!("'{text}': the one sanitizer there is is 'tlb'"));
+        }
+        let mut arguments = Vec::new();
+        for word in words {
+            let good = match word.split_once('=') {
+                Some(("psc", v)) => ["intel", "tce"].contains(&v),
+                Some(("kernel", v)) => ["lazy", "strict"].contains(&v),
+                Some(("late", v)) => v.parse::<u64>().is_ok_and(|s| s > 0),
+                _ => false,
+            };
+            if !good {
+                return Err(format!(
+                    "'{word}' is no option of the sanitizer: psc=intel|tce, kernel=lazy|strict, late=SECONDS"
+                ));
+            }
+            arguments.push(word.to_owned());
+        }
+        Ok(Sanitize { arguments })
+    }
+}
+
+/// What the plugin left when QEMU ended.
+#[derive(Debug, Deserialize)]
+pub struct Outcome {
+    schema: String,
+    pub errors: u64,
+    pub warnings: u64,
+    findings: Vec<Finding>,
+    pub cases: Option<Cases>,
+    run_error: Option<String>,
+    internal: Vec<String>,
+    pub events: Events,
+}
+
+#[derive(Debug, Deserialize)]
+struct Finding {
+    count: u64,
+    text: String,
+}
+
+/// Cases of a guest that knows what is to be found.
+#[derive(Debug, Deserialize)]
+pub struct Cases {
+    pub checks: u64,
+    pub failed: u64,
+    pub failures: Vec<String>,
+}
+
+/// How much was seen.
+#[derive(Debug, Deserialize)]
+pub struct Events {
+    pub stores: u64,
+    pub flushes: u64,
+    pub idle_flushes: u64,
+    pub frees: u64,
+}
+
+impl Outcome {
+    pub fn read(path: &Path) -> Result<Outcome> {
+        let text = std::fs::read_to_string(path).with_context(|| {
+            format!(
+                "the sanitizer left no result in {}: did QEMU end by itself?",
+                path.display()
+            )
+        })?;
+        let outcome: Outcome = serde_json::from_str(&text)
+            .with_context(|| format!("{} is no result of the sanitizer", path.display()))?;
+        if outcome.schema != SCHEMA {
+            return Err(Fail::infra(
+                format!("{} has another layout", path.display()),
+                format!("it says {}, this tool reads {SCHEMA}", outcome.schema),
+                "build plugin and tool from one checkout",
+            ));
+        }
+        Ok(outcome)
+    }
+
+    /// Why the run judged nothing, if it did not.
+    pub fn broken(&self) -> Option<&str> {
+        let internal = self.internal.first().map(String::as_str);
+        let unseen = (self.events.stores == 0).then_some("it saw no store to a page table");
+        self.run_error.as_deref().or(internal).or(unseen)
+    }
+
+    /// All findings as text.
+    pub fn text(&self) -> String {
+        let times = |f: &Finding| match f.count {
+            1 => String::new(),
+            n => format!("  count    {n}\n"),
+        };
+        let all = self.findings.iter();
+        all.map(|f| format!("{}{}\n", f.text, times(f))).collect()
+    }
+
+    /// One line.
+    pub fn summary(&self) -> String {
+        let e = &self.events;
+        format!(
+            "sanitizer: {} findings, {} warnings; {} stores to tables, {} flushes of which {} ended nothing, {} frees",
+            self.errors, self.warnings, e.stores, e.flushes, e.idle_flushes, e.frees
+        )
+    }
+}
+
+/// The plugin: a shared object for QEMU.
+pub fn plugin(ctx: &Ctx) -> Result<PathBuf> {
+    match parts::named("FPT_TLBSAN", "sanitizer")? {
+        Some(path) => Ok(path),
+        None => build::plugin(ctx, "build the sanitizer", "tlbsan"),
+    }
+}
+
+/// The plugin's result in a run's folder.
+pub fn result_path(run: &RunDir) -> PathBuf {
+    run.path.join("tlbsan.json")
+}
+
+impl Sanitize {
+    /// Refuses what the sanitizer cannot watch, before anything is built.
+    pub fn check(&self, mem: &str, stock_qemu: bool) -> Result<()> {
+        if stock_qemu {
+            return Err(Fail::usage(
+                "--sanitize does not go with --stock-qemu",
+                "the distribution's QEMU does not tell of INIT and page faults",
+                "leave one out",
+            ));
+        }
+        if qemu::mebibytes(mem).is_none_or(|mib| mib > MOST_MIB) {
+            return Err(Fail::usage(
+                format!("--sanitize does not go with --mem {mem}"),
+                "the plugin does not watch so much",
+                "give it 32G or less",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Lets the plugin watch the guest.
+    pub fn attach(&self, plugin: &Path, out: &Path, program: &Program, spec: &mut Spec) {
+        let mut argument = format!(
+            "{},out={},vmlinux={},fpt={}",
+            qemu::comma(plugin),
+            qemu::comma(out),
+            qemu::comma(&spec.kernel),
+            if program.fpt { "on" } else { "off" }
+        );
+        for more in &self.arguments {
+            argument.push(',');
+            argument.push_str(more);
+        }
+        spec.plugin = Some(argument);
+        spec.shared_ram = true;
+    }
+
+    /// Reads the result of a run that has ended, and keeps it as text. The number of findings.
+    pub fn judge(&self, ctx: &Ctx, run: &RunDir) -> Result<u64> {
+        let outcome = Outcome::read(&result_path(run))?;
+        run.append("tlbsan.txt", &outcome.text())?;
+        run.set(
+            "sanitizer",
+            serde_json::json!({ "errors": outcome.errors, "warnings": outcome.warnings }),
+        );
+        if let Some(why) = outcome.broken() {
+            return Err(Fail::infra(
+                "the sanitizer judged nothing",
+                why,
+                format!("see {}", result_path(run).display()),
+            ));
+        }
+        if outcome.errors > 0 {
+            ctx.ui.warn(&format!(
+                "{}; all of them in {}",
+                outcome.text().lines().next().unwrap_or(""),
+                run.path.join("tlbsan.txt").display()
+            ));
+        }
+        ctx.ui.info(&outcome.summary());
+        Ok(outcome.errors)
+    }
+}
+
+/// Runs the bare-metal program whose cases say what is to be found. Its CPUs wait for each other all the
+/// time, which is quickest if they take turns.
+pub fn cases_command(
+    qemu: &Program,
+    plugin: &Path,
+    (program, psc): (&Path, &str),
+    result: &Path,
+) -> Cmd {
+    let mut cmd = Cmd::new(&qemu.bin);
+    if let Some(dir) = &qemu.datadir {
+        cmd = cmd.arg("-L").arg(dir);
+    }
+    cmd.args(["-M", "q35,memory-backend=ram", "-m", "128M", "-object"])
+        .arg("memory-backend-memfd,id=ram,size=128M,share=on")
+        .args([
+            "-nodefaults",
+            "-display",
+            "none",
+            "-vga",
+            "none",
+            "-no-reboot",
+        ])
+        .args(["-accel", "tcg,thread=single", "-cpu", "max,fpt=on"])
+        .args(["-smp", "2", "-chardev", "stdio,id=output"])
+        .args(["-device", "isa-debugcon,chardev=output"])
+        .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x4"])
+        .arg("-kernel")
+        .arg(program)
+        .arg("-plugin")
+        .arg(format!(
+            "{},out={},fpt=on,tasks=cpu,cases=on,{psc}",
+            qemu::comma(plugin),
+            qemu::comma(result)
+        ))
+}
+
+/// The program went through all its cases, and the plugin found in each what it had to.
+pub fn judge_cases(said: &str, result: &Path) -> std::result::Result<(), String> {
+    let number = |l: &str| {
+        l.strip_prefix("DONE: ")?
+            .strip_suffix(" cases")?
+            .parse()
+            .ok()
+    };
+    let done: Option<u64> = said.lines().find_map(number);
+    let done = done.ok_or("no line 'DONE: N cases'")?;
+    let outcome = Outcome::read(result).map_err(|e| format!("{e:#}"))?;
+    if let Some(why) = outcome.broken() {
+        return Err(format!("the sanitizer judged nothing: {why}"));
+    }
+    let cases = outcome.cases.ok_or("the sanitizer knows no cases")?;
+    if cases.failed > 0 || cases.checks != done || done == 0 {
+        return Err(format!(
+            "{} of {} cases failed, {done} were made\n{}",
+            cases.failed,
+            cases.checks,
+            cases.failures.join("\n")
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> std::result::Result<Sanitize, String> {
+        text.parse()
+    }
+
+    #[test]
+    fn what_is_asked_for() {
+        assert_eq!(parse("tlb"), Ok(Sanitize::default()));
+        let all = parse("tlb,psc=tce,kernel=strict,late=2").unwrap();
+        assert_eq!(all.arguments, ["psc=tce", "kernel=strict", "late=2"]);
+        for bad in [
+            "",
+            "kasan",
+            "tlb,psc=amd",
+            "tlb,late=0",
+            "tlb,",
+            "tlb,out=x",
+        ] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_it_cannot_watch() {
+        let it = Sanitize::default();
+        assert!(it.check("32G", false).is_ok() && it.check("512M", false).is_ok());
+        assert!(it.check("33G", false).is_err() && it.check("1G", true).is_err());
+        assert!(it.check("32769M", false).is_err());
+    }
+
+    #[test]
+    fn cases_are_judged() {
+        let judged = |said: &str, cases: &str| {
+            let path = tempfile::NamedTempFile::new().unwrap();
+            let text =
+                result(7, "null", "").replace("\"cases\":null", &format!("\"cases\":{cases}"));
+            std::fs::write(path.path(), text).unwrap();
+            judge_cases(said, path.path())
+        };
+        let good = r#"{"checks":3,"failed":0,"failures":[]}"#;
+        assert_eq!(judged("x\nDONE: 3 cases\n", good), Ok(()));
+        let bad = r#"{"checks":3,"failed":1,"failures":["case 0x1: found nothing"]}"#;
+        assert!(judged("DONE: 3 cases", bad)
+            .unwrap_err()
+            .contains("case 0x1"));
+        // It stopped early, the plugin missed some, there were none, or no plugin counted.
+        for (said, cases) in [
+            ("", good),
+            ("DONE: 4 cases", good),
+            ("DONE: 0 cases", r#"{"checks":0,"failed":0,"failures":[]}"#),
+            ("DONE: 3 cases", "null"),
+        ] {
+            assert!(judged(said, cases).is_err(), "{said} {cases}");
+        }
+        assert!(judge_cases("DONE: 3 cases", Path::new("/nowhere")).is_err());
+    }
+
+    fn outcome(text: &str) -> Result<Outcome> {
+        let path = tempfile::NamedTempFile::new()?;
+        std::fs::write(path.path(), text)?;
+        Outcome::read(path.path())
+    }
+
+    fn result(stores: u64, run_error: &str, internal: &str) -> String {
+        format!(
+            r#"{{"schema":"fpt-tlbsan/1","errors":2,"warnings":0,
+            "findings":[{{"count":2,"text":"TLBSAN R1: x\n  entry y\n"}}],"cases":null,
+            "run_error":{run_error},"internal":[{internal}],
+            "events":{{"stores":{stores},"flushes":3,"idle_flushes":1,"frees":0}}}}"#
+        )
+    }
+
+    #[test]
+    fn results() {
+        let good = outcome(&result(7, "null", "")).unwrap();
+        assert_eq!((good.errors, good.broken()), (2, None));
+        assert!(good.text().starts_with("TLBSAN R1: x\n") && good.text().contains("count    2"));
+        assert!(good
+            .summary()
+            .contains("3 flushes of which 1 ended nothing"));
+        // A run that saw nothing, or stopped to judge, is none without findings.
+        assert!(outcome(&result(0, "null", "")).unwrap().broken().is_some());
+        let full = outcome(&result(7, "\"full\"", "")).unwrap();
+        assert_eq!(full.broken(), Some("full"));
+        let panicked = outcome(&result(7, "null", "\"panic\"")).unwrap();
+        assert_eq!(panicked.broken(), Some("panic"));
+        assert!(outcome("{}").is_err());
+        let other = result(7, "null", "").replace("tlbsan/1", "tlbsan/2");
+        assert!(outcome(&other).is_err());
+        assert!(Outcome::read(Path::new("/nowhere")).is_err());
+    }
+}
