@@ -16,6 +16,7 @@ use super::parts::{self, Parts};
 use super::qemu::{self, Spec};
 use super::results::{Case, Outcome, Report};
 use super::rundir::{self, RunDir};
+use super::sanitize::{Sanitize, Watched};
 use super::selftest::{self, Plan};
 use super::stress::{self, Counts};
 use super::subject::{Kernels, OtherKernel, Subject};
@@ -64,6 +65,9 @@ pub struct Args {
     /// More words for the kernel's command line
     #[arg(long, allow_hyphen_values = true)]
     append: Vec<String>,
+    /// Watch for missing TLB flushes: tlb[,psc=tce][,kernel=strict][,late=SECONDS]; docs/tlbsan.md
+    #[arg(long, value_name = "tlb")]
+    sanitize: Option<Sanitize>,
 }
 
 pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
@@ -76,6 +80,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
             smp: args.smp,
             mem: args.mem.clone(),
             append: args.append.clone(),
+            sanitize: Watched::new(ctx, args.sanitize.as_ref(), &args.mem)?,
             ..Plan::default()
         },
     };
@@ -115,7 +120,8 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
             kernels,
             allow: &allow,
         };
-        let report = fuzz.all(&site, &subjects)?;
+        let mut report = fuzz.all(&site, &subjects)?;
+        report.cases.extend(fuzz.plan.sanitizer_cases(&run));
         run.results(&report)?;
         selftest::print_failures(ctx, &report);
         ctx.ui
@@ -396,8 +402,9 @@ impl One<'_> {
             kernels,
             ..
         } = *self.site;
-        let spec = self.fuzz.spec(parts, kernels, self.subject)?;
+        let mut spec = self.fuzz.spec(parts, kernels, self.subject)?;
         let label = format!("fuzz-{}", self.subject);
+        self.fuzz.plan.watch(run, &label, &parts.qemu, &mut spec);
         let stage = ctx.ui.stage(&format!(
             "fuzz {} for {} s",
             self.subject, self.fuzz.seconds

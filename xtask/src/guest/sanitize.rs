@@ -3,12 +3,14 @@
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
 use serde::Deserialize;
 
 use super::parts;
 use super::qemu::{self, Program, Spec};
+use super::results::{self, Case};
 use super::rundir::RunDir;
 use crate::api::{Cmd, Ctx, Fail, Result};
 use crate::build;
@@ -212,6 +214,62 @@ impl Sanitize {
     }
 }
 
+/// The sanitizer in several guests of one run, each with a result of its own.
+#[derive(Clone, Debug)]
+pub struct Watched {
+    sanitize: Sanitize,
+    plugin: PathBuf,
+    /// Guests that it was attached to.
+    guests: Arc<Mutex<Vec<String>>>,
+}
+
+impl Watched {
+    /// Checks what was asked for, and builds the plugin.
+    pub fn new(ctx: &Ctx, asked: Option<&Sanitize>, mem: &str) -> Result<Option<Watched>> {
+        let Some(sanitize) = asked else {
+            return Ok(None);
+        };
+        sanitize.check(mem, false)?;
+        Ok(Some(Watched {
+            sanitize: sanitize.clone(),
+            plugin: plugin(ctx)?,
+            guests: Arc::default(),
+        }))
+    }
+
+    fn path(run: &Path, guest: &str) -> PathBuf {
+        run.join(format!("tlbsan-{guest}.json"))
+    }
+
+    /// Lets the plugin watch a guest.
+    pub fn attach(&self, run: &Path, guest: &str, program: &Program, spec: &mut Spec) {
+        let out = Watched::path(run, guest);
+        self.sanitize.attach(&self.plugin, &out, program, spec);
+        let mut guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
+        guests.push(guest.to_string());
+    }
+
+    /// What came of all guests; one that left no result is red.
+    pub fn cases(&self, run: &Path) -> Vec<Case> {
+        let guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = guests.iter().map(|guest| {
+            let (suite, name) = ("sanitizer", format!("no flush is missing in {guest}"));
+            let outcome = match Outcome::read(&Watched::path(run, guest)) {
+                Ok(outcome) => outcome,
+                Err(e) => return Case::failed(suite, &name, format!("{e:#}"), 0),
+            };
+            if let Some(why) = outcome.broken() {
+                return Case::failed(suite, &name, format!("it judged nothing: {why}"), 0);
+            }
+            match outcome.errors {
+                0 => Case::new(suite, &name, results::Outcome::Passed, outcome.summary(), 0),
+                n => Case::failed(suite, &name, format!("{n} findings\n{}", outcome.text()), 0),
+            }
+        });
+        all.collect()
+    }
+}
+
 /// Runs the bare-metal program whose cases say what is to be found. Its CPUs wait for each other all the
 /// time, which is quickest if they take turns.
 pub fn cases_command(
@@ -305,6 +363,39 @@ mod tests {
         assert!(it.check("32G", false).is_ok() && it.check("512M", false).is_ok());
         assert!(it.check("33G", false).is_err() && it.check("1G", true).is_err());
         assert!(it.check("32769M", false).is_err());
+    }
+
+    #[test]
+    fn every_guest_is_judged() {
+        let run = tempfile::tempdir().unwrap();
+        let watched = Watched {
+            sanitize: Sanitize::default(),
+            plugin: "/p.so".into(),
+            guests: Arc::default(),
+        };
+        for (guest, text) in [
+            (
+                "good",
+                result(7, "null", "").replace("\"errors\":2", "\"errors\":0"),
+            ),
+            ("bad", result(7, "null", "")),
+            ("full", result(7, "\"full\"", "")),
+        ] {
+            watched.guests.lock().unwrap().push(guest.into());
+            std::fs::write(Watched::path(run.path(), guest), text).unwrap();
+        }
+        watched.guests.lock().unwrap().push("dead".into());
+        let cases = watched.cases(run.path());
+        let red = |c: &Case| c.outcome == results::Outcome::Failed;
+        assert_eq!(
+            cases.iter().map(red).collect::<Vec<_>>(),
+            [false, true, true, true]
+        );
+        assert!(
+            cases[1].detail.contains("2 findings\nTLBSAN R1"),
+            "{}",
+            cases[1].detail
+        );
     }
 
     #[test]

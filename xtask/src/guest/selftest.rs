@@ -17,6 +17,7 @@ use super::parts::{self, Parts};
 use super::qemu::{self, Spec};
 use super::results::{Case, Outcome, Report};
 use super::rundir::{self, RunDir};
+use super::sanitize::{Sanitize, Watched};
 use super::subject::{Kernels, OtherKernel, Subject};
 pub use super::suite::Suite;
 use super::vm::Guest;
@@ -63,6 +64,9 @@ pub struct Args {
     /// mix; PERCENT is 50 if it is left out
     #[arg(long, value_name = "PERCENT", num_args = 0..=1, default_missing_value = "50", value_parser = clap::value_parser!(u32).range(1..=100))]
     mixed: Option<u32>,
+    /// Watch for missing TLB flushes: tlb[,psc=tce][,kernel=strict][,late=SECONDS]; docs/tlbsan.md
+    #[arg(long, value_name = "tlb")]
+    sanitize: Option<Sanitize>,
     /// Multiply the programs' time limits: for slow kernels (debug, kasan) and busy hosts
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
     patience: u64,
@@ -104,6 +108,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
         append: args.append.clone(),
         repeat: args.repeat as usize,
         mixed: args.mixed,
+        sanitize: Watched::new(ctx, args.sanitize.as_ref(), &args.mem)?,
     };
     let (kernel, unpatched) = kernels(ctx, &args, subject)?;
     let parts = build_parts(ctx, kernel)?;
@@ -142,7 +147,8 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
             allow: &allow,
             all_modes: false,
         };
-        let report = suite.compare(std::slice::from_ref(&subject))?;
+        let mut report = suite.compare(std::slice::from_ref(&subject))?;
+        report.cases.extend(plan.sanitizer_cases(&run));
         run.results(&report)?;
         print_failures(ctx, &report);
         print_remarks(ctx, &report);
@@ -262,6 +268,8 @@ pub struct Plan {
     pub repeat: usize,
     /// Percentage of order-9 allocations that fail.
     pub mixed: Option<u32>,
+    /// Watches all guests.
+    pub sanitize: Option<Watched>,
 }
 
 impl Default for Plan {
@@ -272,6 +280,7 @@ impl Default for Plan {
             append: Vec::new(),
             repeat: 1,
             mixed: None,
+            sanitize: None,
         }
     }
 }
@@ -279,6 +288,19 @@ impl Default for Plan {
 impl Plan {
     pub fn spec(&self, parts: &Parts, mode: Mode) -> Spec {
         self.spec_of(parts, &parts.kernel, Subject::Ours(mode))
+    }
+
+    /// Lets the sanitizer watch a guest, if it is asked for.
+    pub fn watch(&self, run: &RunDir, guest: &str, program: &qemu::Program, spec: &mut Spec) {
+        if let Some(watched) = &self.sanitize {
+            watched.attach(&run.path, guest, program, spec);
+        }
+    }
+
+    /// What the sanitizer found in all guests.
+    pub fn sanitizer_cases(&self, run: &RunDir) -> Vec<Case> {
+        let watched = self.sanitize.as_ref();
+        watched.map_or(Vec::new(), |w| w.cases(&run.path))
     }
 
     pub fn spec_of(&self, parts: &Parts, kernel: &Kernel, subject: Subject) -> Spec {

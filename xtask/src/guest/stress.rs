@@ -21,6 +21,7 @@ use super::parts::{self, Parts};
 use super::qemu::{self, Spec};
 use super::results::{Case, Outcome, Report};
 use super::rundir::{self, RunDir};
+use super::sanitize::{Sanitize, Watched};
 use super::selftest::{self, Plan};
 use super::subject::{Kernels, OtherKernel, Subject};
 use super::vm::{self, Exit, Guest};
@@ -141,6 +142,9 @@ pub struct Args {
     /// More words for the kernel's command line
     #[arg(long, allow_hyphen_values = true)]
     append: Vec<String>,
+    /// Watch for missing TLB flushes: tlb[,psc=tce][,kernel=strict][,late=SECONDS]; docs/tlbsan.md
+    #[arg(long, value_name = "tlb")]
+    sanitize: Option<Sanitize>,
 }
 
 /// Time enough to do something, and a day at most.
@@ -172,6 +176,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
             smp: args.smp,
             mem: args.mem.clone(),
             append: args.append.clone(),
+            sanitize: Watched::new(ctx, args.sanitize.as_ref(), &args.mem)?,
             ..Plan::default()
         },
         // The other profiles are configured otherwise: what fails in them need not fail on the unpatched kernel.
@@ -217,7 +222,8 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
             disk: &disk,
             allow: &allow,
         };
-        let report = stress.all(&site, &subjects)?;
+        let mut report = stress.all(&site, &subjects)?;
+        report.cases.extend(stress.plan.sanitizer_cases(&run));
         run.results(&report)?;
         selftest::print_failures(ctx, &report);
         ctx.ui
@@ -889,7 +895,9 @@ impl One<'_> {
             disk,
             ..
         } = *self.site;
-        let spec = self.stress.spec(parts, kernels, disk, self.subject)?;
+        let mut spec = self.stress.spec(parts, kernels, disk, self.subject)?;
+        let plan = &self.stress.plan;
+        plan.watch(run, self.label, &parts.qemu, &mut spec);
         let stage = ctx.ui.stage(&format!(
             "stress {} for {} s",
             self.subject, self.stress.seconds

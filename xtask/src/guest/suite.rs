@@ -437,6 +437,7 @@ impl Suite<'_> {
         {
             spec.append.push(format!("hugepagesz=1G hugepages={n}"));
         }
+        self.plan.watch(self.run, name, &self.parts.qemu, &mut spec);
         let mut guest = Guest::start(self.ctx, self.run, &self.parts.qemu, &spec, name)?;
         guest.wait_ready(None)?;
         subject.check(&mut guest)?;
