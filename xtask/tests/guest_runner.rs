@@ -166,6 +166,42 @@ fn a_hang_is_124() {
 }
 
 #[test]
+fn what_the_sanitizer_finds_is_red() {
+    let lab = Lab::new();
+    let plugin = lab.path("plugin.so");
+    std::fs::write(&plugin, "").unwrap();
+    let run = |args: &[&str], fault: &str, command: &[&str]| {
+        let fault = format!("fake={fault}");
+        let mut all = args.to_vec();
+        all.extend(["--mode", "radix", "--sanitize", "tlb", "--append", &fault]);
+        all.extend(command);
+        let mut cmd = lab.command(&all);
+        cmd.env("FPT_TLBSAN", &plugin)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        finish(cmd.spawn().unwrap())
+    };
+    let good = ["--", "true"];
+    run(&["run"], "well", &good).is(0, &["sanitizer: 0 findings"]);
+    run(&["run"], "finding", &good).is(1, &["TLBSAN R3", "tlbsan.txt"]);
+    // The command's own code stays.
+    run(&["run"], "finding", &["--", "exit", "7"]).is(7, &["TLBSAN R3"]);
+    run(&["run"], "unseen", &good).is(69, &["it saw no store"]);
+    assert_ne!(run(&["run"], "no-findings", &good).code, Some(0));
+    let words = ["run", "--mode", "radix", "--sanitize"];
+    for bad in [
+        &["kasan"][..],
+        &["tlb,x=1"],
+        &["tlb", "--stock-qemu"],
+        &["tlb", "--mem", "64G"],
+    ] {
+        let all: Vec<&str> = words.iter().chain(bad).chain(&good).copied().collect();
+        lab.run(&all).is(2, &["sanitize"]);
+    }
+    lab.is_clean();
+}
+
+#[test]
 fn a_qemu_that_is_missing_or_does_not_start_is_69() {
     let lab = Lab::new();
     let mut cmd = lab.command(&["run", "--mode", "radix", "--", "true"]);
