@@ -40,6 +40,7 @@ pub struct Counts {
     pub frees: u64,
     pub frozen: u64,
     pub returns: u64,
+    pub switches: u64,
 }
 
 pub struct Engine<M> {
@@ -211,6 +212,7 @@ impl<M: GuestMemory> Engine<M> {
 
     /// The CPU goes on with another task.
     pub fn switches(&mut self, cpu: u32, task: u64) {
+        self.counts.switches += 1;
         if let (Known::Switches, Some(slot)) = (self.known, self.tasks.get_mut(cpu as usize)) {
             *slot = Task(task);
         }
@@ -269,6 +271,7 @@ impl<M: GuestMemory> Engine<M> {
                 "frees": c.frees,
                 "frozen": c.frozen,
                 "returns": c.returns,
+                "switches": c.switches,
             },
         });
         (value, lines)

@@ -169,6 +169,7 @@ fn tasks_are_told_apart_by_their_switch() {
         guest.engine.switches(1, back);
         guest.engine.enters_user(1);
         assert_eq!(guest.found().is_empty(), !late);
+        assert_eq!(guest.engine.finish().0["events"]["switches"], 3);
     }
     // Without symbols nobody comes back, but time goes by.
     let mut guest = Guest::new(&[], false);

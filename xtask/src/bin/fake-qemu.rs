@@ -156,7 +156,7 @@ fn leave_findings(out: &str, what: &str) {
     let result = serde_json::json!({
         "schema": "fpt-tlbsan/1", "errors": errors, "warnings": 0, "findings": findings,
         "cases": null, "run_error": null, "internal": [],
-        "events": { "stores": stores, "flushes": 2, "idle_flushes": 1, "frees": 0 },
+        "events": { "stores": stores, "flushes": 2, "idle_flushes": 1, "frees": 0, "switches": 3 },
     });
     // A full disk is the runner's to notice.
     let _ = std::fs::write(out, result.to_string());

@@ -88,6 +88,7 @@ pub struct Events {
     pub flushes: u64,
     pub idle_flushes: u64,
     pub frees: u64,
+    switches: u64,
 }
 
 impl Outcome {
@@ -115,6 +116,12 @@ impl Outcome {
         let internal = self.internal.first().map(String::as_str);
         let unseen = (self.events.stores == 0).then_some("it saw no store to a page table");
         self.run_error.as_deref().or(internal).or(unseen)
+    }
+
+    /// The same of a guest that is Linux, which has tasks.
+    pub fn broken_linux(&self) -> Option<&str> {
+        let tasks = (self.events.switches == 0).then_some("it saw no task switch");
+        self.broken().or(tasks)
     }
 
     /// All findings as text.
@@ -195,7 +202,7 @@ impl Sanitize {
             "sanitizer",
             serde_json::json!({ "errors": outcome.errors, "warnings": outcome.warnings }),
         );
-        if let Some(why) = outcome.broken() {
+        if let Some(why) = outcome.broken_linux() {
             return Err(Fail::infra(
                 "the sanitizer judged nothing",
                 why,
@@ -258,7 +265,7 @@ impl Watched {
                 Ok(outcome) => outcome,
                 Err(e) => return Case::failed(suite, &name, format!("{e:#}"), 0),
             };
-            if let Some(why) = outcome.broken() {
+            if let Some(why) = outcome.broken_linux() {
                 return Case::failed(suite, &name, format!("it judged nothing: {why}"), 0);
             }
             match outcome.errors {
@@ -436,7 +443,7 @@ mod tests {
             r#"{{"schema":"fpt-tlbsan/1","errors":2,"warnings":0,
             "findings":[{{"count":2,"text":"TLBSAN R1: x\n  entry y\n"}}],"cases":null,
             "run_error":{run_error},"internal":[{internal}],
-            "events":{{"stores":{stores},"flushes":3,"idle_flushes":1,"frees":0}}}}"#
+            "events":{{"stores":{stores},"flushes":3,"idle_flushes":1,"frees":0,"switches":1}}}}"#
         )
     }
 
@@ -450,6 +457,13 @@ mod tests {
             .contains("3 flushes of which 1 ended nothing"));
         // A run that saw nothing, or stopped to judge, is none without findings.
         assert!(outcome(&result(0, "null", "")).unwrap().broken().is_some());
+        assert_eq!(good.broken_linux(), None);
+        let still = result(7, "null", "").replace("\"switches\":1", "\"switches\":0");
+        let still = outcome(&still).unwrap();
+        assert_eq!(
+            (still.broken(), still.broken_linux().is_some()),
+            (None, true)
+        );
         let full = outcome(&result(7, "\"full\"", "")).unwrap();
         assert_eq!(full.broken(), Some("full"));
         let panicked = outcome(&result(7, "null", "\"panic\"")).unwrap();
