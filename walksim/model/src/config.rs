@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 /// Names and texts of the presets.
-const PRESETS: [(&str, &str); 2] = [
+const PRESETS: [(&str, &str); 3] = [
     ("emt", include_str!("../presets/emt.toml")),
+    ("equal", include_str!("../presets/equal.toml")),
     ("server", include_str!("../presets/server.toml")),
 ];
 
@@ -84,6 +85,8 @@ pub struct Sets {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pwc {
+    /// One array for the entries of all levels; then the others have none.
+    pub unified: Sets,
     pub l4: Sets,
     pub l3: Sets,
     pub l2: Sets,
@@ -246,7 +249,15 @@ impl Config {
                 sets(&format!("tlb.{name}.{size}"), s)?;
             }
         }
+        let p = &self.pwc;
+        if p.unified.entries > 0 && p.l4.entries + p.l3.entries + p.l2.entries > 0 {
+            return err(
+                "pwc.unified has entries and so has pwc.l4, l3 or l2: set entries = 0 in one of the two"
+                    .into(),
+            );
+        }
         for (name, s) in [
+            ("unified", self.pwc.unified),
             ("l4", self.pwc.l4),
             ("l3", self.pwc.l3),
             ("l2", self.pwc.l2),
@@ -498,7 +509,7 @@ mod tests {
     #[test]
     fn what_is_refused() {
         refused(resolve("emd", None, &[]), "did you mean 'emt'?");
-        refused(resolve("", None, &[]), "expected one of emt, server");
+        refused(resolve("", None, &[]), "expected one of emt, equal, server");
         refused(set("cylces.memory", "1"), "did you mean 'cycles'?");
         refused(set("cycles.memroy", "1"), "did you mean 'cycles.memory'?");
         let text = set("tlb.stlb.small.way", "1").unwrap_err().to_string();

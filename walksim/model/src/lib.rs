@@ -11,5 +11,6 @@ pub mod pwc;
 pub mod report;
 pub mod result;
 pub mod stream;
+pub mod synthetic;
 pub mod tlb;
 pub mod walk;

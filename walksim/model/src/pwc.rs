@@ -12,17 +12,19 @@ use crate::walk::{Flush, VA_MASK};
 pub const LEVELS: [Level; 3] = [Level::L4, Level::L3, Level::L2];
 
 struct Array {
-    level: Level,
-    /// 0: empty. Address bits from bit 16 up, PCID from bit 4, 1.
+    /// 0: empty. Address bits from bit 16 up, PCID from bit 4, level from bit 1, 1.
     keys: Box<[u64]>,
     ways: usize,
     set_mask: u64,
-    stats: HitMiss,
 }
 
 impl Array {
-    fn key(&self, va: u64, pcid: u16) -> u64 {
-        ((va & VA_MASK) >> self.level.shift()) << 16 | u64::from(pcid) << 4 | 1
+    fn new(s: config::Sets) -> Array {
+        Array {
+            keys: vec![0; s.entries as usize].into_boxed_slice(),
+            ways: s.ways.max(1) as usize,
+            set_mask: u64::from((s.entries / s.ways.max(1)).max(1)) - 1,
+        }
     }
 
     fn set(&mut self, key: u64) -> Option<&mut [u64]> {
@@ -31,65 +33,85 @@ impl Array {
     }
 }
 
-/// The caches of all levels.
+fn key(level: Level, va: u64, pcid: u16) -> u64 {
+    ((va & VA_MASK) >> level.shift()) << 16
+        | u64::from(pcid) << 4
+        | u64::from(level.number()) << 1
+        | 1
+}
+
+/// Entries of one level: in which array they are, and how often it was asked for them.
+struct Cached {
+    level: Level,
+    array: usize,
+    stats: HitMiss,
+}
+
+/// The caches of all levels: an array for each, or one for all.
 pub struct Pwc {
     arrays: Vec<Array>,
+    levels: Vec<Cached>,
 }
 
 impl Pwc {
     pub fn new(config: &config::Pwc) -> Pwc {
-        let sets = [config.l4, config.l3, config.l2];
-        let arrays = LEVELS
-            .into_iter()
-            .zip(sets)
-            .filter(|(_, s)| s.entries > 0)
-            .map(|(level, s)| Array {
+        let mut pwc = Pwc {
+            arrays: Vec::new(),
+            levels: Vec::new(),
+        };
+        let unified = config.unified.entries > 0;
+        if unified {
+            pwc.arrays.push(Array::new(config.unified));
+        }
+        for (level, s) in LEVELS.into_iter().zip([config.l4, config.l3, config.l2]) {
+            if !unified {
+                if s.entries == 0 {
+                    continue;
+                }
+                pwc.arrays.push(Array::new(s));
+            }
+            pwc.levels.push(Cached {
                 level,
-                keys: vec![0; s.entries as usize].into_boxed_slice(),
-                ways: s.ways.max(1) as usize,
-                set_mask: u64::from((s.entries / s.ways.max(1)).max(1)) - 1,
+                array: pwc.arrays.len() - 1,
                 stats: HitMiss::default(),
             });
-        Pwc {
-            arrays: arrays.collect(),
         }
+        pwc
     }
 
     /// Level of the lowest cached entry for `va`: the walk goes on below it. The caches are asked from the
     /// lowest level up until one answers.
     pub fn lookup(&mut self, va: u64, pcid: u16) -> Option<Level> {
-        for array in self.arrays.iter_mut().rev() {
-            let key = array.key(va, pcid);
-            let hit = array
-                .set(key)
-                .is_some_and(|set| match set.iter().position(|k| *k == key) {
-                    Some(way) => {
-                        set.copy_within(0..way, 1);
-                        if let Some(first) = set.first_mut() {
-                            *first = key;
-                        }
-                        true
+        for cached in self.levels.iter_mut().rev() {
+            let key = key(cached.level, va, pcid);
+            let set = self.arrays.get_mut(cached.array).and_then(|a| a.set(key));
+            let hit = set.is_some_and(|set| match set.iter().position(|k| *k == key) {
+                Some(way) => {
+                    set.copy_within(0..way, 1);
+                    if let Some(first) = set.first_mut() {
+                        *first = key;
                     }
-                    None => false,
-                });
+                    true
+                }
+                None => false,
+            });
             if hit {
-                array.stats.hits += 1;
-                return Some(array.level);
+                cached.stats.hits += 1;
+                return Some(cached.level);
             }
-            array.stats.misses += 1;
+            cached.stats.misses += 1;
         }
         None
     }
 
     /// Adds an entry that a walk has read and that points at a table.
     pub fn fill(&mut self, va: u64, pcid: u16, level: u8) {
-        let found = self
-            .arrays
-            .iter_mut()
-            .find(|a| a.level.number() == u32::from(level));
-        let Some(array) = found else { return };
-        let key = array.key(va, pcid);
-        if let Some(set) = array.set(key) {
+        let mut levels = self.levels.iter();
+        let Some(cached) = levels.find(|c| c.level.number() == u32::from(level)) else {
+            return;
+        };
+        let key = key(cached.level, va, pcid);
+        if let Some(set) = self.arrays.get_mut(cached.array).and_then(|a| a.set(key)) {
             let way = set.iter().position(|k| *k == key).unwrap_or(set.len() - 1);
             set.copy_within(0..way, 1);
             if let Some(first) = set.first_mut() {
@@ -113,12 +135,12 @@ impl Pwc {
 
     /// By name of the level (`pml4`, `pdpt`, `pd`).
     pub fn stats(&self) -> impl Iterator<Item = (&'static str, HitMiss)> + '_ {
-        self.arrays.iter().map(|a| (level_name(a.level), a.stats))
+        self.levels.iter().map(|c| (level_name(c.level), c.stats))
     }
 
     pub fn reset_counters(&mut self) {
-        for array in &mut self.arrays {
-            array.stats = HitMiss::default();
+        for cached in &mut self.levels {
+            cached.stats = HitMiss::default();
         }
     }
 }
@@ -200,5 +222,30 @@ mod tests {
         // 8 sets of 4 ways: set 0 has five candidates, its first is gone
         assert_eq!(p.lookup(0, 0), None);
         assert_eq!(p.lookup(1 << 21, 0), Some(Level::L2));
+    }
+
+    #[test]
+    fn one_array_for_all_levels() {
+        let set = |k: &str, v: &str| (k.to_owned(), v.to_owned());
+        let config = config::resolve(
+            "equal",
+            None,
+            &[set("pwc.unified", "{ entries = 4, ways = 4 }")],
+        );
+        let mut p = Pwc::new(&config.unwrap().pwc);
+        // The same address bits at two levels are two entries.
+        p.fill(0, 0, 3);
+        assert_eq!(p.lookup(0, 0), Some(Level::L3));
+        p.fill(0, 0, 2);
+        assert_eq!(p.lookup(0, 0), Some(Level::L2));
+        // Whatever the level, the one that was used longest ago goes.
+        for i in 1..=3u64 {
+            p.fill(i << 30, 0, 3);
+        }
+        assert_eq!(p.lookup(1 << 30, 0), Some(Level::L3));
+        assert_eq!(p.lookup(1 << 21, 0), None);
+        assert_eq!(p.lookup(0, 0), Some(Level::L2));
+        let stats: Vec<_> = p.stats().map(|(name, s)| (name, s.hits)).collect();
+        assert_eq!(stats, [("pml4", 0), ("pdpt", 2), ("pd", 2)]);
     }
 }

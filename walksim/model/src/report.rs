@@ -11,6 +11,10 @@ use crate::config::Config;
 /// Name and version of the format.
 pub const SCHEMA: &str = "fpt-walksim/1";
 
+/// In `details` of an organisation whose walks read more than they need: the cycles by which walks that are charged
+/// for it are longer than walks that are not.
+pub const WASTED_CYCLES: &str = "wasted_cycles";
+
 /// One output file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {

@@ -138,16 +138,16 @@ impl SlowCache {
     }
 }
 
-type SlowPwc = (u8, u32, Lru<(u64, u16)>);
-
 /// The whole core with the tables as they are, and nothing else.
 struct Slow {
     config: Config,
     l1i: SlowTlb,
     l1d: SlowTlb,
     stlb: SlowTlb,
-    /// Level, its lowest address bit, (address bits, PCID).
-    pwc: [SlowPwc; 3],
+    /// Level, its lowest address bit, which store.
+    levels: Vec<(u8, u32, usize)>,
+    /// (level, address bits, PCID)
+    pwc: Vec<Lru<(u8, u64, u16)>>,
     i: SlowCache,
     d: SlowCache,
     l2: SlowCache,
@@ -157,17 +157,26 @@ struct Slow {
 
 impl Slow {
     fn new(c: &Config) -> Slow {
-        let pwc = |level, shift, s: Sets| (level, shift, Lru::new(s.entries, s.ways));
+        let one = |s: Sets| Lru::new(s.entries, s.ways);
+        let unified = c.pwc.unified.entries > 0;
         Slow {
             config: c.clone(),
             l1i: SlowTlb::new(&c.tlb.l1i),
             l1d: SlowTlb::new(&c.tlb.l1d),
             stlb: SlowTlb::new(&c.tlb.stlb),
-            pwc: [
-                pwc(2, 21, c.pwc.l2),
-                pwc(3, 30, c.pwc.l3),
-                pwc(4, 39, c.pwc.l4),
-            ],
+            levels: (0..3)
+                .map(|i| {
+                    (
+                        2 + i as u8,
+                        21 + 9 * i,
+                        if unified { 0 } else { i as usize },
+                    )
+                })
+                .collect(),
+            pwc: match unified {
+                true => vec![one(c.pwc.unified)],
+                false => vec![one(c.pwc.l2), one(c.pwc.l3), one(c.pwc.l4)],
+            },
             i: SlowCache::new(c.cache.l1i),
             d: SlowCache::new(c.cache.l1d),
             l2: SlowCache::new(c.cache.l2),
@@ -196,8 +205,9 @@ impl Slow {
                 self.count("walks");
                 let low = va & ((1 << 48) - 1);
                 let mut below = 9;
-                for (level, shift, store) in &mut self.pwc {
-                    if store.hit(low >> *shift, &(low >> *shift, pcid)) {
+                for (level, shift, store) in &self.levels {
+                    let bits = low >> shift;
+                    if self.pwc[*store].hit(bits, &(*level, bits, pcid)) {
                         below = *level;
                         break;
                     }
@@ -214,9 +224,10 @@ impl Slow {
                         _ => self.count("walk memory"),
                     }
                     if e.level != last {
-                        for (level, shift, store) in &mut self.pwc {
+                        for (level, shift, store) in &self.levels {
+                            let bits = low >> shift;
                             if *level == e.level {
-                                store.put(low >> *shift, (low >> *shift, pcid));
+                                self.pwc[*store].put(bits, (*level, bits, pcid));
                             }
                         }
                     }
@@ -255,8 +266,8 @@ impl Slow {
         }
         // The SDM: INVLPG invalidates "all entries in all paging-structure caches associated with the current PCID,
         // regardless of the linear addresses to which they correspond".
-        for (_, _, store) in &mut self.pwc {
-            store.drop(|(_, p)| match what {
+        for store in &mut self.pwc {
+            store.drop(|(_, _, p)| match what {
                 Flush::All => true,
                 Flush::AddressSpace { pcid } | Flush::Page { pcid, .. } => *p == pcid,
             });
@@ -454,11 +465,11 @@ proptest! {
     fn fast_and_slow_agree(
         steps in prop::collection::vec(step(), 1..3000),
         mode in prop::sample::select(Mode::ALL.to_vec()),
-        server in any::<bool>(),
+        preset in prop::sample::select(vec!["emt", "equal", "server"]),
         pcid in any::<bool>(),
         by in prop::sample::select(vec![By::Core, By::Stream, By::Helper]),
     ) {
-        let config = small(if server { "server" } else { "emt" }, pcid);
+        let config = small(preset, pcid);
         compare(&config, mode, &steps, by);
     }
 }

@@ -327,6 +327,8 @@ pub struct Ecpt {
     pmd: Cwc,
     pud: Cwc,
     wasted: u64,
+    /// What probes that turned out wrong cost if they are charged: the distance of the two bounds.
+    wasted_cycles: f64,
     resizes: u64,
 }
 
@@ -343,6 +345,7 @@ impl Ecpt {
             pmd: Cwc::new(config.ecpt.cwc_pmd),
             pud: Cwc::new(config.ecpt.cwc_pud),
             wasted: 0,
+            wasted_cycles: 0.0,
             resizes: 0,
         }
     }
@@ -477,6 +480,7 @@ impl Organisation for Ecpt {
         let latency = port.read(size, home);
         let parallelism = port.cycles().data_parallelism;
         port.spend(latency + config.hash_cycles.max(config.cwc_cycles));
+        self.wasted_cycles += overlapped / parallelism;
         if config.charge_wasted {
             port.spend(overlapped / parallelism);
         }
@@ -496,6 +500,8 @@ impl Organisation for Ecpt {
         out.pwc.insert("cwc_pmd".to_owned(), self.pmd.stats);
         out.pwc.insert("cwc_pud".to_owned(), self.pud.stats);
         out.details.insert("wasted_probes".to_owned(), self.wasted);
+        out.details
+            .insert(report::WASTED_CYCLES.to_owned(), self.wasted_cycles as u64);
         out.details.insert("resizes".to_owned(), self.resizes);
     }
 
@@ -503,6 +509,7 @@ impl Organisation for Ecpt {
         self.pmd.stats = HitMiss::default();
         self.pud.stats = HitMiss::default();
         self.wasted = 0;
+        self.wasted_cycles = 0.0;
         self.resizes = 0;
     }
 }
