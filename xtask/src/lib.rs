@@ -16,3 +16,4 @@ pub mod image;
 pub mod patch;
 pub mod report;
 pub mod sources;
+pub mod sweep;

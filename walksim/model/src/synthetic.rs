@@ -4,7 +4,11 @@
 
 use fpt_geometry::geometry::{IndexStep, Level, Mode};
 
+use crate::config::{Config, ConfigError};
+use crate::core::Core;
 use crate::pwc::virt;
+use crate::report::Phase;
+use crate::result;
 use crate::walk::{is_kernel, Entry, Size, Walk, Walker, MAX_ENTRIES, VA_MASK};
 
 /// Maps everything: user addresses to frames in the order of pages, with the tables of a mode; above the
@@ -182,14 +186,24 @@ impl Iterator for Stream {
     type Item = u64;
 
     fn next(&mut self) -> Option<u64> {
+        Some(self.address())
+    }
+}
+
+impl Stream {
+    /// The next address.
+    fn address(&mut self) -> u64 {
         if let Some(second) = self.second.take() {
-            return Some(second);
+            return second;
         }
         let offset = match self.pattern {
             Pattern::Gups => self.below(self.footprint / 8) * 8,
             Pattern::Rmat => {
                 let vertices = self.footprint / RECORD;
-                self.vertex(vertices) * RECORD
+                let vertex = self.vertex(vertices);
+                // Heap objects do not begin at pages: all at the same place would share a few sets of each cache.
+                let line = vertex.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58;
+                vertex * RECORD + line * 64
             }
             Pattern::Zipf => {
                 let items = self.zipf.n;
@@ -205,7 +219,7 @@ impl Iterator for Stream {
                 at
             }
         };
-        Some(BASE + offset)
+        BASE + offset
     }
 }
 
@@ -233,6 +247,49 @@ impl Zipf {
         let rank = (uniform * self.whole * e + 1.0).powf(1.0 / e);
         (rank as u64).clamp(1, self.n)
     }
+}
+
+/// What a stream does on a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    pub mode: Mode,
+    pub pattern: Pattern,
+    /// Bytes, a multiple of 64 MiB.
+    pub footprint: u64,
+    /// Accesses that are measured. As many come before, to warm up.
+    pub accesses: u64,
+    pub seed: u64,
+}
+
+/// Bytes that a line of entries maps. In each such piece something is touched first, as programs write their data before they
+/// use them: tables are then as far in the caches as they can be, and ECPT, which learns from walks, knows all pages.
+const SLOT: u64 = 8 * 4096;
+
+/// Runs a stream through the model; data accesses only. The figures keep the laws, or it is an error.
+pub fn run(config: &Config, run: &Run) -> Result<Phase, ConfigError> {
+    let mut tables = Tables::new(run.mode);
+    let mut core = Core::new(config, None)?;
+    let touch = (0..run.footprint / SLOT).map(|i| BASE + i * SLOT);
+    touch.for_each(|va| core.data(va, &mut tables));
+    let mut stream = Stream::new(run.pattern, run.footprint, run.seed);
+    for _ in 0..run.accesses {
+        core.data(stream.address(), &mut tables);
+    }
+    core.reset_counters();
+    for _ in 0..run.accesses {
+        core.data(stream.address(), &mut tables);
+    }
+    let mut phase = Phase {
+        name: run.pattern.name().to_owned(),
+        ended: true,
+        organisations: core.report(run.accesses, 0),
+        ..Phase::default()
+    };
+    phase.accesses.user_data = run.accesses;
+    phase.instructions.user = run.accesses;
+    result::conservation(&phase).map_err(ConfigError)?;
+    result::finish(&mut phase, std::slice::from_ref(config));
+    Ok(phase)
 }
 
 #[cfg(test)]

@@ -950,7 +950,12 @@ impl Tests<'_> {
             }));
         }
         cases.push(case("bench", "report", || {
-            let page = report::write(self.ctx, &matrix, &folder.join("report"))?;
+            let page = report::write(
+                self.ctx,
+                &matrix,
+                &folder.join("report"),
+                Default::default(),
+            )?;
             Ok(format!("{}", page.display()))
         }));
         Ok(cases)

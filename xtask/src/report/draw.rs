@@ -59,9 +59,9 @@ pub struct Chart {
     pub source: String,
 }
 
-const INK: Colour = (0x22, 0x22, 0x22);
-const SOFT: Colour = (0x66, 0x66, 0x66);
-const GRID: Colour = (0xdd, 0xdd, 0xdd);
+pub(super) const INK: Colour = (0x22, 0x22, 0x22);
+pub(super) const SOFT: Colour = (0x66, 0x66, 0x66);
+pub(super) const GRID: Colour = (0xdd, 0xdd, 0xdd);
 
 const EDGE: i32 = 12;
 const GAP: i32 = 28;
@@ -75,7 +75,7 @@ const LINE: i32 = 20;
 /// From here on two columns.
 const TWO: i32 = 760;
 
-fn fonts() {
+pub(super) fn fonts() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         // A font that cannot be read would be seen by every test that draws.
@@ -84,7 +84,7 @@ fn fonts() {
     });
 }
 
-fn failed(e: impl std::fmt::Display) -> anyhow::Error {
+pub(super) fn failed(e: impl std::fmt::Display) -> anyhow::Error {
     Fail::infra(
         "cannot draw a figure",
         e.to_string(),
@@ -160,7 +160,7 @@ pub fn png(chart: &Chart, width: u32, facts: Facts) -> Result<Vec<u8>> {
 }
 
 /// About how wide a text is in the widest of the usual fonts: who reads an SVG has a font of his own.
-fn wide(text: &str, size: i32) -> i32 {
+pub(super) fn wide(text: &str, size: i32) -> i32 {
     let each = |c: char| match c {
         'i' | 'j' | 'l' | '.' | ',' | ':' | ';' | '\'' | ' ' => 0.32,
         'f' | 'r' | 't' | '(' | ')' | '-' => 0.41,
@@ -172,7 +172,7 @@ fn wide(text: &str, size: i32) -> i32 {
 }
 
 /// Lines of at most `width` pixels.
-fn wrap(text: &str, width: i32, size: i32) -> Vec<String> {
+pub(super) fn wrap(text: &str, width: i32, size: i32) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
         match lines.last_mut() {
@@ -187,7 +187,7 @@ fn wrap(text: &str, width: i32, size: i32) -> Vec<String> {
 }
 
 /// Distances between ticks that people can count in: about `count` of them over `span`.
-fn step(span: f64, count: f64) -> f64 {
+pub(super) fn step(span: f64, count: f64) -> f64 {
     let raw = span / count.max(1.0);
     if !(raw.is_finite() && raw > 0.0) {
         return 1.0;
@@ -226,7 +226,7 @@ fn axis(chart: &Chart, count: f64) -> (f64, f64, f64) {
     (low, high, step)
 }
 
-fn tick(value: f64, step: f64) -> String {
+pub(super) fn tick(value: f64, step: f64) -> String {
     let digits = if step >= 1.0 && step.fract() == 0.0 {
         0
     } else {
@@ -343,14 +343,14 @@ impl Layout {
     }
 }
 
-struct Pen<'a, DB: DrawingBackend> {
-    area: &'a DrawingArea<DB, plotters::coord::Shift>,
+pub(super) struct Pen<'a, DB: DrawingBackend> {
+    pub area: &'a DrawingArea<DB, plotters::coord::Shift>,
     /// Pixels of the backend per pixel of the layout.
-    k: i32,
+    pub k: i32,
 }
 
 impl<DB: DrawingBackend> Pen<'_, DB> {
-    fn text(
+    pub(super) fn text(
         &self,
         text: &str,
         at: (i32, i32),
@@ -380,7 +380,7 @@ impl<DB: DrawingBackend> Pen<'_, DB> {
             .map_err(failed)
     }
 
-    fn line(&self, from: (i32, i32), to: (i32, i32), colour: Colour) -> Result<()> {
+    pub(super) fn line(&self, from: (i32, i32), to: (i32, i32), colour: Colour) -> Result<()> {
         let (r, g, b) = colour;
         let points = vec![
             (from.0 * self.k, from.1 * self.k),
@@ -392,7 +392,13 @@ impl<DB: DrawingBackend> Pen<'_, DB> {
             .map_err(failed)
     }
 
-    fn rect(&self, a: (i32, i32), b: (i32, i32), colour: Colour, hatched: bool) -> Result<()> {
+    pub(super) fn rect(
+        &self,
+        a: (i32, i32),
+        b: (i32, i32),
+        colour: Colour,
+        hatched: bool,
+    ) -> Result<()> {
         let (red, green, blue) = colour;
         let corners = [(a.0 * self.k, a.1 * self.k), (b.0 * self.k, b.1 * self.k)];
         self.area

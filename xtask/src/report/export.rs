@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The rows as CSV and, with means, published figures and provenance, as JSON: `fpt-report/1`.
+//! The rows as CSV and, with means, published figures and provenance, as JSON: `fpt-report/2`.
 
 use anyhow::Context as _;
 use fpt_geometry::Mode;
@@ -11,7 +11,7 @@ use super::metrics::{Of, Range, Row, Table, GRAPHS};
 use super::published::{CITED, PUBLISHED};
 use crate::api::Result;
 
-pub const SCHEMA: &str = "fpt-report/1";
+pub const SCHEMA: &str = "fpt-report/2";
 
 /// One line per row, columns by the names of the fields, in their order. Empty: no figure. The last column
 /// says in each line what the columns mean.
@@ -46,8 +46,8 @@ struct Mean {
     workloads: &'static str,
     /// Geometric mean of mode over radix.
     ratio: f64,
-    /// Lowest and highest of the runs, if there are several.
-    range: Range,
+    /// From the runs, with 95 % confidence, if there are several.
+    interval: Range,
     /// Of so many workloads.
     count: usize,
 }
@@ -60,8 +60,8 @@ struct Ratio {
     phase: String,
     of: Of,
     ratio: f64,
-    /// Lowest and highest of the runs, if there are several.
-    range: Range,
+    /// From the runs, with 95 % confidence, if there are several.
+    interval: Range,
 }
 
 fn ratios(table: &Table) -> Vec<Ratio> {
@@ -82,7 +82,7 @@ fn ratios(table: &Table) -> Vec<Ratio> {
                             phase: phase.into(),
                             of,
                             ratio,
-                            range: table.range(workload, mode, phase, of),
+                            interval: table.range(workload, mode, phase, of),
                         });
                     }
                 }
@@ -114,7 +114,7 @@ fn means(table: &Table) -> Vec<Mean> {
                             of,
                             workloads: name,
                             ratio,
-                            range: table.mean_range(set, mode, phase, of),
+                            interval: table.mean_range(set, mode, phase, of),
                             count,
                         });
                     }
@@ -187,7 +187,7 @@ mod tests {
             lines[0].starts_with("workload,mode,phase,organisation,kind,preset,instructions_user")
         );
         assert!(lines[0].ends_with(",untranslated_data,untranslated_fetch,run,runs,schema"));
-        assert!(lines[1..].iter().all(|l| l.ends_with(",fpt-report/1")));
+        assert!(lines[1..].iter().all(|l| l.ends_with(",fpt-report/2")));
         let columns = lines[0].split(',').count();
         assert!(lines.iter().all(|l| l.split(',').count() == columns));
         assert!(lines
@@ -213,14 +213,14 @@ mod tests {
         assert!((mean["ratio"].as_f64().unwrap() - 0.95).abs() < 1e-12);
         assert_eq!(value["cells"].as_array().unwrap().len(), 9);
         assert_eq!(value["published"][0]["mode"], "l3l2");
-        assert_eq!(mean["range"], Value::Null);
+        assert_eq!(mean["interval"], Value::Null);
         let matrix = crate::report::metrics::tests::repeated();
         let text = json(&Table::new(&matrix), "cmd", "now").unwrap();
         let value: Value = serde_json::from_str(&text).unwrap();
         let ratio = (value["ratios"].as_array().unwrap().iter())
             .find(|r| r["mode"] == "l3l2" && r["of"] == "walk_latency" && r["phase"] == "run")
             .unwrap();
-        let range = |n: usize| ratio["range"][n].as_f64().unwrap();
+        let range = |n: usize| ratio["interval"][n].as_f64().unwrap();
         assert!(range(0) < 0.95 && range(1) > 0.95);
     }
 }

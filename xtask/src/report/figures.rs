@@ -5,6 +5,7 @@ use fpt_geometry::Mode;
 
 use super::draw::{Bar, Chart, Colour, Group, Key, Part};
 use super::metrics::{Of, Range, Row, Table, ALL, CATEGORIES};
+use super::{split, stats};
 
 /// One figure, drawn for one or several phases.
 pub struct Figure {
@@ -44,7 +45,7 @@ const CACHE_COLOURS: [Colour; 3] = [(0x2f, 0x6d, 0xb5), (0xe0, 0xb0, 0x4a), (0xc
 const ECPT: &str = "ecpt";
 const ECPT_COLOUR: Colour = (0xb0, 0x7a, 0xc0);
 
-fn colour(mode: Mode) -> Colour {
+pub fn colour(mode: Mode) -> Colour {
     match mode {
         Mode::Radix => (0x8c, 0x8c, 0x8c),
         Mode::L4L3 => (0x7f, 0xb8, 0xda),
@@ -65,11 +66,14 @@ pub fn percent(ratio: f64) -> String {
     }
 }
 
-/// `-1.25 % (-1.31 to -1.20)`: the mean of several runs, their lowest and highest.
+/// `-1.25 % (-1.31 to -1.20)`: the mean of several runs and its interval; that no change is shown, where this holds none.
 pub fn percent_in(ratio: f64, range: Range) -> String {
     let bare = |r: f64| percent(r).trim_end_matches(" %").to_string();
     match range {
         None => percent(ratio),
+        Some((low, high)) if stats::shows_nothing(range) && low < high => {
+            format!("no change shown ({} to {})", bare(low), bare(high))
+        }
         Some((low, high)) => format!("{} ({} to {})", percent(ratio), bare(low), bare(high)),
     }
 }
@@ -165,7 +169,7 @@ fn bars(
     out
 }
 
-fn per_workload(table: &Table, bars: impl Fn(&str) -> Vec<Bar>) -> Vec<Group> {
+pub fn per_workload(table: &Table, bars: impl Fn(&str) -> Vec<Bar>) -> Vec<Group> {
     table
         .matrix
         .workloads()
@@ -336,7 +340,7 @@ fn changes(
     }
 }
 
-fn sentence(phase: &str) -> String {
+pub fn sentence(phase: &str) -> String {
     let text = phase_title(phase);
     let mut chars = text.chars();
     chars
@@ -627,6 +631,7 @@ fn page_tables(table: &Table, source: &str) -> Option<Figure> {
 /// Every figure of a matrix. `source` goes into each.
 pub fn all(table: &Table, source: &str) -> Vec<Figure> {
     let mut out = vec![
+        split::figure(table, source),
         distribution(table, source),
         values(
             table,
@@ -724,13 +729,28 @@ mod tests {
     }
 
     #[test]
+    fn what_may_be_chance_is_no_change() {
+        assert_eq!(
+            percent_in(0.95, Some((0.94, 0.96))),
+            "-5.0 % (-6.0 to -4.0)"
+        );
+        assert_eq!(
+            percent_in(0.99, Some((0.97, 1.01))),
+            "no change shown (-3.0 to +1.0)"
+        );
+        assert_eq!(percent_in(0.99, None), "-1.0 %");
+        // Runs that agree to the last digit.
+        assert_eq!(percent_in(1.0, Some((1.0, 1.0))), "0 % (0 to 0)");
+    }
+
+    #[test]
     fn figures_hold_the_known_answers() {
         let matrix = matrix();
         let table = Table::new(&matrix);
         let figures = all(&table, "made up");
         let ids: Vec<&str> = figures.iter().map(|f| f.id).collect();
-        assert_eq!(ids.len(), 8);
-        let three = &figures[0].charts[0].1;
+        assert_eq!((ids.len(), ids[0]), (9, "cycles-split"));
+        let three = &figures[1].charts[0].1;
         let l3l2 = &three.groups[0].bars[1];
         assert_eq!(
             (l3l2.label.as_str(), l3l2.text.as_str()),
@@ -738,15 +758,15 @@ mod tests {
         );
         let sum: f64 = l3l2.parts.iter().map(|p| p.value).sum();
         assert!((sum - 0.98).abs() < 1e-9);
-        let four = &figures[1].charts[0].1.groups[0].bars;
+        let four = &figures[2].charts[0].1.groups[0].bars;
         assert_eq!(four[0].text, "60.00");
         assert_eq!(four[2].text, "51.00 (-15.0 %)");
         let ecpt = four.last().unwrap();
         assert!(ecpt.hatched && ecpt.text == "48.00 (-20.0 %)", "{ecpt:?}");
-        let six = &figures[3].charts[0].1.groups[0].bars;
+        let six = &figures[4].charts[0].1.groups[0].bars;
         assert_eq!(six[1].text, "-0.90 %");
         assert!((six[1].parts[0].value + 0.9).abs() < 1e-9);
-        let grid = &figures[1].table;
+        let grid = &figures[2].table;
         assert!(grid.rows.iter().all(|r| r.len() == grid.head.len()));
         assert_eq!(
             grid.rows[0][..6],
@@ -770,11 +790,13 @@ mod tests {
         let matrix = crate::report::metrics::tests::repeated();
         let table = Table::new(&matrix);
         let figures = all(&table, "made up");
-        let four = &figures[1].charts[0].1.groups[0].bars;
+        let four = &figures[2].charts[0].1.groups[0].bars;
         let (low, high) = four[1].range.unwrap();
-        assert!((low - 57.0 * 0.99).abs() < 1e-9 && (high - 57.0 * 1.02).abs() < 1e-9);
-        assert_eq!(figures[1].table.rows[0][4], "-4.7 % (-5.9 to -3.1)");
-        let six = &figures[3].charts[0].1.groups[0].bars[0];
+        // Mean 1.00333, deviation .015275: 4.303 / sqrt 3 of it on each side.
+        let (mean, half) = (57.0 * 1.003_333, 57.0 * 0.037_948);
+        assert!((low - (mean - half)).abs() < 0.01 && (high - (mean + half)).abs() < 0.01);
+        assert_eq!(figures[2].table.rows[0][4], "-4.7 % (-8.3 to -1.1)");
+        let six = &figures[4].charts[0].1.groups[0].bars[0];
         let (low, high) = six.range.unwrap();
         let value = six.parts[0].value;
         assert!(low < value && value < high, "{low} {value} {high}");
@@ -786,7 +808,7 @@ mod tests {
         matrix.cells.retain(|c| c.mode != Mode::Radix);
         let table = Table::new(&matrix);
         let figures = all(&table, "");
-        assert_eq!(figures[0].charts[0].1.groups[0].bars[0].text, "no figure");
-        assert_eq!(figures[1].charts[0].1.groups[0].bars[0].text, "57.00");
+        assert_eq!(figures[1].charts[0].1.groups[0].bars[0].text, "no figure");
+        assert_eq!(figures[2].charts[0].1.groups[0].bars[0].text, "57.00");
     }
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One page that holds everything: no script, no font, no picture from elsewhere.
 
-use super::detail;
 use super::figures::{number, percent, percent_in, Figure, Grid, PHASES};
 use super::metrics::{Of, Table, GRAPHS};
 use super::published::{Over, CITED, PUBLISHED};
+use super::{detail, headline, sensitivity};
 use crate::api::{hash, Mode};
 
 const CSS: &str = "
@@ -161,12 +161,8 @@ pub fn figure(figure: &Figure, drawn: &[Drawn]) -> String {
 /// What came out, mode by mode, in means.
 fn summary(t: &Table) -> String {
     let workloads = t.matrix.workloads();
-    let modes: Vec<Mode> = t
-        .matrix
-        .modes()
-        .into_iter()
-        .filter(|m| *m != Mode::Radix)
-        .collect();
+    // What is seen without scrolling is what has an effect.
+    let modes = headline::by_effect(t);
     if modes.is_empty() {
         return "<p>Only radix was run: there is nothing to compare it with.</p>\n".into();
     }
@@ -211,6 +207,21 @@ fn summary(t: &Table) -> String {
         super::metrics::LITTLE * 100.0
     ));
     out
+}
+
+/// End-to-end cycles under other assumptions.
+fn sensitivity(t: &Table) -> String {
+    let modes = headline::by_effect(t);
+    if modes.is_empty() {
+        return String::new();
+    }
+    format!(
+        "<h2 id=\"sensitivity\">How much hangs on the model's assumptions</h2>\n<p>Change of mean cycles against radix when the same counts \
+         are charged otherwise: a TLB hit for nothing, several walks at a time, other overlap of data accesses, slower memory. Nothing was run \
+         again. The span of these lines is the honest width of any end-to-end figure on this page; intervals over runs are far narrower, as \
+         they know nothing of it. A line without figures needs counts that this matrix does not have.</p>\n{}",
+        table(&sensitivity::table(t, &modes, &[super::metrics::ALL, "run"]), &[0])
+    )
 }
 
 fn published(t: &Table) -> String {
@@ -529,8 +540,12 @@ pub fn page(t: &Table, figures: &[(Figure, Vec<Drawn>)], command: &str, date: &s
         t.matrix.modes().len(),
         esc(date)
     );
+    body.push_str(&failures(t));
+    body.push_str(&headline::section(t));
     body.push_str("<nav>");
     let links = figures.iter().map(|(f, _)| (f.id, f.title)).chain([
+        ("means", "All means"),
+        ("sensitivity", "Sensitivity"),
         ("functions", "Page-fault path by function"),
         ("tasks", "Instructions by process"),
         ("published", "Published figures"),
@@ -542,8 +557,6 @@ pub fn page(t: &Table, figures: &[(Figure, Vec<Drawn>)], command: &str, date: &s
         body.push_str(&format!("<a href=\"#{id}\">{}</a>", esc(title)));
     }
     body.push_str("</nav>\n");
-    body.push_str(&failures(t));
-    body.push_str(&summary(t));
     body.push_str(
         "<div class=\"note\">Plain bars are real: the guest's kernel ran in this mode. Hatched bars are counterfactual: computed \
          for the same accesses. Cycles come from a model.</div>\n",
@@ -551,11 +564,18 @@ pub fn page(t: &Table, figures: &[(Figure, Vec<Drawn>)], command: &str, date: &s
     let repeat = t.matrix.repeat();
     if repeat > 1 {
         body.push_str(&format!(
-            "<div class=\"note\">Figures are means of {repeat} runs of each cell, each with memory in another order. The thin line over a bar, and what \
-             stands in brackets, are the lowest and the highest: of values those of the runs, of changes those of a run against radix' run with the \
-             same seed. A change whose range holds zero may be chance. Page faults by function and instructions by process are of one run.</div>\n"
+            "<div class=\"note\">Figures are means of n = {repeat} runs of each cell, each with memory in another order. The thin line over a bar, and what \
+             stands in brackets, are 95 % t-intervals: of values over the runs, of changes over each run against radix' run with the \
+             same seed. Where the interval of a change holds zero, no change is shown. Page faults by function and instructions by process are of one run.</div>\n"
         ));
     }
+    let mut figures = figures.iter();
+    if let Some((f, drawn)) = figures.next() {
+        body.push_str(&figure(f, drawn));
+    }
+    body.push_str("<h2 id=\"means\">All means</h2>\n");
+    body.push_str(&summary(t));
+    body.push_str(&sensitivity(t));
     for (f, drawn) in figures {
         body.push_str(&figure(f, drawn));
     }

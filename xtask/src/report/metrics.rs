@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! From cells to figures: the formulas of docs/evaluation.md, and nothing else.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Context as _;
 use fpt_geometry::Mode;
-use fpt_walksim_model::report::{ByCache, Categories, Kind, Organisation, Phase};
-use serde::Serialize;
+use fpt_walksim_model::config::{self, Config, Cycles};
+use fpt_walksim_model::report::{ByCache, Categories, Kind, Organisation, Phase, WASTED_CYCLES};
+use serde::{Deserialize, Serialize};
 
+use super::stats;
+use super::weights::{self, Weights};
 use crate::api::{Fail, Result};
 use crate::bench::schema::{self, Cell, SCHEMA};
 use crate::bench::settings::{Old, Settings};
@@ -241,7 +245,7 @@ fn read(path: &Path) -> Result<Cell> {
 
 /// One organisation in one phase of one cell, or the mean of its runs: a row of the CSV files and of the
 /// JSON's `rows`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     pub workload: String,
     pub mode: Mode,
@@ -278,15 +282,32 @@ pub struct Row {
     pub cycles_data: f64,
     pub cycles_instruction: f64,
     pub cycles_tlb: f64,
+    /// The part of it that every access pays.
+    #[serde(default)]
+    pub cycles_tlb_hits: Option<f64>,
+    /// Bounds of `cycles_walk`: reads that walks do not need for nothing, and charged.
+    #[serde(default)]
+    pub cycles_walk_low: Option<f64>,
+    #[serde(default)]
+    pub cycles_walk_high: Option<f64>,
+    /// Data accesses that memory answered.
+    #[serde(default)]
+    pub data_from_memory: Option<u64>,
     /// All page tables of the guest at the end of the run phase.
     pub page_table_kb: Option<u64>,
     /// Accesses of the phase that are in no figure of a TLB (docs/walksim-schema.md).
     pub untranslated_data: u64,
     pub untranslated_fetch: u64,
     /// Which run, or empty in a mean.
+    #[serde(default)]
     pub run: Option<u32>,
     /// So many runs are in it.
+    #[serde(default = "one")]
     pub runs: u64,
+}
+
+fn one() -> u64 {
+    1
 }
 
 impl Row {
@@ -329,11 +350,24 @@ struct Sum {
     /// Instructions that the simulator set against its cycles (without warm-up).
     instructions: f64,
     cycles: [f64; 5],
+    tlb_hits: f64,
+    walk_bounds: [f64; 2],
+    data_from_memory: u64,
     untranslated: [u64; 2],
 }
 
 impl Sum {
-    fn add(&mut self, phase: &Phase, o: &Organisation) {
+    fn add(&mut self, phase: &Phase, o: &Organisation, machine: &Config) {
+        let accesses = phase.accesses.data() + phase.accesses.fetch();
+        self.tlb_hits += accesses as f64 * machine.cycles.tlb;
+        self.data_from_memory += o.caches.data_misses.memory;
+        let wasted = o.details.get(WASTED_CYCLES).copied().unwrap_or(0) as f64;
+        let (low, high) = match machine.ecpt.charge_wasted {
+            true => (o.walk_cycles - wasted, o.walk_cycles),
+            false => (o.walk_cycles, o.walk_cycles + wasted),
+        };
+        self.walk_bounds[0] += low;
+        self.walk_bounds[1] += high;
         let i = &phase.instructions;
         self.untranslated[0] += phase.untranslated.data;
         self.untranslated[1] += phase.untranslated.fetch;
@@ -411,6 +445,10 @@ impl Sum {
             cycles_data,
             cycles_instruction,
             cycles_tlb,
+            cycles_tlb_hits: Some(self.tlb_hits / runs as f64),
+            cycles_walk_low: Some(self.walk_bounds[0] / runs as f64),
+            cycles_walk_high: Some(self.walk_bounds[1] / runs as f64),
+            data_from_memory: Some(each(self.data_from_memory)),
             page_table_kb: (count > 0).then(|| (tables.iter().sum::<u64>() + count / 2) / count),
             untranslated_data: each(self.untranslated[0]),
             untranslated_fetch: each(self.untranslated[1]),
@@ -424,8 +462,12 @@ impl Sum {
 fn rows_of(cells: &[&Cell]) -> Vec<Row> {
     let mut sums: Vec<(&str, &Organisation, Sum)> = Vec::new();
     for report in cells.iter().filter_map(|c| c.figures()) {
+        let machines = machines(&report.config);
         for phase in &report.phases {
             for o in &phase.organisations {
+                let Some(machine) = machines.iter().find(|m| m.preset == o.preset) else {
+                    continue;
+                };
                 for name in [&phase.name, ALL] {
                     let same = |s: &(&str, &Organisation, Sum)| {
                         s.0 == name && s.1.name == o.name && s.1.preset == o.preset
@@ -435,7 +477,7 @@ fn rows_of(cells: &[&Cell]) -> Vec<Row> {
                         sums.len() - 1
                     });
                     if let Some((_, _, sum)) = sums.get_mut(at) {
-                        sum.add(phase, o);
+                        sum.add(phase, o, machine);
                     }
                 }
             }
@@ -445,6 +487,11 @@ fn rows_of(cells: &[&Cell]) -> Vec<Row> {
     (sums.iter())
         .filter_map(|(name, o, sum)| sum.row(cells, name, o))
         .collect()
+}
+
+/// The modelled machines of a run.
+fn machines(config: &Config) -> Vec<Config> {
+    config.machines().unwrap_or_else(|_| vec![config.clone()])
 }
 
 /// Every row of every run.
@@ -464,31 +511,116 @@ fn means(matrix: &Matrix) -> Vec<Row> {
     out
 }
 
-/// Rows to look figures up in.
-pub struct Table<'a> {
-    pub matrix: &'a Matrix,
+/// Rows to look figures up in: of a matrix, or of the CSV files that a report left.
+#[derive(Clone, Debug, Default)]
+pub struct Figures {
     /// Means over the runs of a cell: what figures show.
     pub rows: Vec<Row>,
     /// Each run by itself.
     pub each: Vec<Row>,
+    /// The most often that a cell was run.
+    repeat: u32,
+    /// The preset of a cell, where it is not the only one in its rows.
+    presets: BTreeMap<(String, Mode), String>,
+    /// Cycles of each preset's machine.
+    cycles: BTreeMap<String, Cycles>,
 }
 
-/// Lowest and highest of several runs; nothing of one.
+/// The figures of a matrix.
+pub struct Table<'a> {
+    pub matrix: &'a Matrix,
+    pub figures: Figures,
+}
+
+impl std::ops::Deref for Table<'_> {
+    type Target = Figures;
+    fn deref(&self) -> &Figures {
+        &self.figures
+    }
+}
+
+/// Where the mean of all runs is with 95 % confidence; nothing of one run.
 pub type Range = Option<(f64, f64)>;
-
-fn range(values: &[f64]) -> Range {
-    let low = values.iter().copied().fold(f64::INFINITY, f64::min);
-    let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    (values.len() > 1).then_some((low, high))
-}
 
 impl<'a> Table<'a> {
     pub fn new(matrix: &'a Matrix) -> Table<'a> {
-        Table {
-            matrix,
+        Table::weighted(matrix, Weights::Measured)
+    }
+
+    pub fn weighted(matrix: &'a Matrix, by: Weights) -> Table<'a> {
+        let cells = || matrix.cells.iter().filter_map(|c| c.figures());
+        let all = cells().flat_map(|r| machines(&r.config));
+        let mut figures = Figures {
             rows: means(matrix),
             each: rows(matrix),
+            repeat: matrix.repeat(),
+            presets: (matrix.cells.iter())
+                .map(|c| ((c.workload.clone(), c.mode), c.preset.clone()))
+                .collect(),
+            cycles: all.map(|m| (m.preset, m.cycles)).collect(),
+        };
+        figures.weigh(by);
+        Table { matrix, figures }
+    }
+}
+
+impl Figures {
+    /// What `report` wrote into a folder: `report.csv` and, if cells were repeated, `runs.csv`.
+    pub fn load(dir: &Path) -> Result<Figures> {
+        let read = |name: &str| -> Result<Vec<Row>> {
+            let path = dir.join(name);
+            let bad = |e: csv::Error| {
+                Fail::usage(
+                    format!("{} has no figures of a report", path.display()),
+                    e.to_string(),
+                    "name a folder that `cargo xtask report` wrote",
+                )
+            };
+            let mut reader = csv::Reader::from_path(&path).map_err(bad)?;
+            let rows: std::result::Result<Vec<Row>, _> = reader.deserialize().collect();
+            rows.map_err(bad)
+        };
+        let rows = read("report.csv")?;
+        let each = match dir.join("runs.csv").is_file() {
+            true => read("runs.csv")?,
+            false => Vec::new(),
+        };
+        let presets: Vec<&str> = rows.iter().map(|r| r.preset.as_str()).collect();
+        let known = |name: &&str| Some((name.to_string(), config::resolve(name, None, &[]).ok()?));
+        Ok(Figures {
+            repeat: each.iter().filter_map(|r| r.run).max().unwrap_or(1),
+            presets: BTreeMap::new(),
+            cycles: (presets.iter().filter_map(known))
+                .map(|(name, machine)| (name, machine.cycles))
+                .collect(),
+            rows,
+            each,
+        })
+    }
+
+    /// Lets both phases together count by these weights.
+    pub fn weigh(&mut self, by: Weights) {
+        if by == Weights::Emt {
+            weights::apply(&mut self.rows);
+            weights::apply(&mut self.each);
         }
+    }
+
+    /// The cycles of the machine that a row's figures are of.
+    pub fn machine(&self, row: &Row) -> Option<&Cycles> {
+        self.cycles.get(&row.preset)
+    }
+
+    /// In the order of the paper.
+    pub fn names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.rows.iter().map(|r| r.workload.as_str()).collect();
+        names.sort_by_key(|n| (rank(n, &ORDER), *n));
+        names.dedup();
+        names
+    }
+
+    pub fn repeat(&self) -> u32 {
+        self.repeat
     }
 
     /// An organisation on the machine of the cell's own preset: in one run, or the mean of all.
@@ -500,7 +632,7 @@ impl<'a> Table<'a> {
         phase: &str,
         organisation: &str,
     ) -> Option<&Row> {
-        let preset = &self.matrix.cell(workload, mode)?.preset;
+        let preset = self.presets.get(&(workload.to_owned(), mode));
         let rows = if run.is_some() {
             &self.each
         } else {
@@ -511,7 +643,7 @@ impl<'a> Table<'a> {
                 && r.mode == mode
                 && r.phase == phase
                 && r.organisation == organisation
-                && r.preset == *preset
+                && preset.is_none_or(|p| r.preset == *p)
                 && (run.is_none() || r.run == run)
         })
     }
@@ -526,7 +658,7 @@ impl<'a> Table<'a> {
 
     /// `of` in a mode over `of` in radix.
     pub fn ratio(&self, workload: &str, mode: Mode, phase: &str, of: Of) -> Option<f64> {
-        self.ratio_in(None, workload, mode, phase, of)
+        self.ratio_in(None, workload, mode, phase, &|row| of.of(row))
     }
 
     /// In a run, mode and radix have the same seed.
@@ -536,26 +668,33 @@ impl<'a> Table<'a> {
         workload: &str,
         mode: Mode,
         phase: &str,
-        of: Of,
+        of: &dyn Fn(&Row) -> Option<f64>,
     ) -> Option<f64> {
-        let value = of.of(self.find(run, workload, mode, phase, REAL)?)?;
-        let base = of.of(self.find(run, workload, Mode::Radix, phase, REAL)?)?;
+        let value = of(self.find(run, workload, mode, phase, REAL)?)?;
+        let base = of(self.find(run, workload, Mode::Radix, phase, REAL)?)?;
         per(value, base)
     }
 
     fn runs(&self) -> impl Iterator<Item = Option<u32>> {
-        (1..=self.matrix.repeat()).map(Some)
+        (1..=self.repeat).map(Some)
     }
 
-    /// Between which ratios those of the single runs are.
+    /// The interval of the ratio, from those of the single runs.
     pub fn range(&self, workload: &str, mode: Mode, phase: &str, of: Of) -> Range {
         let ratios: Vec<f64> = (self.runs())
-            .filter_map(|run| self.ratio_in(run, workload, mode, phase, of))
+            .filter_map(|run| self.ratio_in(run, workload, mode, phase, &|row| of.of(row)))
             .collect();
-        range(&ratios)
+        stats::interval(&ratios)
     }
 
-    /// Between which values those of the single runs are.
+    /// The ratios of the single runs.
+    pub fn dots(&self, workload: &str, mode: Mode, phase: &str, of: Of) -> Vec<f64> {
+        (self.runs())
+            .filter_map(|run| self.ratio_in(run, workload, mode, phase, &|row| of.of(row)))
+            .collect()
+    }
+
+    /// The interval of the value, from those of the single runs.
     pub fn range_of(&self, row: &Row, of: Of) -> Range {
         let values: Vec<f64> = (self.runs())
             .filter_map(|run| {
@@ -563,7 +702,7 @@ impl<'a> Table<'a> {
                 of.of(one?)
             })
             .collect();
-        range(&values)
+        stats::interval(&values)
     }
 
     /// Is there enough of it for its ratio to say something? In few instructions one timer tick is a lot.
@@ -577,7 +716,8 @@ impl<'a> Table<'a> {
         })
     }
 
-    /// Geometric mean of the ratios of those `workloads` that have one worth its name, and how many they are.
+    /// Geometric mean of the ratios of those `workloads` that have one worth its name, and how many they are. The graph
+    /// programs share one program and one graph: where others stand beside them they count as one.
     pub fn mean(
         &self,
         workloads: &[&str],
@@ -585,7 +725,13 @@ impl<'a> Table<'a> {
         phase: &str,
         of: Of,
     ) -> Option<(f64, usize)> {
-        self.mean_in(None, workloads, mode, phase, of)
+        let weighing = self.weighing(workloads, phase, of);
+        self.mean_in(None, &weighing, mode, phase, &|row| of.of(row))
+    }
+
+    fn weighing<'w>(&self, workloads: &[&'w str], phase: &str, of: Of) -> Vec<&'w str> {
+        let all = workloads.iter().copied();
+        all.filter(|w| self.weighs(w, phase, of)).collect()
     }
 
     fn mean_in(
@@ -594,32 +740,61 @@ impl<'a> Table<'a> {
         workloads: &[&str],
         mode: Mode,
         phase: &str,
-        of: Of,
+        of: &dyn Fn(&Row) -> Option<f64>,
     ) -> Option<(f64, usize)> {
-        let ratios: Vec<f64> = workloads
+        let ratios: Vec<(&str, f64)> = workloads
             .iter()
-            .filter(|w| self.weighs(w, phase, of))
-            .filter_map(|w| self.ratio_in(run, w, mode, phase, of))
-            .filter(|r| *r > 0.0)
+            .filter_map(|w| Some((*w, self.ratio_in(run, w, mode, phase, of)?)))
+            .filter(|(_, r)| *r > 0.0)
             .collect();
-        let sum: f64 = ratios.iter().map(|r| r.ln()).sum();
-        (!ratios.is_empty()).then(|| ((sum / ratios.len() as f64).exp(), ratios.len()))
+        let (graphs, others): (Vec<_>, Vec<_>) =
+            ratios.iter().partition(|(w, _)| GRAPHS.contains(w));
+        let sum = |some: &[&(&str, f64)]| some.iter().map(|(_, r)| r.ln()).sum::<f64>();
+        let (mut total, mut strata) = (sum(&others), others.len());
+        if !graphs.is_empty() {
+            total += sum(&graphs) / graphs.len() as f64;
+            strata += 1;
+        }
+        (strata > 0).then(|| ((total / strata as f64).exp(), ratios.len()))
     }
 
-    /// Between which means those of the single runs are; of runs that have all that is in the mean.
+    /// The interval of the mean, from those of the single runs that have all that is in the mean.
     pub fn mean_range(&self, workloads: &[&str], mode: Mode, phase: &str, of: Of) -> Range {
-        let (_, whole) = self.mean(workloads, mode, phase, of)?;
+        let weighing = self.weighing(workloads, phase, of);
+        self.mean_range_by(&weighing, mode, phase, &|row| of.of(row))
+    }
+
+    /// As [`Figures::mean`], of whatever can be said of a row.
+    pub fn mean_by(
+        &self,
+        workloads: &[&str],
+        mode: Mode,
+        phase: &str,
+        of: &dyn Fn(&Row) -> Option<f64>,
+    ) -> Option<(f64, usize)> {
+        self.mean_in(None, workloads, mode, phase, of)
+    }
+
+    /// As [`Figures::mean_range`], of whatever can be said of a row.
+    pub fn mean_range_by(
+        &self,
+        workloads: &[&str],
+        mode: Mode,
+        phase: &str,
+        of: &dyn Fn(&Row) -> Option<f64>,
+    ) -> Range {
+        let (_, whole) = self.mean_in(None, workloads, mode, phase, of)?;
         let means: Vec<f64> = (self.runs())
             .filter_map(|run| self.mean_in(run, workloads, mode, phase, of))
             .filter(|(_, count)| *count == whole)
             .map(|(mean, _)| mean)
             .collect();
-        range(&means)
+        stats::interval(&means)
     }
 }
 
 /// A figure that is compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Of {
     KernelInstructions,
@@ -806,11 +981,18 @@ pub mod tests {
                 .mean_range(&["bfs", "dfs"], Mode::L3L2, "run", of)
                 .unwrap(),
         ] {
-            close(low, 0.95 * 0.99);
-            close(high, 0.95 * 1.02);
+            // Mean 1.00333, deviation .01528 of three: 4.303 / sqrt 3 on each side.
+            close((low + high) / 2.0, 0.95 * 3.01 / 3.0);
+            let half: f64 = 4.303 * (0.00070 / 3.0 / 2.0 * 2.0_f64).sqrt() / 3f64.sqrt();
+            assert!(
+                ((high - low) / 2.0 / 0.95 - half).abs() < 2e-4,
+                "{low} {high} {half}"
+            );
         }
         let l3l2 = table.real("bfs", Mode::L3L2, "load").unwrap();
-        close(table.range_of(l3l2, of).unwrap().0, 57.0 * 0.99);
+        let (low, high) = table.range_of(l3l2, of).unwrap();
+        close((low + high) / 2.0, 57.0 * 3.01 / 3.0);
+        assert_eq!(table.dots("bfs", Mode::L3L2, "load", of).len(), 3);
         assert_eq!(once.range("bfs", Mode::L3L2, "run", of), None);
         assert_eq!(three.firsts().len(), 9);
         assert!(three.missing().is_empty() && three.differences().is_empty());
@@ -831,11 +1013,34 @@ pub mod tests {
         let of = Of::WalkLatency;
         assert_eq!(table.real("bfs", Mode::L3L2, ALL).unwrap().runs, 2);
         let (low, high) = table.range("bfs", Mode::L3L2, ALL, of).unwrap();
-        assert!((low - 0.95 * 0.99).abs() < 1e-12 && (high - 0.95 * 1.02).abs() < 1e-12);
+        // Of two runs: mean 1.005, deviation .0212.
+        assert!(((low + high) / 2.0 - 0.95 * 1.005).abs() < 1e-12);
+        assert!(((high - low) / 2.0 - 0.95 * 12.706 * 0.015).abs() < 1e-9);
         // Only the third run has all three workloads: of one there is no range.
         let all = ["bfs", "dfs", "gups"];
         assert_eq!(table.mean_range(&all, Mode::L3L2, ALL, of), None);
         assert_eq!(table.mean(&all, Mode::L3L2, ALL, of).unwrap().1, 3);
+    }
+
+    #[test]
+    fn graphs_count_as_one() {
+        let mut matrix = matrix();
+        for cell in matrix
+            .cells
+            .iter_mut()
+            .filter(|c| c.workload == "gups" && c.mode == Mode::L3L2)
+        {
+            for phase in &mut cell.walksim.as_mut().unwrap().phases {
+                phase.organisations[0].walk_cycles *= 0.5;
+            }
+        }
+        let table = Table::new(&matrix);
+        let mean = |names: &[&str]| table.mean(names, Mode::L3L2, ALL, Of::WalkLatency).unwrap();
+        let (gups, _) = mean(&["gups"]);
+        let (graphs, n) = mean(&["bfs", "dfs"]);
+        assert!(n == 2 && (graphs - 0.95).abs() < 1e-12 && gups < 0.5);
+        let (all, n) = mean(&["bfs", "dfs", "gups"]);
+        assert!(n == 3 && (all - (graphs * gups).sqrt()).abs() < 1e-12);
     }
 
     #[test]
@@ -845,7 +1050,12 @@ pub mod tests {
         let of = Of::KernelInstructions;
         let both = table.mean(&["bfs", "dfs"], Mode::L3L2, "run", of);
         assert_eq!(both.map(|(_, n)| n), Some(2));
-        for row in table.rows.iter_mut().filter(|r| r.workload == "bfs") {
+        for row in table
+            .figures
+            .rows
+            .iter_mut()
+            .filter(|r| r.workload == "bfs")
+        {
             row.instructions_user *= 100;
         }
         let one = table.mean(&["bfs", "dfs"], Mode::L3L2, "run", of);

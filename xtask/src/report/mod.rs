@@ -4,11 +4,17 @@
 mod compare;
 mod detail;
 pub mod draw;
-mod export;
-mod figures;
+pub(crate) mod export;
+pub(crate) mod figures;
+mod headline;
 mod html;
+pub mod lines;
 pub mod metrics;
-mod published;
+pub(crate) mod published;
+pub mod sensitivity;
+mod split;
+pub mod stats;
+pub mod weights;
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -34,6 +40,9 @@ pub struct Args {
     /// Two matrices beside each other
     #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with = "matrix")]
     compare: Vec<String>,
+    /// How much each phase counts where both are taken together
+    #[arg(long, value_enum, default_value_t, conflicts_with = "compare")]
+    weights: weights::Weights,
     /// Where to write [default: folder `report` of the matrix]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -50,7 +59,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
     let dir = find(ctx, args.matrix.as_deref())?;
     let matrix = Matrix::load(&dir)?;
     let out = args.out.unwrap_or_else(|| dir.join("report"));
-    let page = write(ctx, &matrix, &out)?;
+    let page = write(ctx, &matrix, &out, args.weights)?;
     say!("\n", "{}", page.display());
     Ok(code::OK)
 }
@@ -202,11 +211,20 @@ fn facts(matrices: &[&Matrix], command: &str, date: &str) -> Vec<(&'static str, 
 }
 
 /// Page, pictures, CSV and JSON of a matrix; the page's path.
-pub fn write(ctx: &Ctx, matrix: &Matrix, out: &Path) -> Result<PathBuf> {
+pub fn write(ctx: &Ctx, matrix: &Matrix, out: &Path, by: weights::Weights) -> Result<PathBuf> {
     let stage = ctx.ui.stage(&format!("report of {}", matrix.name));
-    let table = Table::new(matrix);
+    let table = Table::weighted(matrix, by);
     let (date, command) = (rundir::utc(SystemTime::now()), command(ctx));
-    let source = source(matrix, &date);
+    let mut source = source(matrix, &date);
+    if by == weights::Weights::Emt {
+        source.push_str(" Load and run together: weighted as EMT's scripts do.");
+    }
+    if matrix.repeat() > 1 {
+        source.push_str(&format!(
+            " Means of n = {} runs; lines over bars are 95 % t-intervals.",
+            matrix.repeat()
+        ));
+    }
     let facts = facts(&[matrix], &command, &date);
     let mut drawn = Vec::new();
     for figure in figures::all(&table, &source) {

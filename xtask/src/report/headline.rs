@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What came out, in one line for each mode, with a verdict against what was published.
+
+use super::figures::percent_in;
+use super::figures::Grid;
+use super::html::{esc, table};
+use super::metrics::{Of, Table, ALL};
+use super::published::{Over, PUBLISHED};
+use super::{sensitivity, stats};
+use crate::api::Mode;
+
+/// Scales whose programs are as large as the published ones.
+const PAPER_SIZED: [&str; 2] = ["large", "paper"];
+/// So far from a published change, as a part of it, an interval may be and still confirm it.
+const SLACK: f64 = 0.2;
+
+/// Does a matrix confirm a published ratio?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Confirmed,
+    NotConfirmed,
+    /// Its programs are smaller by a magnitude.
+    OtherRegime,
+    /// One run has no interval.
+    TooFewRuns,
+    Unpublished,
+}
+
+impl Verdict {
+    pub fn text(self) -> &'static str {
+        match self {
+            Verdict::Confirmed => "confirmed",
+            Verdict::NotConfirmed => "not confirmed",
+            Verdict::OtherRegime => "other regime: smaller programs",
+            Verdict::TooFewRuns => "one run: no verdict",
+            Verdict::Unpublished => "nothing published",
+        }
+    }
+
+    pub fn of(scale: &str, interval: Option<(f64, f64)>, published: Option<f64>) -> Verdict {
+        let Some(ratio) = published else {
+            return Verdict::Unpublished;
+        };
+        if !PAPER_SIZED.contains(&scale) {
+            return Verdict::OtherRegime;
+        }
+        let Some((low, high)) = interval else {
+            return Verdict::TooFewRuns;
+        };
+        let slack = (ratio - 1.0).abs() * SLACK;
+        match low - slack <= ratio && ratio <= high + slack {
+            true => Verdict::Confirmed,
+            false => Verdict::NotConfirmed,
+        }
+    }
+}
+
+/// Modes but radix, the one with the largest effect on walks first.
+pub fn by_effect(t: &Table) -> Vec<Mode> {
+    let names = t.matrix.workloads();
+    let effect = |m: &Mode| {
+        let mean = t.mean(&names, *m, ALL, Of::WalkLatency);
+        mean.map_or(0.0, |(ratio, _)| (ratio - 1.0).abs())
+    };
+    let mut modes = t.matrix.modes();
+    modes.retain(|m| *m != Mode::Radix);
+    modes.sort_by(|a, b| effect(b).total_cmp(&effect(a)));
+    modes
+}
+
+pub fn section(t: &Table) -> String {
+    let names = t.matrix.workloads();
+    let scale = t.matrix.cells.first().map_or("", |c| c.scale.as_str());
+    let modes = by_effect(t);
+    if modes.is_empty() {
+        return String::new();
+    }
+    let mut rows = Vec::new();
+    for mode in &modes {
+        let mean = |of| t.mean(&names, *mode, ALL, of);
+        let range = |of| t.mean_range(&names, *mode, ALL, of);
+        let said = |of| mean(of).map_or("-".into(), |(m, _)| percent_in(m, range(of)));
+        let theirs = PUBLISHED.iter().find(|p| {
+            p.mode == *mode && p.of == Of::WalkLatency && p.phase == ALL && p.over == Over::All
+        });
+        let verdict = Verdict::of(scale, range(Of::WalkLatency), theirs.map(|p| p.low));
+        rows.push(vec![
+            mode.to_string(),
+            said(Of::WalkLatency),
+            match theirs {
+                Some(p) => format!("{}; published {}", verdict.text(), percent_in(p.low, None)),
+                None => verdict.text().into(),
+            },
+            sensitivity::range(t, *mode, ALL).map_or("-".into(), |(low, high, n)| {
+                format!(
+                    "{} to {} ({n} sets of assumptions)",
+                    percent_in(low, None),
+                    percent_in(high, None)
+                )
+            }),
+            said(Of::KernelInstructions),
+        ]);
+    }
+    let head = [
+        "against radix",
+        "walk latency",
+        "verdict",
+        "cycles, by the model's assumptions",
+        "kernel instructions",
+    ];
+    let n = t.repeat();
+    let runs = match n {
+        1 => "One run of each cell: no intervals, so nothing here is shown beyond chance.".to_string(),
+        n if n < stats::ENOUGH => format!(
+            "Means of n = {n} runs with 95 % t-intervals in brackets; {} runs are wanted for a claim.",
+            stats::ENOUGH
+        ),
+        n => format!("Means of n = {n} runs with 95 % t-intervals in brackets."),
+    };
+    let warning = match scale {
+        "tiny" => "<p class=\"bad\">Scale tiny shows that everything works. No conclusion should be drawn from it.</p>\n",
+        _ => "",
+    };
+    format!(
+        "{warning}<div class=\"words\" id=\"headline\">{}</div>\n<p>Scale {}, {} workloads; graph programs count as one in means. {runs}</p>\n",
+        table(
+            &Grid {
+                head: head.map(String::from).to_vec(),
+                rows,
+            },
+            &[2, 3]
+        ),
+        esc(scale),
+        names.len(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::metrics::tests;
+
+    #[test]
+    fn verdicts() {
+        let of = Verdict::of;
+        let some = Some((0.94, 0.96));
+        assert_eq!(of("small", some, Some(0.948)), Verdict::OtherRegime);
+        assert_eq!(of("large", some, Some(0.948)), Verdict::Confirmed);
+        // A fifth of 5 % beside it at most.
+        assert_eq!(of("large", some, Some(0.931)), Verdict::Confirmed);
+        assert_eq!(of("large", some, Some(0.91)), Verdict::NotConfirmed);
+        assert_eq!(of("large", None, Some(0.948)), Verdict::TooFewRuns);
+        assert_eq!(of("large", some, None), Verdict::Unpublished);
+    }
+
+    #[test]
+    fn the_largest_effect_leads() {
+        let matrix = tests::repeated();
+        let t = Table::new(&matrix);
+        assert_eq!(by_effect(&t), [Mode::L4L3L2L1, Mode::L3L2]);
+        let text = section(&t);
+        let at = |word: &str| text.find(word).unwrap_or_else(|| panic!("{word}: {text}"));
+        assert!(at("l4l3-l2l1") < at(">l3l2"));
+        assert!(at("n = 3") > 0 && at("5 runs are wanted") > 0 && at("24 sets") > 0);
+        assert!(text.contains("No conclusion"));
+    }
+}

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Where the cycles go.
+
+use super::draw::{Bar, Chart, Colour, Key, Part};
+use super::figures::{number, per_workload, sentence, Figure, Grid, PHASES};
+use super::metrics::{Row, Table};
+use crate::api::Mode;
+
+const PARTS: [(&str, Colour); 4] = [
+    ("instructions", (0xb0, 0xb0, 0xb0)),
+    ("TLB hits", (0xe0, 0xb0, 0x4a)),
+    ("data", (0x2f, 0x6d, 0xb5)),
+    ("walks", (0xc4, 0x3c, 0x39)),
+];
+
+/// In the order of [`PARTS`].
+pub fn parts(row: &Row) -> [f64; 4] {
+    [
+        row.cycles_instruction,
+        row.cycles_tlb,
+        row.cycles_data,
+        row.cycles_walk,
+    ]
+}
+
+const TEXT: &str =
+    "Cycles of the model by what they are for, as parts of radix' cycles in the phase. \"TLB hits\" is the cycle that this model \
+    charges for each access, a hit of the first-level TLB included, as the published one does: no machine waits for it, and it is \
+    in the denominator of every figure of IPC and of end-to-end cycles. The sensitivity table says what they are without it.";
+
+pub fn figure(table: &Table, source: &str) -> Figure {
+    let charts = PHASES
+        .iter()
+        .map(|(phase, _)| {
+            let groups = per_workload(table, |w| {
+                let base = table.real(w, Mode::Radix, phase).map(|r| r.cycles);
+                let bar = |mode: Mode| {
+                    let row = table.real(w, mode, phase);
+                    let of = |v: f64| base.filter(|b| *b > 0.0).map_or(0.0, |b| v * 100.0 / b);
+                    Bar {
+                        label: mode.to_string(),
+                        range: None,
+                        parts: row.map_or(Vec::new(), |row| {
+                            let all = parts(row).into_iter().zip(PARTS);
+                            all.map(|(v, (_, colour))| Part {
+                                value: of(v),
+                                colour,
+                            })
+                            .collect()
+                        }),
+                        text: row.map_or("no figure".into(), |r| {
+                            format!("{:.0} % walks", r.cycles_walk * 100.0 / r.cycles.max(1.0))
+                        }),
+                        hatched: false,
+                    }
+                };
+                table.matrix.modes().into_iter().map(bar).collect()
+            });
+            let chart = Chart {
+                title: "Where the cycles go".into(),
+                note: format!("{}. {TEXT}", sentence(phase)),
+                unit: "per cent of radix' cycles".into(),
+                groups,
+                keys: PARTS
+                    .iter()
+                    .map(|(label, colour)| Key {
+                        label: label.to_string(),
+                        colour: *colour,
+                        hatched: false,
+                    })
+                    .collect(),
+                mark: Some(100.0),
+                source: source.into(),
+            };
+            (*phase, chart)
+        })
+        .collect();
+    let mut head = vec!["workload", "phase", "mode", "cycles"];
+    head.extend(PARTS.iter().map(|p| p.0));
+    let mut rows = Vec::new();
+    for workload in table.matrix.workloads() {
+        for (phase, _) in PHASES {
+            for mode in table.matrix.modes() {
+                if let Some(row) = table.real(workload, mode, phase) {
+                    let mut line = vec![workload.to_string(), phase.to_string(), mode.to_string()];
+                    line.push(number(row.cycles));
+                    line.extend(parts(row).map(|v| match row.cycles {
+                        all if all > 0.0 => format!("{:.1} %", v * 100.0 / all),
+                        _ => "-".into(),
+                    }));
+                    rows.push(line);
+                }
+            }
+        }
+    }
+    Figure {
+        id: "cycles-split",
+        title: "Where the cycles go",
+        text: TEXT,
+        charts,
+        table: Grid {
+            head: head.into_iter().map(String::from).collect(),
+            rows,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::metrics::{tests::matrix, ALL};
+
+    #[test]
+    fn parts_are_the_whole() {
+        let matrix = matrix();
+        let table = Table::new(&matrix);
+        let row = table.real("gups", Mode::L3L2, ALL).unwrap();
+        let sum: f64 = parts(row).iter().sum();
+        assert!((sum / row.cycles - 1.0).abs() < 1e-9);
+        let figure = figure(&table, "made up");
+        assert_eq!(figure.charts.len(), 3);
+        let bar = &figure.charts[0].1.groups[0].bars[0];
+        let all: f64 = bar.parts.iter().map(|p| p.value).sum();
+        assert!((all - 100.0).abs() < 1e-6);
+        // 60 of 1000 cycles.
+        assert_eq!(bar.text, "6 % walks");
+        assert_eq!(figure.table.rows.len(), 3 * 3 * 3);
+        assert_eq!(figure.table.rows[0][7], "6.0 %");
+    }
+}
