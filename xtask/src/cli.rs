@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Parser, Subcommand};
 
 use crate::api::{fail, proc, Ctx, Fail, Result};
-use crate::{bench, build, clean, doctor, guest, image, patch, report, sources, sweep};
+use crate::{bench, build, claims, clean, doctor, guest, image, patch, report, sources, sweep};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -89,6 +89,8 @@ enum Command {
     Bench(bench::Args),
     /// Draw the figures of a matrix of bench: page, SVG, PNG, CSV, JSON
     Report(report::Args),
+    /// Hold what the documents say was measured against the data
+    Claims(claims::Args),
     /// The model alone over footprints up to 128 GiB, without guests
     Sweep(sweep::Args),
     /// Remove caches
@@ -148,6 +150,7 @@ fn run(cli: Cli) -> Result<i32> {
         Command::Kcount(args) => guest::kcount::main(&ctx, args),
         Command::Bench(args) => bench::main(&ctx, args, cli.jobs),
         Command::Report(args) => report::main(&ctx, args),
+        Command::Claims(args) => claims::main(&ctx, args),
         Command::Sweep(args) => sweep::main(&ctx, args),
         Command::Clean(args) => clean::main(&ctx, args),
     }

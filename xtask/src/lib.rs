@@ -8,6 +8,7 @@
 pub mod api;
 pub mod bench;
 pub mod build;
+pub mod claims;
 pub mod clean;
 pub mod cli;
 pub mod doctor;

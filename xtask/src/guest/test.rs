@@ -26,6 +26,7 @@ use super::walk;
 use crate::api::{code, fail, proc, store, Cmd, Ctx, Fail, Mode, Result};
 use crate::bench::{self, catalogue, catalogue::Scale};
 use crate::build::{self, Kernel, Profile};
+use crate::claims::{self, Outcome as Claimed};
 use crate::patch;
 use crate::report::{self, metrics::Matrix};
 use crate::sources::{self, Project};
@@ -55,6 +56,7 @@ const WIDE: &str = "gups-wide";
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Host,
+    Claims,
     Patches,
     Build,
     Differential,
@@ -80,6 +82,11 @@ impl Stage {
     fn row(self) -> (&'static str, bool, &'static str) {
         match self {
             Stage::Host => ("host", true, "cargo test of the workspace"),
+            Stage::Claims => (
+                "claims",
+                true,
+                "what the documents say was measured, against the committed data",
+            ),
             Stage::Patches => ("patches", true, "the patch queues"),
             Stage::Build => ("build", true, "QEMU, two kernels, selftests"),
             Stage::Differential => ("differential", true, "QEMU's walk against the Rust core's"),
@@ -322,6 +329,7 @@ impl Tests<'_> {
     fn stage(&mut self, stage: Stage) -> Result<Vec<Case>> {
         match stage {
             Stage::Host => self.host(),
+            Stage::Claims => self.claims(),
             Stage::Patches => self.patches(),
             Stage::Build => self.build(),
             Stage::Differential => self.differential(),
@@ -411,6 +419,19 @@ impl Tests<'_> {
                 format!("{}; see {}", proc::describe(status), log.display()),
                 ms,
             ));
+        }
+        Ok(cases)
+    }
+
+    fn claims(&self) -> Result<Vec<Case>> {
+        let mut cases = Vec::new();
+        for (name, outcome) in claims::all(self.ctx, false)? {
+            match outcome {
+                Claimed::Holds(_) => cases.push(Case::passed("claims", &name, 0)),
+                Claimed::Fails(why) => cases.push(Case::failed("claims", &name, why, 0)),
+                // Minutes or hours: other stages run the tests among them.
+                Claimed::NotRun => {}
+            }
         }
         Ok(cases)
     }
