@@ -1,13 +1,25 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A set-associative cache with true LRU replacement: only which lines are in it.
 
-use crate::config;
+use crate::config::{self, Replacement};
 
 /// Physical addresses from here on are no memory of the guest's: tables that counterfactual organisations
 /// would have. [`PA_END`] bounds both, so that a tag fits in 32 bits.
 pub const SYNTHETIC: u64 = 1 << 43;
 /// End of physical addresses.
 pub const PA_END: u64 = 1 << 44;
+
+/// What a line is used for, as far as replacement tells uses apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Data, code, and what a prefetcher brings.
+    Data,
+    /// Entries of page tables.
+    Walk,
+}
+
+/// In the tag of a line that a walk brought, where replacement asks.
+const WALK: u32 = 1 << 31;
 
 /// The ways of a set are kept in order of their last use, so that the most recently used is the first.
 /// A set of 16 ways is one line of the host's cache.
@@ -17,6 +29,7 @@ pub struct Cache {
     ways: usize,
     set_mask: u64,
     set_bits: u32,
+    replacement: Replacement,
 }
 
 impl Cache {
@@ -30,6 +43,15 @@ impl Cache {
             ways: ways as usize,
             set_mask: sets - 1,
             set_bits: sets.trailing_zeros(),
+            replacement: Replacement::Lru,
+        }
+    }
+
+    /// The same with another choice of what has to go.
+    pub fn replacing(config: config::Cache, replacement: Replacement) -> Cache {
+        Cache {
+            replacement,
+            ..Cache::new(config)
         }
     }
 
@@ -81,6 +103,40 @@ impl Cache {
             moving = old;
         }
         false
+    }
+
+    /// As [`Cache::access`], by what the line is for.
+    #[inline(always)]
+    pub fn access_for(&mut self, line: u64, class: Class) -> bool {
+        match self.replacement {
+            Replacement::Lru => self.access(line),
+            Replacement::PageTablesFirst => self.access_first(line, class),
+        }
+    }
+
+    /// A miss displaces the least recently used line of data; one of page tables only if the set has no other.
+    fn access_first(&mut self, line: u64, class: Class) -> bool {
+        let (base, tag) = self.place(line);
+        let Some(set) = self.tags.get_mut(base..base + self.ways) else {
+            return false;
+        };
+        let found = set.iter().position(|t| t & !WALK == tag);
+        let way = match found {
+            Some(way) => way,
+            None => {
+                let data = set.iter().rposition(|t| t & WALK == 0);
+                data.unwrap_or(set.len().saturating_sub(1))
+            }
+        };
+        let mark = match class {
+            Class::Walk => WALK,
+            Class::Data => 0,
+        };
+        set.copy_within(0..way, 1);
+        if let Some(first) = set.first_mut() {
+            *first = tag | mark;
+        }
+        found.is_some()
     }
 
     /// Is the line there? Changes nothing.
@@ -152,6 +208,39 @@ mod tests {
                 list.truncate(ways as usize);
             }
         }
+    }
+
+    #[test]
+    fn page_tables_stay_when_data_come() {
+        let config = config::Cache { kib: 64, ways: 8 };
+        let mut c = Cache::replacing(config, Replacement::PageTablesFirst);
+        // The same by a list: newest first, (line, is of a page table).
+        let mut list: Vec<(u64, bool)> = Vec::new();
+        let mut ran = 9u64;
+        let (mut hits, mut walk_hits) = (0, 0);
+        for n in 0..40_000 {
+            ran = ran.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let walk = ran >> 60 < 4;
+            // All in one of 128 sets; page tables are other lines than data.
+            let number = (ran >> 40) % if walk { 10 } else { 20 };
+            let line = (number * 2 + u64::from(walk)) * 128 + 3;
+            let class = if walk { Class::Walk } else { Class::Data };
+            let at = list.iter().position(|l| l.0 == line);
+            assert_eq!(c.access_for(line, class), at.is_some(), "access {n}");
+            hits += u64::from(at.is_some() && !walk);
+            walk_hits += u64::from(at.is_some() && walk);
+            match at {
+                Some(at) => drop(list.remove(at)),
+                None if list.len() == 8 => {
+                    let data = list.iter().rposition(|l| !l.1);
+                    list.remove(data.unwrap_or(7));
+                }
+                None => {}
+            }
+            list.insert(0, (line, walk));
+        }
+        // Ten lines of page tables in eight ways take nearly all there is.
+        assert!(walk_hits > 3 * hits, "{walk_hits} {hits}");
     }
 
     #[test]

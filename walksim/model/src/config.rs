@@ -100,6 +100,18 @@ pub struct Caches {
     pub l2: Cache,
     pub llc: Cache,
     pub prefetch: bool,
+    pub l2_replacement: Replacement,
+    pub llc_replacement: Replacement,
+}
+
+/// Which line of a set has to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Replacement {
+    /// The least recently used.
+    Lru,
+    /// The least recently used that holds no page table, if there is one.
+    PageTablesFirst,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -272,7 +284,7 @@ impl Config {
                     c.kib
                 ));
             }
-            let lines = c.kib.saturating_mul(1024 / LINE as u32);
+            let lines = c_lines(c);
             if lines / c.ways.max(1) < 64 {
                 return err(format!(
                     "cache.{name}: {} KiB in {} ways are fewer than 64 sets",
@@ -286,6 +298,17 @@ impl Config {
                     ways: c.ways,
                 },
             )?;
+        }
+        for (name, cache, replacement) in [
+            ("l2", c.l2, c.l2_replacement),
+            ("llc", c.llc, c.llc_replacement),
+        ] {
+            let lines = c_lines(cache);
+            if replacement == Replacement::PageTablesFirst && lines / cache.ways.max(1) < 128 {
+                return err(format!(
+                    "cache.{name}_replacement = \"page-tables-first\" needs 128 sets or more: make cache.{name} larger"
+                ));
+            }
         }
         let y = &self.cycles;
         for (name, v) in [
@@ -340,6 +363,10 @@ impl Config {
         }
         Ok(())
     }
+}
+
+fn c_lines(cache: Cache) -> u32 {
+    cache.kib.saturating_mul(1024 / LINE as u32)
 }
 
 /// Every organisation there is; `org/mod.rs` makes them.

@@ -71,13 +71,17 @@ impl Llc {
     }
 }
 
+fn llc(config: &Config) -> Cache {
+    Cache::replacing(config.cache.llc, config.cache.llc_replacement)
+}
+
 /// The last-level caches that the cores of one machine share, one per organisation.
 #[derive(Clone)]
 pub struct Shared(Vec<Arc<Mutex<Cache>>>);
 
 impl Shared {
     pub fn new(config: &Config) -> Shared {
-        let one = |_: &String| Arc::new(Mutex::new(Cache::new(config.cache.llc)));
+        let one = |_: &String| Arc::new(Mutex::new(llc(config)));
         Shared(config.organisations.iter().map(one).collect())
     }
 }
@@ -162,7 +166,7 @@ impl Lanes {
                 .ok_or_else(|| ConfigError(format!("unknown organisation '{name}'")))?;
             let llc = match shared.and_then(|s| s.0.get(i)) {
                 Some(cache) => Llc::Shared(cache.clone()),
-                None => Llc::Own(Cache::new(config.cache.llc)),
+                None => Llc::Own(llc(config)),
             };
             lanes.push(Lane {
                 org,

@@ -2,7 +2,7 @@
 //! What lies behind the first-level caches: L2, last-level cache, memory. Each organisation has its own,
 //! as its walks displace other lines.
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Class};
 use crate::config;
 use crate::report::{ByCache, HitMiss};
 
@@ -42,19 +42,19 @@ fn count(by: &mut ByCache, from: From) {
 impl Memory {
     pub fn new(config: &config::Caches) -> Memory {
         Memory {
-            l2: Cache::new(config.l2),
+            l2: Cache::replacing(config.l2, config.l2_replacement),
             stats: Stats::default(),
         }
     }
 
     #[inline(always)]
-    fn find(&mut self, llc: &mut Cache, line: u64) -> From {
+    fn find(&mut self, llc: &mut Cache, line: u64, class: Class) -> From {
         self.stats.l2 += 1;
-        if self.l2.access(line) {
+        if self.l2.access_for(line, class) {
             return From::L2;
         }
         self.stats.llc += 1;
-        if llc.access(line) {
+        if llc.access_for(line, class) {
             From::Llc
         } else {
             From::Memory
@@ -70,28 +70,28 @@ impl Memory {
     /// A data access that missed L1D.
     #[inline]
     pub fn data(&mut self, llc: &mut Cache, line: u64) {
-        let from = self.find(llc, line);
+        let from = self.find(llc, line, Class::Data);
         count(&mut self.stats.data, from);
     }
 
     /// A fetch that missed L1I.
     #[inline]
     pub fn fetch(&mut self, llc: &mut Cache, line: u64) {
-        let from = self.find(llc, line);
+        let from = self.find(llc, line, Class::Data);
         count(&mut self.stats.fetch, from);
     }
 
     /// The prefetcher of L1D.
     #[inline]
     pub fn prefetch(&mut self, llc: &mut Cache, line: u64) {
-        let from = self.find(llc, line);
+        let from = self.find(llc, line, Class::Data);
         count(&mut self.stats.prefetch, from);
     }
 
     /// An entry of a page table.
     #[inline]
     pub fn walk_read(&mut self, llc: &mut Cache, line: u64) -> From {
-        let from = self.find(llc, line);
+        let from = self.find(llc, line, Class::Walk);
         count(&mut self.stats.walk, from);
         from
     }
