@@ -2,10 +2,13 @@
 //! Parameters of the simulated machine: a preset, a TOML file over it, single values over that. Strict: a key
 //! that does not exist is refused, as a figure from a misspelt parameter looks like any other.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
+
+use crate::org;
 
 /// Names and texts of the presets.
 const PRESETS: [(&str, &str); 3] = [
@@ -45,6 +48,8 @@ pub struct Config {
     pub cache: Caches,
     pub cycles: Cycles,
     pub ecpt: Ecpt,
+    /// Parameters of organisations, by their names; each knows its own.
+    pub org: BTreeMap<String, Table>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -230,6 +235,18 @@ impl Config {
         Ok(all)
     }
 
+    /// The parameters of an organisation: what `[org.NAME]` says over its defaults.
+    pub fn org<T: Default + serde::de::DeserializeOwned>(
+        &self,
+        name: &str,
+    ) -> Result<T, ConfigError> {
+        let Some(table) = self.org.get(name) else {
+            return Ok(T::default());
+        };
+        let parsed = Value::Table(table.clone()).try_into();
+        parsed.map_err(|e: toml::de::Error| ConfigError(format!("org.{name}: {}", one_line(&e))))
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
         let err = |text: String| Err(ConfigError(text));
         for name in &self.also {
@@ -245,6 +262,12 @@ impl Config {
             if self.organisations.iter().take(i).any(|n| n == name) {
                 return err(format!("organisations names '{name}' twice"));
             }
+        }
+        for name in self.org.keys() {
+            if !ORGANISATIONS.contains(&name.as_str()) {
+                return err(unknown("organisation", name, ORGANISATIONS.iter().copied()));
+            }
+            org::make(name, self)?;
         }
         let t = &self.tlb;
         for (name, level) in [("l1i", t.l1i), ("l1d", t.l1d), ("stlb", t.stlb)] {
@@ -370,7 +393,7 @@ fn c_lines(cache: Cache) -> u32 {
 }
 
 /// Every organisation there is; `org/mod.rs` makes them.
-pub const ORGANISATIONS: [&str; 4] = ["real", "radix", "ideal", "ecpt"];
+pub const ORGANISATIONS: &[&str] = &["real", "radix", "ideal", "ecpt", "hashed"];
 
 fn sets(name: &str, s: Sets) -> Result<(), ConfigError> {
     if s.entries == 0 {
@@ -407,6 +430,11 @@ fn merge(base: &mut Table, over: Table, path: &str) -> Result<(), ConfigError> {
         } else {
             format!("{path}.{key}")
         };
+        // What an organisation takes stands in its own file: [`org::make`] refuses the rest.
+        if (path == "org" || path.starts_with("org.")) && !base.contains_key(&key) {
+            base.insert(key, new);
+            continue;
+        }
         let Some(old) = base.get_mut(&key) else {
             let known = base.keys().map(String::as_str);
             let known: Vec<String> = known.map(|k| join(path, k)).collect();
@@ -502,6 +530,23 @@ mod tests {
             assert_eq!(parse(&config.to_toml()).unwrap(), config);
             assert_eq!(config.machines().unwrap().len(), 1);
         }
+    }
+
+    #[test]
+    fn organisations_have_parameters_of_their_own() {
+        let config = set("org.hashed.slots_log2", "18").unwrap();
+        assert_eq!(parse(&config.to_toml()).unwrap(), config);
+        refused(
+            set("org.hashed.slots", "18"),
+            "org.hashed: unknown field `slots`",
+        );
+        refused(
+            set("org.hashed.slots_log2", "'x'"),
+            "org.hashed: invalid type",
+        );
+        refused(set("org.hashed.slots_log2", "99"), "expected 10 to 30");
+        refused(set("org.hash.slots_log2", "18"), "did you mean 'hashed'?");
+        refused(set("org.radix.x", "1"), "radix takes no parameters");
     }
 
     #[test]

@@ -162,8 +162,7 @@ impl Lanes {
     pub fn new(config: &Config, shared: Option<&Shared>) -> Result<Lanes, ConfigError> {
         let mut lanes = Vec::new();
         for (i, name) in config.organisations.iter().enumerate() {
-            let org = org::make(name, config)
-                .ok_or_else(|| ConfigError(format!("unknown organisation '{name}'")))?;
+            let org = org::make(name, config)?;
             let llc = match shared.and_then(|s| s.0.get(i)) {
                 Some(cache) => Llc::Shared(cache.clone()),
                 None => Llc::Own(llc(config)),

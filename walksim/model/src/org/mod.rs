@@ -3,13 +3,14 @@
 //! [`make`] and its name in [`config::ORGANISATIONS`]; `docs/walksim.md` shows how.
 
 mod ecpt;
+mod hashed;
 mod ideal;
 mod radix;
 mod real;
 mod tree;
 
 use crate::cache::Cache;
-use crate::config::{Config, Cycles};
+use crate::config::{Config, ConfigError, Cycles};
 use crate::memory::Memory;
 use crate::report::{self, Kind};
 use crate::walk::{Flush, Walk};
@@ -44,15 +45,22 @@ pub trait Organisation: Send {
 /// Most kinds of entries that an organisation tells apart.
 pub const MAX_READS: usize = 8;
 
-/// The organisation of this name.
-pub fn make(name: &str, config: &Config) -> Option<Box<dyn Organisation>> {
-    Some(match name {
-        "real" => Box::new(real::Real::new(config)),
-        "radix" => Box::new(radix::Radix::new(config)),
-        "ideal" => Box::new(ideal::Ideal),
-        "ecpt" => Box::new(ecpt::Ecpt::new(config)),
-        _ => return None,
-    })
+/// The organisation of this name, with its parameters.
+pub fn make(name: &str, config: &Config) -> Result<Box<dyn Organisation>, ConfigError> {
+    let none = |org: Box<dyn Organisation>| match config.org.contains_key(name) {
+        true => Err(ConfigError(format!(
+            "org.{name}: {name} takes no parameters here"
+        ))),
+        false => Ok(org),
+    };
+    match name {
+        "real" => none(Box::new(real::Real::new(config))),
+        "radix" => none(Box::new(radix::Radix::new(config))),
+        "ideal" => none(Box::new(ideal::Ideal)),
+        "ecpt" => none(Box::new(ecpt::Ecpt::new(config))),
+        "hashed" => Ok(Box::new(hashed::Hashed::new(config)?)),
+        _ => Err(ConfigError(format!("unknown organisation '{name}'"))),
+    }
 }
 
 /// Counters of a walker.
