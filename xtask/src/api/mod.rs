@@ -78,6 +78,21 @@ impl Ctx {
     }
 }
 
+/// Where the commands of one piece of work show themselves: its stage and its log.
+#[derive(Clone, Copy, Debug)]
+pub struct Steps<'a> {
+    pub ctx: &'a Ctx,
+    pub stage: &'a Stage,
+    pub log: &'a Path,
+}
+
+impl Steps<'_> {
+    /// See [`Ctx::step`].
+    pub fn run(&self, cmd: &Cmd) -> Result<()> {
+        self.ctx.step(self.stage, self.log, cmd)
+    }
+}
+
 /// `$FPT_CACHE`, or `fpt-linux` in the user's cache folder.
 fn default_cache() -> Result<PathBuf> {
     let absolute = |name: &str| {

@@ -131,8 +131,8 @@ pub(super) fn run(
                 .with_context(|| format!("cannot remove {}", old.display()))?;
         }
     }
-    let config = bench.config_file(cell.mode);
-    let result = guest(bench, run, cell, stage, &config, &out, &mut made.guest);
+    let spec = bench.spec(cell, &bench.config_file(cell.mode), &out);
+    let result = guest(bench, run, cell, stage, &spec, &mut made.guest);
     let figures = figures(&out);
     // Also of a guest that died: they may tell how far it came.
     made.walksim = figures.as_ref().ok().cloned();
@@ -165,12 +165,10 @@ fn guest(
     run: &RunDir,
     cell: &Planned,
     stage: &Stage,
-    config: &Path,
-    out: &Path,
+    spec: &Spec,
     facts: &mut Facts,
 ) -> Result<()> {
-    let spec = bench.spec(cell, config, out);
-    let mut guest = Guest::start(bench.ctx, run, &bench.parts.guest.qemu, &spec, &cell.name())?;
+    let mut guest = Guest::start(bench.ctx, run, &bench.parts.guest.qemu, spec, &cell.name())?;
     guest.wait_ready(Some(stage))?;
     check_mode(&mut guest, cell.mode)?;
     check_thp(&mut guest, bench.settings.thp)?;

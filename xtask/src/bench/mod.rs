@@ -422,6 +422,16 @@ pub(crate) struct Bench<'a> {
     newest: bool,
 }
 
+/// What stays the same while cells are worked off.
+struct Frame {
+    /// Cells of the matrix.
+    total: usize,
+    /// Those that an earlier run finished.
+    kept: usize,
+    /// Memory of the host for all guests together.
+    budget_mib: u64,
+}
+
 struct Queue {
     todo: Vec<Planned>,
     running: Vec<(String, u64, u64, Instant)>,
@@ -565,9 +575,14 @@ impl Bench<'_> {
             stop: None,
         });
         let changed = Condvar::new();
+        let frame = Frame {
+            total,
+            kept,
+            budget_mib,
+        };
         std::thread::scope(|scope| {
             for _ in 0..self.jobs {
-                scope.spawn(|| self.worker(run, &queue, &changed, total, kept, budget_mib));
+                scope.spawn(|| self.worker(run, &queue, &changed, &frame));
             }
         });
         let queue = queue.into_inner().unwrap_or_else(|e| e.into_inner());
@@ -577,15 +592,12 @@ impl Bench<'_> {
         }
     }
 
-    fn worker(
-        &self,
-        run: &RunDir,
-        queue: &Mutex<Queue>,
-        changed: &Condvar,
-        total: usize,
-        kept: usize,
-        budget_mib: u64,
-    ) {
+    fn worker(&self, run: &RunDir, queue: &Mutex<Queue>, changed: &Condvar, frame: &Frame) {
+        let Frame {
+            total,
+            kept,
+            budget_mib,
+        } = *frame;
         loop {
             let mut state = locked(queue);
             let cell = loop {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 
 use super::{Profile, Toolchain};
-use crate::api::{hash, store, Cmd, Ctx, Fail, Result, Stage};
+use crate::api::{hash, store, Cmd, Ctx, Fail, Result, Steps};
 use crate::sources::git;
 
 /// A fragment's name (for messages) and text.
@@ -102,14 +102,13 @@ pub fn verify(fragments: &[Fragment], config: &str) -> Vec<Dropped> {
 
 /// Make `.config` in `out`; its text. Nothing is touched if it would come out the same.
 pub fn configure(
-    ctx: &Ctx,
-    stage: &Stage,
-    log: &Path,
+    steps: Steps,
     tools: &Toolchain,
     src: &Path,
     out: &Path,
     fragments: &[Fragment],
 ) -> Result<String> {
+    let ctx = steps.ctx;
     let dir = out.join("fpt-config");
     let config = out.join(".config");
     let stamp = dir.join("stamp");
@@ -140,7 +139,7 @@ pub fn configure(
         .args(&files)
         .cwd(src);
     // merge_config.sh's own warnings do not stop it: the comparison below does.
-    ctx.step(stage, log, &super::toolchain::clean_env(merge))?;
+    steps.run(&super::toolchain::clean_env(merge))?;
     let full = dir.join("full");
     if !ctx.dry_run {
         store::make_dir(&full)?;
@@ -149,7 +148,7 @@ pub fn configure(
         .make(src, out, ctx.jobs)
         .arg(format!("KCONFIG_CONFIG={}", full.join("config").display()))
         .env("KCONFIG_ALLCONFIG", merged.join(".config"));
-    ctx.step(stage, log, &all.arg("allnoconfig"))?;
+    steps.run(&all.arg("allnoconfig"))?;
     if ctx.dry_run {
         return Ok(String::new());
     }
@@ -158,7 +157,7 @@ pub fn configure(
     let dropped = verify(fragments, &text);
     if let Some(first) = dropped.first() {
         for d in &dropped {
-            stage.note(&format!(
+            steps.stage.note(&format!(
                 "CONFIG_{} = {} wanted by {}, got {}: {}",
                 d.name,
                 d.wanted,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::artefact::{self, Meta};
 use super::{compare, config, hot, toolchain, Compiler, Kernel, Profile, Toolchain};
-use crate::api::{hash, modes, proc, Ctx, Fail, Mode, Result};
+use crate::api::{hash, modes, proc, Ctx, Fail, Mode, Result, Steps};
 use crate::doctor;
 use crate::patch::{self, Queue};
 use crate::sources::{self, git, Project, Source};
@@ -119,12 +119,13 @@ pub fn kernel_with(ctx: &Ctx, profile: Profile, compiler: Compiler) -> Result<Ke
         compiler.suffix()
     ));
     start_log(ctx, &log)?;
-    config::configure(ctx, &stage, &log, &tools, &src, &out, &fragments)?;
-    ctx.step(
-        &stage,
-        &log,
-        &tools.make(&src, &out, ctx.jobs).arg("vmlinux"),
-    )?;
+    let steps = Steps {
+        ctx,
+        stage: &stage,
+        log: &log,
+    };
+    config::configure(steps, &tools, &src, &out, &fragments)?;
+    steps.run(&tools.make(&src, &out, ctx.jobs).arg("vmlinux"))?;
     if ctx.dry_run {
         stage.done("dry run");
         return Ok(Kernel {
@@ -197,7 +198,12 @@ pub fn objects(
         .log_dir()
         .join(format!("objects-{tag}-{}.log", profile.name()));
     start_log(ctx, &log)?;
-    config::configure(ctx, &stage, &log, &tools, src, &out, &fragments)?;
+    let steps = Steps {
+        ctx,
+        stage: &stage,
+        log: &log,
+    };
+    config::configure(steps, &tools, src, &out, &fragments)?;
     let make = tools
         .make(src, &out, ctx.jobs)
         // Line numbers in the code would differ wherever a patch adds a line above.

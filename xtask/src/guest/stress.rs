@@ -541,6 +541,15 @@ struct Lane {
     running: Option<Running>,
 }
 
+/// What a guest works on.
+struct Load {
+    lanes: Vec<Lane>,
+    /// Loops of `fpt-stress`, each of which runs all the time.
+    loops: Vec<&'static str>,
+    /// Scenarios that had a turn.
+    done: BTreeSet<&'static str>,
+}
+
 struct Running {
     id: u64,
     turn: Turn,
@@ -931,7 +940,11 @@ impl One<'_> {
                 why => drop(story.skipped.insert(name.into(), why.to_string())),
             }
         }
-        let mut lanes = self.lanes(&vm_class, &loops)?;
+        let mut load = Load {
+            lanes: self.lanes(&vm_class, &loops)?,
+            loops,
+            done: BTreeSet::new(),
+        };
         let mut last = state(guest)?;
         story.start = last.clone();
         guest.shell("echo 2 >/proc/sys/kernel/randomize_va_space")?;
@@ -943,7 +956,6 @@ impl One<'_> {
             }
         };
         let count_of_phases = phases.len();
-        let mut done = BTreeSet::new();
         for (n, (percent, seconds)) in phases.into_iter().enumerate() {
             ask(guest, &["fpt-stress", "inject", &percent.to_string()])?;
             let left = count(&state(guest)?, "injections_left");
@@ -956,14 +968,7 @@ impl One<'_> {
             let progress = |line: &str| {
                 stage.line(&format!("{} phase {}: {line}", self.subject, n + 1));
             };
-            let result = self.phase(
-                guest,
-                &mut lanes,
-                &loops,
-                &mut phase,
-                (is_last, &mut done),
-                &progress,
-            );
+            let result = self.phase(guest, &mut load, &mut phase, is_last, &progress);
             story.phases.push(phase);
             result?;
             let now = state(guest)?;
@@ -1074,12 +1079,12 @@ impl One<'_> {
     fn phase(
         &self,
         guest: &mut Guest,
-        lanes: &mut [Lane],
-        loops: &[&str],
+        load: &mut Load,
         phase: &mut Phase,
-        (last, done): (bool, &mut BTreeSet<&'static str>),
+        last: bool,
         progress: &dyn Fn(&str),
     ) -> Result<()> {
+        let Load { lanes, loops, done } = load;
         let start = Instant::now();
         let end = start + Duration::from_secs(phase.seconds);
         let mut looping: BTreeMap<u64, (String, String)> = BTreeMap::new();

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{hash, store, Cmd, Ctx, Fail, Result, Stage};
+use crate::api::{hash, store, Cmd, Ctx, Fail, Result, Stage, Steps};
 use crate::build::artefact;
 use crate::build::toolchain::find_program;
 use crate::doctor;
@@ -132,7 +132,12 @@ pub fn image<S: AsRef<str>>(ctx: &Ctx, packages: &[S]) -> Result<PathBuf> {
                     .join(" "),
             );
             artefact::create(ctx, KIND, &hash, &meta, |dir| {
-                apt.make(ctx, &stage, &log, &mke2fs, &debs, &hash, dir)
+                let steps = Steps {
+                    ctx,
+                    stage: &stage,
+                    log: &log,
+                };
+                apt.make(steps, &mke2fs, &debs, &hash, dir)
             })?;
             let bytes = made.metadata().map_or(0, |m| m.len());
             format!("{} packages, {} MB", debs.len(), bytes / 1_000_000)
@@ -281,12 +286,9 @@ impl Private {
         self.0.dir.join("cache/archives").join(file)
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn make(
         &self,
-        ctx: &Ctx,
-        stage: &Stage,
-        log: &Path,
+        steps: Steps,
         mke2fs: &Path,
         debs: &[Deb],
         hash: &str,
@@ -296,7 +298,7 @@ impl Private {
         store::make_dir(&root)?;
         for deb in debs {
             let file = self.deb(&deb.file);
-            stage.line(&deb.file);
+            steps.stage.line(&deb.file);
             Cmd::new("dpkg-deb")
                 .arg("-x")
                 .arg(&file)
@@ -337,7 +339,7 @@ impl Private {
             .arg(blocks.to_string())
             .env("E2FSPROGS_FAKE_TIME", "1700000000")
             .env("SOURCE_DATE_EPOCH", "1700000000");
-        ctx.step(stage, log, &cmd)?;
+        steps.run(&cmd)?;
         std::fs::remove_dir_all(&root).with_context(|| format!("cannot remove {}", root.display()))
     }
 }

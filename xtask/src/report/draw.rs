@@ -343,6 +343,31 @@ impl Layout {
     }
 }
 
+/// How a text looks.
+#[derive(Clone, Copy)]
+pub(super) struct Font {
+    /// Its height in pixels, as CSS counts it.
+    size: i32,
+    colour: Colour,
+    bold: bool,
+}
+
+pub(super) const fn plain(size: i32, colour: Colour) -> Font {
+    Font {
+        size,
+        colour,
+        bold: false,
+    }
+}
+
+pub(super) const fn bold(size: i32, colour: Colour) -> Font {
+    Font {
+        size,
+        colour,
+        bold: true,
+    }
+}
+
 pub(super) struct Pen<'a, DB: DrawingBackend> {
     pub area: &'a DrawingArea<DB, plotters::coord::Shift>,
     /// Pixels of the backend per pixel of the layout.
@@ -350,23 +375,15 @@ pub(super) struct Pen<'a, DB: DrawingBackend> {
 }
 
 impl<DB: DrawingBackend> Pen<'_, DB> {
-    pub(super) fn text(
-        &self,
-        text: &str,
-        at: (i32, i32),
-        size: i32,
-        colour: Colour,
-        bold: bool,
-        h: HPos,
-    ) -> Result<()> {
-        let colour = RGBColor(colour.0, colour.1, colour.2);
-        let style = if bold {
+    pub(super) fn text(&self, text: &str, at: (i32, i32), font: Font, h: HPos) -> Result<()> {
+        let colour = RGBColor(font.colour.0, font.colour.1, font.colour.2);
+        let style = if font.bold {
             FontStyle::Bold
         } else {
             FontStyle::Normal
         };
         // The font's height, which plotters takes for the size, is 1.24 times what CSS calls so.
-        let size = f64::from(size * self.k) * 1.24;
+        let size = f64::from(font.size * self.k) * 1.24;
         let style = ("sans-serif", size, style)
             .into_text_style(self.area)
             .color(&colour)
@@ -436,18 +453,18 @@ impl<DB: DrawingBackend> Pen<'_, DB> {
     fn chart(&self, chart: &Chart, at: &Layout) -> Result<()> {
         for (n, line) in at.title.iter().enumerate() {
             let y = EDGE + 8 + n as i32 * LINE;
-            self.text(line, (EDGE, y), TITLE, INK, true, HPos::Left)?;
+            self.text(line, (EDGE, y), bold(TITLE, INK), HPos::Left)?;
         }
         for (n, line) in at.note.iter().enumerate() {
             let y = EDGE + 8 + at.title.len() as i32 * LINE + n as i32 * 16;
-            self.text(line, (EDGE, y), 12, SOFT, false, HPos::Left)?;
+            self.text(line, (EDGE, y), plain(12, SOFT), HPos::Left)?;
         }
         for (row, keys) in at.keys.iter().enumerate() {
             let y = at.y_keys + row as i32 * 18;
             for (x, n) in keys {
                 let key = &chart.keys[*n];
                 self.rect((*x, y), (x + 12, y + 11), key.colour, key.hatched)?;
-                self.text(&key.label, (x + 17, y + 5), 12, INK, false, HPos::Left)?;
+                self.text(&key.label, (x + 17, y + 5), plain(12, INK), HPos::Left)?;
             }
         }
         for column in &at.columns {
@@ -455,7 +472,7 @@ impl<DB: DrawingBackend> Pen<'_, DB> {
         }
         for (n, line) in at.source.iter().enumerate() {
             let y = at.y_axis + 42 + n as i32 * 14;
-            self.text(line, (EDGE, y), 10, SOFT, false, HPos::Left)?;
+            self.text(line, (EDGE, y), plain(10, SOFT), HPos::Left)?;
         }
         Ok(())
     }
@@ -483,27 +500,23 @@ impl<DB: DrawingBackend> Pen<'_, DB> {
             self.text(
                 &tick(v, step),
                 (x(v), bottom + 10),
-                11,
-                SOFT,
-                false,
+                plain(11, SOFT),
                 HPos::Center,
             )?;
         }
         self.text(
             &chart.unit,
             ((left + right) / 2, bottom + 25),
-            11,
-            SOFT,
-            false,
+            plain(11, SOFT),
             HPos::Center,
         )?;
         let mut y = at.y_bars;
         for group in groups {
-            self.text(&group.label, (column.x, y + 11), 13, INK, true, HPos::Left)?;
+            self.text(&group.label, (column.x, y + 11), bold(13, INK), HPos::Left)?;
             y += HEAD;
             for bar in &group.bars {
                 let middle = y + BAR / 2 - 1;
-                self.text(&bar.label, (left - 6, middle), 11, INK, false, HPos::Right)?;
+                self.text(&bar.label, (left - 6, middle), plain(11, INK), HPos::Right)?;
                 let mut from = 0.0;
                 for part in &bar.parts {
                     let to = from + part.value;
@@ -522,7 +535,7 @@ impl<DB: DrawingBackend> Pen<'_, DB> {
                         self.line((end, middle - 3), (end, middle + 3), INK)?;
                     }
                 }
-                self.text(&bar.text, (right + 6, middle), 11, INK, false, HPos::Left)?;
+                self.text(&bar.text, (right + 6, middle), plain(11, INK), HPos::Left)?;
                 y += BAR;
             }
             y += 10;

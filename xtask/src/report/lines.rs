@@ -4,7 +4,7 @@
 use plotters::prelude::*;
 use plotters::style::text_anchor::HPos;
 
-use super::draw::{self, Colour, Pen, GRID, INK, SOFT};
+use super::draw::{self, bold, plain, Colour, Pen, GRID, INK, SOFT};
 use crate::api::Result;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -106,9 +106,7 @@ pub fn svg(chart: &Lines, width: u32) -> Result<String> {
             pen.text(
                 line,
                 (EDGE, EDGE + 8 + n as i32 * 20),
-                15,
-                INK,
-                true,
+                bold(15, INK),
                 HPos::Left,
             )?;
         }
@@ -117,9 +115,7 @@ pub fn svg(chart: &Lines, width: u32) -> Result<String> {
             pen.text(
                 line,
                 (EDGE, below + n as i32 * 16),
-                12,
-                SOFT,
-                false,
+                plain(12, SOFT),
                 HPos::Left,
             )?;
         }
@@ -127,7 +123,7 @@ pub fn svg(chart: &Lines, width: u32) -> Result<String> {
             for (x, series) in some {
                 let y = top + row as i32 * 18 + 5;
                 stroke(&pen, (*x, y), (x + 22, y), series)?;
-                pen.text(&series.label, (x + 28, y), 12, INK, false, HPos::Left)?;
+                pen.text(&series.label, (x + 28, y), plain(12, INK), HPos::Left)?;
             }
         }
         let scale = Scale::new(chart);
@@ -182,8 +178,8 @@ fn one<DB: DrawingBackend>(
     let part = |v: f64, (low, high): (f64, f64)| ((v - low) / (high - low)).clamp(0.0, 1.0);
     let x = |v: f64| x0 + (part(v, scale.x) * f64::from(x1 - x0)).round() as i32;
     let y = |v: f64| y1 - (part(v, scale.y) * f64::from(y1 - y0)).round() as i32;
-    pen.text(&panel.title, (x0, top + 8), 13, INK, true, HPos::Left)?;
-    pen.text(&chart.unit, (x1, top + 8), 11, SOFT, false, HPos::Right)?;
+    pen.text(&panel.title, (x0, top + 8), bold(13, INK), HPos::Left)?;
+    pen.text(&chart.unit, (x1, top + 8), plain(11, SOFT), HPos::Right)?;
     let count = ((scale.y.1 - scale.y.0) / scale.step).round() as i32;
     for n in 0..=count {
         let v = scale.y.0 + f64::from(n) * scale.step;
@@ -191,15 +187,13 @@ fn one<DB: DrawingBackend>(
         pen.text(
             &draw::tick(v, scale.step),
             (x0 - 6, y(v)),
-            11,
-            SOFT,
-            false,
+            plain(11, SOFT),
             HPos::Right,
         )?;
     }
     for (v, name) in &chart.x_ticks {
         pen.line((x(*v), y1), (x(*v), y1 + 4), SOFT)?;
-        pen.text(name, (x(*v), y1 + 14), 11, SOFT, false, HPos::Center)?;
+        pen.text(name, (x(*v), y1 + 14), plain(11, SOFT), HPos::Center)?;
     }
     for mark in chart
         .upright
@@ -210,9 +204,7 @@ fn one<DB: DrawingBackend>(
         pen.text(
             &mark.label,
             (x(mark.at), y0 - 8),
-            10,
-            SOFT,
-            false,
+            plain(10, SOFT),
             HPos::Center,
         )?;
     }
@@ -221,9 +213,7 @@ fn one<DB: DrawingBackend>(
         pen.text(
             &mark.label,
             (x1 - 2, y(mark.at) - 7),
-            10,
-            SOFT,
-            false,
+            plain(10, SOFT),
             HPos::Right,
         )?;
     }

@@ -38,8 +38,7 @@ const fn one(
     mode: Mode,
     of: Of,
     over: Over,
-    low: f64,
-    high: f64,
+    (low, high): (f64, f64),
     note: &'static str,
 ) -> Published {
     Published {
@@ -63,18 +62,23 @@ pub const PUBLISHED: [Published; 16] = [
         Mode::L3L2,
         Of::WalkLatency,
         Over::All,
-        1.0 / 1.055,
-        1.0 / 1.055,
+        (1.0 / 1.055, 1.0 / 1.055),
         "5.5 % better",
     ),
-    one(EMT, Mode::L3L2, Of::Ipc, Over::All, 1.010, 1.010, "+1.0 %"),
+    one(
+        EMT,
+        Mode::L3L2,
+        Of::Ipc,
+        Over::All,
+        (1.010, 1.010),
+        "+1.0 %",
+    ),
     one(
         EMT,
         Mode::L3L2,
         Of::Cycles,
         Over::All,
-        0.989,
-        0.989,
+        (0.989, 0.989),
         "1.1 % fewer",
     ),
     one(
@@ -82,8 +86,7 @@ pub const PUBLISHED: [Published; 16] = [
         Mode::L4L3L2L1,
         Of::WalkLatency,
         Over::All,
-        1.0 / 1.153,
-        1.0 / 1.153,
+        (1.0 / 1.153, 1.0 / 1.153),
         "15.3 % better",
     ),
     one(
@@ -91,8 +94,7 @@ pub const PUBLISHED: [Published; 16] = [
         Mode::L4L3L2L1,
         Of::Ipc,
         Over::All,
-        1.036,
-        1.036,
+        (1.036, 1.036),
         "+3.6 %",
     ),
     one(
@@ -100,8 +102,7 @@ pub const PUBLISHED: [Published; 16] = [
         Mode::L4L3L2L1,
         Of::Cycles,
         Over::All,
-        0.963,
-        0.963,
+        (0.963, 0.963),
         "3.7 % fewer",
     ),
     Published {
@@ -111,8 +112,7 @@ pub const PUBLISHED: [Published; 16] = [
             Mode::L4L3L2L1,
             Of::Cycles,
             Over::All,
-            0.936,
-            0.936,
+            (0.936, 0.936),
             "6.4 % fewer",
         )
     },
@@ -121,8 +121,7 @@ pub const PUBLISHED: [Published; 16] = [
         Mode::L3L2,
         KERNEL,
         Over::Graphs,
-        0.971,
-        0.980,
+        (0.971, 0.980),
         "its fault path leaves out locks and rechecks",
     ),
     one(
@@ -130,8 +129,7 @@ pub const PUBLISHED: [Published; 16] = [
         Mode::L4L3L2L1,
         KERNEL,
         Over::Graphs,
-        0.964,
-        0.974,
+        (0.964, 0.974),
         "its fault path leaves out locks and rechecks",
     ),
     one(
@@ -139,8 +137,7 @@ pub const PUBLISHED: [Published; 16] = [
         Mode::L3L2,
         KERNEL,
         Over::One("sysbench"),
-        1.016,
-        1.016,
+        (1.016, 1.016),
         "",
     ),
     one(
@@ -148,8 +145,7 @@ pub const PUBLISHED: [Published; 16] = [
         Mode::L4L3L2L1,
         KERNEL,
         Over::One("sysbench"),
-        1.009,
-        1.009,
+        (1.009, 1.009),
         "",
     ),
     one(
@@ -157,8 +153,7 @@ pub const PUBLISHED: [Published; 16] = [
         Mode::L3L2,
         KERNEL,
         Over::One("redis"),
-        1.016,
-        1.016,
+        (1.016, 1.016),
         "",
     ),
     one(
@@ -166,8 +161,7 @@ pub const PUBLISHED: [Published; 16] = [
         Mode::L4L3L2L1,
         KERNEL,
         Over::One("redis"),
-        1.008,
-        1.008,
+        (1.008, 1.008),
         "",
     ),
     one(
@@ -175,8 +169,7 @@ pub const PUBLISHED: [Published; 16] = [
         Mode::L3L2,
         KERNEL,
         Over::One("postgres"),
-        0.988,
-        0.988,
+        (0.988, 0.988),
         "",
     ),
     one(
@@ -184,8 +177,7 @@ pub const PUBLISHED: [Published; 16] = [
         Mode::L4L3L2L1,
         KERNEL,
         Over::One("postgres"),
-        0.984,
-        0.984,
+        (0.984, 0.984),
         "",
     ),
     one(
@@ -193,8 +185,7 @@ pub const PUBLISHED: [Published; 16] = [
         Mode::L4L3L2L1,
         KERNEL,
         Over::One("memcached"),
-        0.981,
-        0.981,
+        (0.981, 0.981),
         "",
     ),
 ];

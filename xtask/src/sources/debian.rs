@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 
 use super::{aptlists, release_of, Base, Entry, PackageKind, Project, Source};
-use crate::api::{hash, store, Cmd, Ctx, Fail, Result, Stage};
+use crate::api::{hash, store, Cmd, Ctx, Fail, Result, Stage, Steps};
 
 /// Names of suites that mean the machine's own release.
 const ALIASES: [&str; 3] = ["stable", "oldstable", "testing"];
@@ -156,7 +156,12 @@ pub fn fetch(ctx: &Ctx, project: Project, base: &Base) -> Result<Source> {
             continue;
         };
         stage.note(&format!("{} {version}", base.debian.package));
-        let source = download(ctx, project, base, &apt, &version, &stage, &log)?;
+        let steps = Steps {
+            ctx,
+            stage: &stage,
+            log: &log,
+        };
+        let source = download(steps, project, base, &apt, &version)?;
         stage.done(&format!(
             "{version}, sha256 {}",
             hash::short(&source.sha256)
@@ -201,32 +206,23 @@ fn download_cmd(apt: &Apt, base: &Base, package: &str) -> Cmd {
 }
 
 fn download(
-    ctx: &Ctx,
+    steps: Steps,
     project: Project,
     base: &Base,
     apt: &Apt,
     version: &str,
-    stage: &Stage,
-    log: &Path,
 ) -> Result<Source> {
+    let ctx = steps.ctx;
     let package = format!("{}={version}", base.debian.package);
     // apt checks hashes and signatures; the folder gets its name only when all is there.
     let new = store::NewDir::new(&super::source_dir(ctx, project).join("new"))?;
-    ctx.step(
-        stage,
-        log,
-        &download_cmd(apt, base, &package).cwd(new.path()),
-    )?;
+    steps.run(&download_cmd(apt, base, &package).cwd(new.path()))?;
     let file = match base.debian.kind {
         PackageKind::Source => find(new.path(), ".dsc")?,
         PackageKind::Binary => {
             let deb = find(new.path(), ".deb")?;
             let out = new.path().join("deb");
-            ctx.step(
-                stage,
-                log,
-                &Cmd::new("dpkg-deb").arg("-x").arg(&deb).arg(&out),
-            )?;
+            steps.run(&Cmd::new("dpkg-deb").arg("-x").arg(&deb).arg(&out))?;
             let tarball = find(&out.join("usr/src"), ".tar.xz")?;
             let name = tarball.file_name().context("a file has a name")?;
             let to = new.path().join(name);
