@@ -27,6 +27,7 @@ while [ $i -lt 100 ]; do
 done
 sleep 5
 echo "100 shells: PageTables +$(($(kb PageTables /proc/meminfo) - before)) kB, pools $(pools) kB"
+# shellcheck disable=SC2086 # one word for each shell
 kill $all
 wait 2>/dev/null || :
 

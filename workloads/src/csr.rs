@@ -40,7 +40,7 @@ impl Shape {
 pub struct Csr {
     offsets: Vec<u64>,
     targets: Vec<u32>,
-    /// As long as `targets`, or empty.
+    /// One weight for each of `targets`, or nothing.
     weights: Vec<u32>,
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! R-MAT graphs (Chakrabarti, Zhan, Faloutsos 2004) with Graph500's probabilities .57 .19 .19 .05.
+//! R-MAT graphs (Chakrabarti, Zhan, Faloutsos 2004) with Graph500's probabilities 0.57 0.19 0.19 0.05.
 //!
 //! Two levels of the recursion are drawn at once from 12 random bits through a table, since
 //! generating is part of the measured loading phase and must not drown it.

@@ -97,6 +97,12 @@ enum Command {
     Clean(clean::Args),
 }
 
+/// Whether the tool takes these words, which are those after its name.
+pub fn parse(words: &[String]) -> Result<(), clap::Error> {
+    let name = std::iter::once("fpt".to_string());
+    Cli::try_parse_from(name.chain(words.iter().cloned())).map(drop)
+}
+
 /// Parse, run, report; the process's exit code.
 pub fn main() -> i32 {
     let cli = Cli::parse();

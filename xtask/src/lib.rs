@@ -3,7 +3,7 @@
 //!
 //! `api` is what the other modules share; `sources`, `patch` and `build` turn
 //! the queues into a kernel and a QEMU; `guest` runs them; `bench` and `report`
-//! measure them and draw the figures.
+//! measure them and draw the figures; `lint` reads the text of all of it.
 
 pub mod api;
 pub mod bench;
@@ -14,6 +14,7 @@ pub mod cli;
 pub mod doctor;
 pub mod guest;
 pub mod image;
+pub mod lint;
 pub mod patch;
 pub mod report;
 pub mod sources;

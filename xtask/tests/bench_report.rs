@@ -64,7 +64,7 @@ impl Lab {
         self.plain(&args)
     }
 
-    /// As typed.
+    /// The command as somebody types it.
     fn plain(&self, args: &[&str]) -> Command {
         let mut cmd = xtask(self.dir.path(), args);
         cmd.env("FPT_WALKSIM", self.path("walksim.so"))
@@ -139,7 +139,7 @@ fn a_matrix_runs_and_says_what_it_costs() {
         assert_eq!(cell["guest"]["page_tables_kb"], 4112);
         assert_eq!(cell["guest"]["fpt_stats"]["flat_bytes"], 6291456);
         assert_eq!(cell["provenance"]["icount"], true);
-        // Only radix' accesses are worth a computation of what other tables would do.
+        // Only radix's accesses are worth a computation of what other tables would do.
         let organisations = cell["walksim"]["phases"][0]["organisations"].as_array();
         let radix = name.ends_with("radix");
         assert_eq!(organisations.unwrap().len(), if radix { 4 } else { 1 });

@@ -30,7 +30,7 @@ pub enum Kind {
     RepStores,
     /// As above, seen as its loads, one per element.
     RepLoads,
-    /// As above, two loads per element.
+    /// A repeated string instruction, seen as its loads, two per element.
     RepLoadPairs,
 }
 

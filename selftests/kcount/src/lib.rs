@@ -6,7 +6,7 @@
 //! `{"region":3,"run":0,"kernel":123,"kernel_string":45,"user":6}`, flushed at
 //! each end mark. `docs/measuring.md` describes the method.
 //!
-//! Everything but [`ffi`] is plain, safe code without panics and is tested on
+//! Everything but `ffi` is plain, safe code without panics and is tested on
 //! the host; `ffi` is the only file with `unsafe` and is absent from test
 //! builds, whose executables have no QEMU to resolve the symbols that it uses.
 #![deny(unsafe_code)]

@@ -24,9 +24,9 @@ pub struct Origin {
     pub cpu: CpuId,
     /// What it was running.
     pub task: Task,
-    /// In which code.
+    /// The code that the event happened in.
     pub site: Site,
-    /// In the caller's unit.
+    /// When it happened, in the caller's unit of time.
     pub time: u64,
 }
 
@@ -69,7 +69,7 @@ impl CpuSet {
         CpuSet(self.0 & !other.0)
     }
 
-    /// In order.
+    /// The members, in order of their numbers.
     pub fn iter(self) -> impl Iterator<Item = CpuId> {
         (0..64u8).map(CpuId).filter(move |c| self.has(*c))
     }
@@ -124,7 +124,7 @@ pub struct Past {
     pub what: Flushed,
     /// When, in the order of events.
     pub seq: Seq,
-    /// By whom.
+    /// Who did it.
     pub origin: Origin,
 }
 
@@ -142,9 +142,9 @@ pub(crate) enum Class {
 /// How many pending entries an invalidation ended. Nothing: no hardware could have needed it.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
 pub struct Ended {
-    /// Of pages.
+    /// Pending translations of pages.
     pub leaves: u64,
-    /// Of tables.
+    /// Pending cached tables.
     pub tables: u64,
 }
 

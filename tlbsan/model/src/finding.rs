@@ -79,7 +79,7 @@ pub enum Why {
     Returned,
     /// It has been pending for this long.
     Overdue {
-        /// In the caller's unit of time.
+        /// How long it has been pending, in the caller's unit of time.
         age: u64,
     },
     /// The address has another page now.
@@ -131,7 +131,7 @@ pub struct Taken {
 pub struct Holder {
     /// Which.
     pub cpu: CpuId,
-    /// Under this PCID.
+    /// The PCID under which it is cached.
     pub pcid: u16,
     /// What it was doing.
     pub mode: Mode,

@@ -109,7 +109,7 @@ pub struct Leaf {
     pub frame: Frame,
     /// Level of the entry, so the page's size.
     pub level: Level,
-    /// Of the whole path.
+    /// The rights of the whole path.
     pub rights: Rights,
     /// Survives a write to CR3.
     pub global: bool,
@@ -128,7 +128,7 @@ pub struct Pointer {
     pub frames: u64,
     /// Level of the entries in it.
     pub level: Level,
-    /// Of the path so far.
+    /// The rights of the path so far.
     pub rights: Rights,
 }
 

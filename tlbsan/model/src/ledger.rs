@@ -14,7 +14,7 @@ use crate::records::{Armed, Record, Records};
 use crate::rules::{Broken, Knobs};
 use crate::tables::{At, Tables};
 
-/// At most so many CPUs.
+/// The largest number of CPUs that the model can hold.
 pub const MAX_CPUS: usize = 64;
 
 /// Everything that is known of a guest's page tables and of what its CPUs may hold.
@@ -26,7 +26,7 @@ pub struct Ledger<M> {
     pub(crate) tables: Tables,
     pub(crate) cpus: Vec<Cpu>,
     pub(crate) records: Records,
-    /// By their first frame.
+    /// The roots, by their first frame.
     pub(crate) roots: BTreeMap<Frame, Vec<Root>>,
     pub(crate) idle: VecDeque<Root>,
     pub(crate) armed: Vec<Armed>,

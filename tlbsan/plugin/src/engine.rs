@@ -35,7 +35,7 @@ pub struct Counts {
     pub stores: u64,
     pub roots: u64,
     pub flushes: u64,
-    /// Of these, those that ended nothing.
+    /// The flushes that ended nothing.
     pub idle_flushes: u64,
     pub frees: u64,
     pub frozen: u64,

@@ -151,7 +151,7 @@ fn why(finding: &Finding, geometry: &Geometry) -> String {
     }
 }
 
-/// As docs/tlbsan.md shows it.
+/// The text of a finding, as docs/tlbsan.md shows it.
 pub fn text(finding: &Finding, geometry: &Geometry, symbols: &Symbols) -> String {
     let mut s = format!("TLBSAN {finding}\n");
     let mut line = |key: &str, value: &str| {

@@ -9,7 +9,7 @@ use fpt_tlbsan_model::{Frame, GuestMemory};
 pub struct Watch(Vec<AtomicU64>);
 
 impl Watch {
-    /// For physical addresses below this.
+    /// A watch of the physical addresses below `end`.
     pub fn new(end: u64) -> Watch {
         let words = (end >> 12).div_ceil(64) as usize;
         Watch((0..words).map(|_| AtomicU64::new(0)).collect())

@@ -184,7 +184,7 @@ impl Core {
         }
     }
 
-    /// As [`Core::data_fast`], a fetch.
+    /// The fetch that is what [`Core::data_fast`] is for data.
     #[inline(always)]
     fn fetch_fast(&mut self, va: u64) -> bool {
         if self.i.is_repeat(va >> LINE_SHIFT) {
@@ -250,7 +250,7 @@ impl Core {
         self.d.nowhere();
     }
 
-    /// As [`Core::data_nowhere`], a fetch.
+    /// The fetch that is what [`Core::data_nowhere`] is for data.
     pub fn fetch_nowhere(&mut self) {
         self.i.nowhere();
     }

@@ -89,7 +89,7 @@ pub struct Phase {
 pub struct Instructions {
     /// Each element of a REP string instruction counts as one instruction.
     pub user: u64,
-    /// As `user`.
+    /// The same count for kernel mode; see `user`.
     pub kernel: u64,
     /// Kernel instructions when a REP string instruction counts as one, whatever its number of elements.
     pub kernel_strings_once: u64,
@@ -243,11 +243,11 @@ pub struct TlbLevel {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flushes {
-    /// Of everything.
+    /// Flushes of everything.
     pub all: u64,
     /// Of an address space: a write to CR3.
     pub address_space: u64,
-    /// Of a page: INVLPG.
+    /// Flushes of one page: INVLPG.
     pub page: u64,
 }
 

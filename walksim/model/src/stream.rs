@@ -6,7 +6,7 @@
 //! ([`Stream::help`]). The results are the same to the last digit, unless cores share a last level, which sees their
 //! accesses in blocks.
 //!
-//! Translations ([`Known`]) are kept from the first use of a page to its invalidation, as a processor with a very large TLB
+//! Translations (`Known`) are kept from the first use of a page to its invalidation, as a processor with a very large TLB
 //! would, which is what the architecture promises software that changes tables. The models have a copy of the walks, so that a TLB that
 //! misses finds the entries to read. A translation may be forgotten at any time: it is then walked again, which is no walk to
 //! the models.
@@ -524,7 +524,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// For these machines. Every `every`-th hit of a second-level TLB is compared with the walk; 0: none.
+    /// A stream for these machines. Every `every`-th hit of a second-level TLB is compared with the walk; 0: none.
     pub fn new(cores: Vec<Core>, every: u64) -> Stream {
         let seat = |core| Seat {
             core,

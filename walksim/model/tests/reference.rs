@@ -313,7 +313,7 @@ fn step() -> impl Strategy<Value = Step> {
 enum By {
     /// One by one.
     Core,
-    /// As the plugin's.
+    /// Through a stream, as the plugin does it.
     Stream,
     /// And a thread.
     Helper,

@@ -26,7 +26,7 @@ qemu::plugin!("fpt-walksim", install);
 
 const _: () = assert!(MAX_ENTRIES == qemu::MAX_ENTRIES);
 
-/// Of a leaf entry.
+/// The bit of a leaf entry that makes its page global.
 const PTE_GLOBAL: u64 = 1 << 8;
 /// The address in a root register.
 const ROOT_MASK: u64 = 0x000f_ffff_ffff_f000;
@@ -261,7 +261,7 @@ fn start(plugin: &Plugin, first: u8) {
     translate_anew();
 }
 
-/// What follows the run phase, a proof of the result as a rule, is in no figure: as before the first mark.
+/// What follows the run phase, usually a proof of the result, is in no figure: as before the first mark.
 fn pause(plugin: &Plugin) {
     plugin.everything.store(false, Ordering::Relaxed);
     plugin.first.store(u32::MAX, Ordering::Relaxed);

@@ -103,7 +103,7 @@ impl Path {
 struct Node {
     parent: u32,
     function: u32,
-    /// In half instructions.
+    /// Instructions, in halves.
     count: u64,
 }
 

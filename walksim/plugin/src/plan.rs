@@ -46,7 +46,7 @@ pub enum Action {
     },
     /// The access is to the field of the previous task in which its stack is kept.
     LeaveTask,
-    /// As above, of the next task.
+    /// The access is to that field of the next task.
     TakeTask,
 }
 

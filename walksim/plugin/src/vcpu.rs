@@ -710,7 +710,7 @@ impl<H: Host> Vcpu<H> {
         }
     }
 
-    /// From here on everything counts anew. What QEMU counted so far has been drained.
+    /// Begins anew: everything counts from here on. What QEMU counted so far has been drained.
     fn reset(&mut self) {
         self.drain();
         self.data = [0; 2];
@@ -813,7 +813,7 @@ mod tests {
         shift: u64,
         lie: u64,
         absent: bool,
-        /// Of the tables.
+        /// The tables' own shift.
         elsewhere: u64,
         root: u64,
         global: bool,

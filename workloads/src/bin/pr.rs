@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! PageRank: ten rounds of pulling along incoming edges, damping .85.
+//! PageRank: ten rounds of pulling along incoming edges, damping 0.85.
 
 use fpt_workloads::csr::{Csr, Direction, Shape};
 use fpt_workloads::ensure;

@@ -57,7 +57,7 @@ pub struct Args {
     /// Runs of each cell, each with the guest's memory in another order; figures are means, with the range [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MOST_RUNS))]
     pub repeat: Option<u32>,
-    /// Compute ideal, radix and ECPT in every mode, not only on radix' accesses: guests take longer
+    /// Compute ideal, radix and ECPT in every mode, not only on radix's accesses: guests take longer
     #[arg(long)]
     pub all_organisations: bool,
     /// A file of edges that graph workloads read instead of generating a graph; runs only those
@@ -141,7 +141,7 @@ pub struct Planned {
     pub workload: Workload,
     pub size: catalogue::Size,
     pub mode: Mode,
-    /// From 1. All modes of a run have the same seed.
+    /// The number of the run, from 1. All modes of a run have the same seed.
     pub run: u32,
     pub hash: String,
 }
@@ -483,7 +483,7 @@ impl Bench<'_> {
         Ok(out)
     }
 
-    /// Only radix' accesses are worth a computation of what other tables would do.
+    /// Only radix's accesses are worth a computation of what other tables would do.
     fn config(&self, mode: Mode) -> &str {
         match &self.parts.config_of_others {
             Some(text) if mode != Mode::Radix => text,

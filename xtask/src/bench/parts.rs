@@ -74,7 +74,7 @@ pub fn config(args: &Args, preset: &str) -> Result<String> {
     Ok(config.to_toml())
 }
 
-/// Without the computed organisations, which are looked at on radix' accesses only. `None`: as it is, since
+/// Without the computed organisations, which are looked at on radix's accesses only. `None`: as it is, since
 /// organisations were chosen by hand or there is nothing to leave out.
 fn real_only(settings: &Settings) -> Result<Option<String>> {
     if settings.all_organisations {

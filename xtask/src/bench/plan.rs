@@ -29,14 +29,14 @@ impl Need {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Host {
     pub memory_mib: u64,
-    /// For results.
+    /// Free space for results.
     pub disk_mib: u64,
     /// For images, if that is another file system.
     pub cache_mib: Option<u64>,
 }
 
 impl Host {
-    /// For guests.
+    /// Memory that all guests together may have.
     pub fn budget_mib(&self) -> u64 {
         self.memory_mib.saturating_sub(RESERVE_MIB)
     }

@@ -106,7 +106,7 @@ pub struct Provenance {
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Guest {
-    /// Of the kernel that answered.
+    /// The kernel that answered, as `uname` has it.
     #[serde(default)]
     pub uname: String,
     /// All page tables of the guest (`PageTables` of /proc/meminfo) before the program, those of the shell

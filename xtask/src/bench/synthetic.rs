@@ -10,7 +10,7 @@ use fpt_walksim_model::report::{
 };
 use serde_json::json;
 
-/// Kernel instructions, entry reads and cycles of `mode` as parts of radix'.
+/// Kernel instructions, entry reads and cycles of `mode` as parts of radix's.
 pub struct Known {
     pub kernel: f64,
     pub reads: f64,

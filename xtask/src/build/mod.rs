@@ -73,7 +73,7 @@ pub struct Kernel {
     pub vmlinux: PathBuf,
     pub build_dir: PathBuf,
     pub src_dir: PathBuf,
-    /// As `uname -r` says it.
+    /// The release, as `uname -r` says it.
     pub version: String,
     /// Hash of everything it was built from.
     pub hash: String,
@@ -83,7 +83,7 @@ pub struct Kernel {
 #[derive(Clone, Debug)]
 pub struct Qemu {
     pub bin: PathBuf,
-    /// For -L.
+    /// The folder of QEMU's own files, for its option -L.
     pub datadir: PathBuf,
     /// Holds qemu-plugin.h.
     pub include: PathBuf,

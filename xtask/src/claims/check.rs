@@ -24,7 +24,7 @@ pub enum Check {
         at: Which,
         of: Of,
         value: f64,
-        /// In points.
+        /// How far off it may be, in points.
         tolerance: f64,
         shows: Option<Shows>,
     },
@@ -35,7 +35,7 @@ pub enum Check {
         low: f64,
         high: f64,
     },
-    /// A part of radix' or a mode's cycles, in per cent, for every workload.
+    /// A part of radix's or a mode's cycles, in per cent, for every workload.
     Share {
         at: Which,
         part: Part,
@@ -115,7 +115,7 @@ pub enum OfPoint {
     ReadsPerWalk,
     CyclesPerWalk,
     Change,
-    /// With wasted probes for nothing.
+    /// The change with wasted probes for nothing.
     ChangeLow,
 }
 

@@ -53,7 +53,7 @@ struct List {
 /// What became of a claim.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
-    /// With what was found.
+    /// What was found agrees.
     Holds(String),
     Fails(String),
     /// Only its command can say.

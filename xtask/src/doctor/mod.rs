@@ -29,6 +29,8 @@ pub enum For {
     Gdb,
     /// The tests of the report's page.
     Browser,
+    /// The stage `lint` of `test`.
+    Lint,
 }
 
 impl For {
@@ -49,7 +51,7 @@ impl For {
             For::Selftests => "selftest",
             For::Guest => "run",
             For::Image => "build-image",
-            For::StockQemu | For::Browser => "test",
+            For::StockQemu | For::Browser | For::Lint => "test",
             For::Gdb => "gdb",
         }
     }

@@ -4,7 +4,7 @@
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
-use super::table::{meson_requirement, meson_wheel, rust_packages, How};
+use super::table::{cargo_part, meson_requirement, meson_wheel, rust_packages, CargoPart, How};
 use super::{missing, Distro};
 use crate::api::{proc, store, Cmd, Ctx, Fail, Result, Stage};
 use crate::build::toolchain::{self, BINDGEN, RUST_LINE};
@@ -19,19 +19,25 @@ pub struct SetupArgs {
 /// What `setup` would do.
 #[derive(Debug, Default)]
 struct Plan {
-    packages: Vec<&'static str>,
+    packages: Vec<String>,
+    /// Components of rustup's toolchain.
+    components: Vec<&'static str>,
     rust: bool,
     bindgen: bool,
     meson: bool,
 }
 
 impl Plan {
-    fn make(ctx: &Ctx) -> Plan {
+    fn make(ctx: &Ctx, distro: Distro) -> Plan {
         let mut plan = Plan::default();
         for item in missing(ctx, None) {
             match item.how {
-                How::Apt(package) => plan.packages.push(package),
+                How::Apt(package) => plan.packages.push(package.to_string()),
                 How::Rust => plan.rust = true,
+                How::Cargo(part) => match cargo_part(part, distro) {
+                    CargoPart::Rustup(part) => plan.components.push(part),
+                    CargoPart::Apt(package) => plan.packages.push(package),
+                },
                 How::Bindgen => plan.bindgen = true,
                 How::Meson => plan.meson = true,
             }
@@ -42,7 +48,11 @@ impl Plan {
     }
 
     fn is_empty(&self) -> bool {
-        self.packages.is_empty() && !self.rust && !self.bindgen && !self.meson
+        self.packages.is_empty()
+            && self.components.is_empty()
+            && !self.rust
+            && !self.bindgen
+            && !self.meson
     }
 
     fn describe(&self, ctx: &Ctx, distro: Distro) -> String {
@@ -52,6 +62,9 @@ impl Plan {
                 "  from the Debian archive: {}",
                 self.packages.join(" ")
             ));
+        }
+        if !self.components.is_empty() {
+            lines.push(format!("  through rustup: {}", self.components.join(" ")));
         }
         if self.rust {
             lines.push(format!(
@@ -74,7 +87,7 @@ impl Plan {
 
 pub fn setup(ctx: &Ctx, args: SetupArgs) -> Result<i32> {
     let distro = Distro::detect();
-    let plan = Plan::make(ctx);
+    let plan = Plan::make(ctx, distro);
     if plan.is_empty() {
         println!("Everything is there; nothing to install.");
         return Ok(0);
@@ -103,12 +116,21 @@ pub fn setup(ctx: &Ctx, args: SetupArgs) -> Result<i32> {
         ctx.step(&stage, &log, &root.apt(&["update"]))?;
         if !plan.packages.is_empty() {
             let mut line = vec!["install", "-y", "--no-install-recommends"];
-            line.extend(&plan.packages);
+            line.push("--allow-downgrades");
+            line.extend(plan.packages.iter().map(String::as_str));
             ctx.step(&stage, &log, &root.apt(&line))?;
         }
         if plan.rust {
             install_rust(ctx, &stage, &log, &root, distro)?;
         }
+        stage.done("");
+    }
+    if !plan.components.is_empty() {
+        let stage = ctx.ui.stage("add parts of the Rust toolchain");
+        let add = Cmd::new("rustup")
+            .args(["component", "add"])
+            .args(&plan.components);
+        ctx.step(&stage, &log, &add)?;
         stage.done("");
     }
     if plan.bindgen {

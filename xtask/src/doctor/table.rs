@@ -24,6 +24,8 @@ pub enum How {
     Apt(&'static str),
     /// Part of the Debian Rust toolchain of [`RUST_LINE`].
     Rust,
+    /// A part of the toolchain whose cargo runs this program, by the name that rustup has for it.
+    Cargo(&'static str),
     /// cargo install into the cache folder.
     Bindgen,
     /// A wheel into the cache folder.
@@ -35,6 +37,7 @@ impl Item {
         match self.how {
             How::Apt(package) => format!("apt-get install {package}"),
             How::Rust => rust_line(distro),
+            How::Cargo(part) => cargo_part(part, distro).line(),
             How::Bindgen => {
                 "cargo xtask setup (cargo install bindgen-cli into the cache folder)".into()
             }
@@ -56,6 +59,49 @@ pub fn rust_packages(distro: Distro) -> &'static [&'static str] {
             "rust-web-src",
         ],
         _ => &["rustc", "libstd-rust-dev", "rust-src"],
+    }
+}
+
+/// Where a part of cargo's own toolchain comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CargoPart {
+    /// The toolchain is rustup's.
+    Rustup(&'static str),
+    /// A package beside the one that cargo is from, in its version.
+    Apt(String),
+}
+
+impl CargoPart {
+    pub fn line(&self) -> String {
+        match self {
+            CargoPart::Rustup(part) => format!("rustup component add {part}"),
+            CargoPart::Apt(package) => format!("apt-get install {package}"),
+        }
+    }
+}
+
+pub fn cargo_part(part: &'static str, distro: Distro) -> CargoPart {
+    // Debian 12 has cargo twice: `cargo` is too old for us.
+    let (cargo, package) = match (distro, part) {
+        (Distro::Debian12, "clippy") => ("cargo-web", "rust-web-clippy"),
+        (Distro::Debian12, _) => ("cargo-web", "rustfmt-web"),
+        (_, "clippy") => ("cargo", "rust-clippy"),
+        _ => ("cargo", "rustfmt"),
+    };
+    let from_apt = std::env::var_os("CARGO").is_some_and(|c| Path::new(&c).starts_with("/usr/bin"));
+    match (from_apt, dpkg_version(cargo)) {
+        (true, Some(version)) => CargoPart::Apt(format!("{package}={version}")),
+        (true, None) => CargoPart::Apt(package.into()),
+        (false, _) => CargoPart::Rustup(part),
+    }
+}
+
+/// The version of a command of cargo that is a program of its own.
+fn cargo_command(name: &str) -> Result<String, String> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    match Cmd::new(cargo).args([name, "--version"]).output() {
+        Ok(out) if out.status.success() => Ok(out.stdout.trim().to_string()),
+        _ => Err("not installed".into()),
     }
 }
 
@@ -93,7 +139,7 @@ macro_rules! header {
 }
 
 use For::{
-    Browser, Fetch, Gdb, Guest, Image, Kernel, KernelGcc, Patch, Qemu, Selftests, StockQemu,
+    Browser, Fetch, Gdb, Guest, Image, Kernel, KernelGcc, Lint, Patch, Qemu, Selftests, StockQemu,
 };
 
 pub const TABLE: &[Item] = &[
@@ -103,7 +149,7 @@ pub const TABLE: &[Item] = &[
     program!("xz", "xz-utils", &[Fetch]),
     program!("patch", "patch", &[Fetch]),
     program!("curl", "curl", &[Fetch]),
-    program!("git", "git", &[Fetch, Patch]),
+    program!("git", "git", &[Fetch, Patch, Lint]),
     program!("perl", "perl", &[Patch, Kernel, KernelGcc]),
     program!("make", "make", &[Qemu, Kernel, KernelGcc, Selftests]),
     program!("gcc", "gcc", &[Qemu, KernelGcc, Selftests]),
@@ -207,6 +253,20 @@ pub const TABLE: &[Item] = &[
     program!("mke2fs", "e2fsprogs", &[Image]),
     program!("qemu-system-x86_64", "qemu-system-x86", &[StockQemu]),
     program!("gdb", "gdb", &[Gdb]),
+    program!("codespell", "codespell", &[Lint]),
+    program!("shellcheck", "shellcheck", &[Lint]),
+    Item {
+        name: "clippy",
+        needed: &[Lint],
+        check: |_| cargo_command("clippy"),
+        how: How::Cargo("clippy"),
+    },
+    Item {
+        name: "rustfmt",
+        needed: &[Lint],
+        check: |_| cargo_command("fmt"),
+        how: How::Cargo("rustfmt"),
+    },
     Item {
         name: "a browser",
         needed: &[Browser],

@@ -138,7 +138,7 @@ pub struct Fuzz {
     pub plan: Plan,
 }
 
-/// With what it is done.
+/// What a run of the fuzzer works with.
 pub struct Site<'a> {
     pub ctx: &'a Ctx,
     pub run: &'a RunDir,

@@ -190,7 +190,7 @@ impl Region {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Placement {
-    /// At random, as processes have it. The same in every mode of one kernel, for the random numbers are.
+    /// Addresses at random, as processes have them. They are the same in every mode of one kernel, for the random numbers are.
     Random,
     /// At the same addresses: for two kernels, whose random addresses are not the same. Whether stack and mappings
     /// share 512 GiB is a table more or less, 2 % of a fork.

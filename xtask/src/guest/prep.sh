@@ -38,19 +38,19 @@ value() {
 }
 hugepages() { # size in kB, count of free ones
 	f=/sys/kernel/mm/hugepages/hugepages-$1kB
-	if [ ! -d $f ]; then
+	if [ ! -d "$f" ]; then
 		[ "$2" = 0 ] || echo "no $1 kB huge pages in this kernel"
 		return
 	fi
 	# Nobody runs: what is not free was poisoned or never given back, and is in nobody's way.
-	value $f/nr_hugepages
+	value "$f/nr_hugepages"
 	all=$v
-	value $f/free_hugepages
+	value "$f/free_hugepages"
 	[ "$v" = "$2" ] && return
 	all=$((all - v + $2))
-	echo $all >$f/nr_hugepages
-	value $f/free_hugepages
-	[ "$v" = "$2" ] || { echo 1 >/proc/sys/vm/compact_memory; echo $all >$f/nr_hugepages; value $f/free_hugepages; }
+	echo "$all" >"$f/nr_hugepages"
+	value "$f/free_hugepages"
+	[ "$v" = "$2" ] || { echo 1 >/proc/sys/vm/compact_memory; echo "$all" >"$f/nr_hugepages"; value "$f/free_hugepages"; }
 	[ "$v" = "$2" ] || echo "only $v of $2 huge pages of $1 kB"
 }
 case $1 in

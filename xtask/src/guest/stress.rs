@@ -328,7 +328,7 @@ pub struct Stress {
     tell_apart: bool,
 }
 
-/// With what it is done.
+/// What a run of stress works with.
 pub struct Site<'a> {
     pub ctx: &'a Ctx,
     pub run: &'a RunDir,
@@ -396,7 +396,7 @@ impl Turn {
 #[serde(rename_all = "snake_case")]
 enum Verdict {
     Ok,
-    /// The guest has not what it needs.
+    /// The guest lacks what it needs.
     NotHere,
     /// The kernel killed it for want of memory, or so it says.
     Killed,
@@ -489,7 +489,7 @@ struct Phase {
     fail_percent: u32,
     seconds: u64,
     injected: i64,
-    /// By scenario and stressor.
+    /// Tallies by scenario and stressor.
     stressors: BTreeMap<String, BTreeMap<String, Tally>>,
     /// What the guest's own loops counted.
     loops: Counts,
@@ -830,7 +830,7 @@ struct One<'a> {
     stress: &'a Stress,
     site: &'a Site<'a>,
     subject: Subject,
-    /// Of its guest and logs.
+    /// The name of its guest and logs.
     label: &'a str,
 }
 
@@ -1240,7 +1240,7 @@ impl One<'_> {
                 if t.failed > 0 {
                     Case::failed(suite, &name, t.failures.join("\n"), t.ms)
                 } else if t.not_here == t.runs {
-                    Case::skipped(suite, &name, "the guest has not what it needs")
+                    Case::skipped(suite, &name, "the guest lacks what it needs")
                 } else {
                     Case::new(suite, &name, Outcome::Passed, said, t.ms)
                 }

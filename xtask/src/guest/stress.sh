@@ -26,7 +26,7 @@ up() {
 # While SECONDS have not passed. The last step must end in time: the host waits only a little longer.
 going() {
 	up
-	[ $u -lt $END ]
+	[ "$u" -lt "$END" ]
 }
 put() { # value, file
 	echo "$1" >"$2" || die "cannot write $1 to $2"
@@ -66,7 +66,7 @@ setup() {
 
 finish() {
 	# Blocks that were taken out come back, else the kernel has less memory than at the start.
-	for b in $M/memory*/state; do
+	for b in "$M"/memory*/state; do
 		[ -f "$b" ] || continue
 		read -r s <"$b"
 		[ "$s" = offline ] && put online_movable "$b"
@@ -132,10 +132,10 @@ compact() {
 # Blocks of the movable zone
 blocks() {
 	any=1
-	for b in $M/memory*; do
-		[ -f $b/valid_zones ] || continue
-		read -r z <$b/valid_zones 2>/dev/null
-		case $z in Movable*) echo $b; any=0 ;; esac
+	for b in "$M"/memory*; do
+		[ -f "$b/valid_zones" ] || continue
+		read -r z <"$b/valid_zones" 2>/dev/null
+		case $z in Movable*) echo "$b"; any=0 ;; esac
 	done
 	return $any
 }
@@ -149,7 +149,7 @@ hotplug() {
 			if timeout 20 sh -c "echo offline >$b/state" 2>/dev/null; then
 				out=$((out + 1))
 				usleep 200000
-				put online_movable $b/state
+				put online_movable "$b/state"
 			else
 				busy=$((busy + 1))
 			fi
@@ -167,8 +167,8 @@ demote() {
 		for p in /proc/[0-9]*; do
 			p=${p#/proc/}
 			# Process 1 is what remains: its tables are compared with those at the start.
-			[ $p = 1 ] && continue
-			echo $p >$D/fpt/demote && n=$((n + 1))
+			[ "$p" = 1 ] && continue
+			echo "$p" >"$D/fpt/demote" && n=$((n + 1))
 		done 2>/dev/null
 		usleep 500000
 	done
@@ -182,7 +182,7 @@ check() {
 	while going; do
 		for p in /proc/[0-9]*; do
 			p=${p#/proc/}
-			{ echo $p >$D/fpt/check; } 2>/dev/null || continue
+			{ echo "$p" >$D/fpt/check; } 2>/dev/null || continue
 			bad=
 			while read -r word rest; do
 				case $word in
@@ -193,7 +193,7 @@ check() {
 			done 2>/dev/null <$D/fpt/check
 			[ -z "$bad" ] && continue
 			echo "checks $n"
-			read -r name 2>/dev/null </proc/$p/comm
+			read -r name 2>/dev/null <"/proc/$p/comm"
 			echo "process $p ($name): the tables are wrong"
 			echo "$bad"
 			exit 1
@@ -208,7 +208,7 @@ ksm() {
 	most=0 rounds=0
 	read -r before <$K/pages_scanned
 	# It is the last in the queue by default, and in a crowd never gets round.
-	renice -n -5 -p $(pidof ksmd) >/dev/null 2>&1
+	renice -n -5 -p "$(pidof ksmd)" >/dev/null 2>&1
 	while going; do
 		put 2000 $K/pages_to_scan
 		put 10 $K/sleep_millisecs
@@ -216,7 +216,7 @@ ksm() {
 		for _ in 1 2 3 4 5 6 7 8 9 10; do
 			usleep 900000
 			read -r n <$K/pages_sharing
-			[ $n -gt $most ] && most=$n
+			[ "$n" -gt "$most" ] && most=$n
 			going || break
 		done
 		put 2 $K/run

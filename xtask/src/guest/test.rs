@@ -27,6 +27,7 @@ use crate::api::{code, fail, proc, store, Cmd, Ctx, Fail, Mode, Result};
 use crate::bench::{self, catalogue, catalogue::Scale};
 use crate::build::{self, Kernel, Profile};
 use crate::claims::{self, Outcome as Claimed};
+use crate::lint;
 use crate::patch;
 use crate::report::{self, metrics::Matrix};
 use crate::sources::{self, Project};
@@ -55,6 +56,7 @@ const WIDE: &str = "gups-wide";
 /// In the order in which they run.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
+    Lint,
     Host,
     Claims,
     Patches,
@@ -81,6 +83,7 @@ impl Stage {
     /// Its name, whether `--quick` has it, what it does.
     fn row(self) -> (&'static str, bool, &'static str) {
         match self {
+            Stage::Lint => ("lint", true, "text: format, lints, spelling, licences, links, command lines"),
             Stage::Host => ("host", true, "cargo test of the workspace"),
             Stage::Claims => (
                 "claims",
@@ -328,6 +331,7 @@ fn emt_again(guest: &mut Guest, mode: Mode, group: &str) -> Result<Vec<Case>> {
 impl Tests<'_> {
     fn stage(&mut self, stage: Stage) -> Result<Vec<Case>> {
         match stage {
+            Stage::Lint => lint::cases(self.ctx, self.run),
             Stage::Host => self.host(),
             Stage::Claims => self.claims(),
             Stage::Patches => self.patches(),

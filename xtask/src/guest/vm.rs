@@ -49,7 +49,7 @@ pub struct Exit {
 }
 
 impl Exit {
-    /// As a shell reports it.
+    /// The exit code, as a shell reports it.
     pub fn status(&self) -> i32 {
         if self.timeout {
             code::TIMEOUT
@@ -91,7 +91,7 @@ pub struct Guest {
     early: VecDeque<Ev>,
     last_sign: Instant,
     silence: Duration,
-    /// For its restart.
+    /// How long the guest may take for its restart.
     farewell: Duration,
     fatal: Option<Instant>,
     ended: bool,

@@ -25,7 +25,7 @@ pub struct Bar {
     pub parts: Vec<Part>,
     /// A thin line over it: lowest and highest of several runs.
     pub range: Option<(f64, f64)>,
-    /// At its right.
+    /// The number at the bar's right.
     pub text: String,
     /// Computed, not what the guest has.
     pub hatched: bool,
@@ -49,7 +49,7 @@ pub struct Chart {
     pub title: String,
     /// Below the title: what it shows and which way is better.
     pub note: String,
-    /// Of the axis.
+    /// The unit of the axis.
     pub unit: String,
     pub groups: Vec<Group>,
     pub keys: Vec<Key>,
@@ -70,9 +70,9 @@ const HEAD: i32 = 20;
 const LABEL: i32 = 92;
 const VALUE: i32 = 104;
 const TITLE: i32 = 15;
-/// Of the title.
+/// Height of a line of the title, in pixels.
 const LINE: i32 = 20;
-/// From here on two columns.
+/// The least width for two columns, in pixels.
 const TWO: i32 = 760;
 
 pub(super) fn fonts() {

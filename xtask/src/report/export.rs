@@ -48,7 +48,7 @@ struct Mean {
     ratio: f64,
     /// From the runs, with 95 % confidence, if there are several.
     interval: Range,
-    /// Of so many workloads.
+    /// The number of workloads that the figure is the mean of.
     count: usize,
 }
 

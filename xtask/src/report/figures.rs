@@ -111,7 +111,7 @@ fn keys_of_modes(table: &Table, ecpt: bool, but_radix: bool) -> Vec<Key> {
         .collect();
     if ecpt {
         keys.push(Key {
-            label: "ecpt (counterfactual, on radix' accesses)".into(),
+            label: "ecpt (counterfactual, on radix's accesses)".into(),
             colour: ECPT_COLOUR,
             hatched: true,
         });
@@ -126,7 +126,7 @@ struct Value {
     text: String,
 }
 
-/// Bars of one workload: each mode's real walk, then the counterfactual of radix' cell.
+/// Bars of one workload: each mode's real walk, then the counterfactual of radix's cell.
 fn bars(
     table: &Table,
     workload: &str,
@@ -356,7 +356,7 @@ fn has(table: &Table, organisation: &str) -> bool {
 }
 
 fn distribution(table: &Table, source: &str) -> Figure {
-    const TEXT: &str = "Kernel instructions by the entry that led into the kernel, as parts of radix' total. \
+    const TEXT: &str = "Kernel instructions by the entry that led into the kernel, as parts of radix's total. \
         Every instruction is counted; all are real, the same kernel image ran in each mode. Fewer is better. \
         Radix here is radix of that image, which may take fewer instructions than an unpatched kernel.";
     let charts = PHASES
@@ -652,7 +652,7 @@ pub fn all(table: &Table, source: &str) -> Vec<Figure> {
                 "figure5-ipc",
                 "Figure 5: IPC against radix",
                 "Instructions (user and kernel) per cycle. Higher is better. \
-                 ECPT is set against radix' kernel instructions; its own would be more.",
+                 ECPT is set against radix's kernel instructions; its own would be more.",
             ),
             Of::Ipc,
             true,
@@ -664,7 +664,7 @@ pub fn all(table: &Table, source: &str) -> Vec<Figure> {
                 "figure6-end-to-end",
                 "Figure 6: cycles, end to end",
                 "All cycles of the phase: the kernel's work and the walks together. Lower is better. \
-                 ECPT is set against radix' kernel instructions; its own would be more.",
+                 ECPT is set against radix's kernel instructions; its own would be more.",
             ),
             Of::Cycles,
             true,

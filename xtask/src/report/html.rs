@@ -565,7 +565,7 @@ pub fn page(t: &Table, figures: &[(Figure, Vec<Drawn>)], command: &str, date: &s
     if repeat > 1 {
         body.push_str(&format!(
             "<div class=\"note\">Figures are means of n = {repeat} runs of each cell, each with memory in another order. The thin line over a bar, and what \
-             stands in brackets, are 95 % t-intervals: of values over the runs, of changes over each run against radix' run with the \
+             stands in brackets, are 95 % t-intervals: of values over the runs, of changes over each run against radix's run with the \
              same seed. Where the interval of a change holds zero, no change is shown. Page faults by function and instructions by process are of one run.</div>\n"
         ));
     }

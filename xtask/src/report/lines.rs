@@ -12,7 +12,7 @@ pub struct Series {
     pub label: String,
     pub colour: Colour,
     pub dashed: bool,
-    /// By x.
+    /// Pairs of x and y, in the order of x.
     pub points: Vec<(f64, f64)>,
 }
 
@@ -36,11 +36,11 @@ pub struct Lines {
     pub panels: Vec<Panel>,
     /// Where the axis has names.
     pub x_ticks: Vec<(f64, String)>,
-    /// Of y.
+    /// Lines at a value of y.
     pub across: Vec<Mark>,
-    /// Of x.
+    /// Lines at a value of x.
     pub upright: Vec<Mark>,
-    /// Of y.
+    /// What y is counted in.
     pub unit: String,
 }
 

@@ -212,7 +212,7 @@ impl Matrix {
     }
 }
 
-/// Of all cells of a matrix.
+/// The names of all cells of a matrix.
 fn names<T: AsRef<str>>(workloads: &[T], modes: &[Mode], repeat: u32) -> Vec<String> {
     (1..=repeat)
         .flat_map(|run| workloads.iter().map(move |w| (run, w)))
@@ -301,7 +301,7 @@ pub struct Row {
     /// Which run, or empty in a mean.
     #[serde(default)]
     pub run: Option<u32>,
-    /// So many runs are in it.
+    /// The number of runs that are in it.
     #[serde(default = "one")]
     pub runs: u64,
 }
@@ -611,7 +611,7 @@ impl Figures {
         self.cycles.get(&row.preset)
     }
 
-    /// In the order of the paper.
+    /// Names of workloads in the order of the paper.
     pub fn names(&self) -> Vec<&str> {
         let mut names: Vec<&str> = self.rows.iter().map(|r| r.workload.as_str()).collect();
         names.sort_by_key(|n| (rank(n, &ORDER), *n));
@@ -930,7 +930,7 @@ pub mod tests {
         assert!(matrix.differences().is_empty());
     }
 
-    /// Three runs whose walk latency is, in l3l2, 95 % of radix', 2 per cent more, 1 less.
+    /// Three runs whose walk latency is, in l3l2, 95 % of radix's, 2 per cent more, 1 less.
     pub fn repeated() -> Matrix {
         let mut cells = Vec::new();
         for run in [1, 2, 3] {

@@ -13,7 +13,7 @@ const PARTS: [(&str, Colour); 4] = [
     ("walks", (0xc4, 0x3c, 0x39)),
 ];
 
-/// In the order of [`PARTS`].
+/// Cycles of each part, in the order of [`PARTS`].
 pub fn parts(row: &Row) -> [f64; 4] {
     [
         row.cycles_instruction,
@@ -24,7 +24,7 @@ pub fn parts(row: &Row) -> [f64; 4] {
 }
 
 const TEXT: &str =
-    "Cycles of the model by what they are for, as parts of radix' cycles in the phase. \"TLB hits\" is the cycle that this model \
+    "Cycles of the model by what they are for, as parts of radix's cycles in the phase. \"TLB hits\" is the cycle that this model \
     charges for each access, a hit of the first-level TLB included, as the published one does: no machine waits for it, and it is \
     in the denominator of every figure of IPC and of end-to-end cycles. The sensitivity table says what they are without it.";
 
@@ -59,7 +59,7 @@ pub fn figure(table: &Table, source: &str) -> Figure {
             let chart = Chart {
                 title: "Where the cycles go".into(),
                 note: format!("{}. {TEXT}", sentence(phase)),
-                unit: "per cent of radix' cycles".into(),
+                unit: "per cent of radix's cycles".into(),
                 groups,
                 keys: PARTS
                     .iter()

@@ -84,7 +84,7 @@ pub struct Point {
     pub reads_from_memory: f64,
     /// With wasted probes charged, where there are any.
     pub cycles_per_walk: f64,
-    /// Without them.
+    /// The same with wasted probes for nothing.
     pub cycles_per_walk_low: f64,
     /// Against radix, where walks happen.
     pub change: Option<f64>,
@@ -159,7 +159,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
     Ok(code::OK)
 }
 
-/// Presets with every organisation that a sweep shows. Radix' own counterfactual is `real` there.
+/// Presets with every organisation that a sweep shows. Radix's own counterfactual is `real` there.
 fn machines(names: &[String]) -> Result<Vec<Config>> {
     let names: Vec<String> = match names {
         [] => config::presets().map(str::to_owned).collect(),
