@@ -189,7 +189,7 @@ pub const fn span_base(kind: NodeKind, va: VirtAddr) -> VirtAddr {
     VirtAddr::new(va.as_u64() & !span_bytes(kind).wrapping_sub(1))
 }
 
-/// The 18-bit index of `va` in a node: VA[47:30], VA[38:21] or VA[29:12].
+/// The 18-bit index of `va` in a node: `VA[47:30]`, `VA[38:21]` or `VA[29:12]`.
 #[inline(always)]
 pub const fn node_index(kind: NodeKind, va: VirtAddr) -> u32 {
     let va = va.as_u64();
