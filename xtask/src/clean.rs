@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use crate::api::{store, Ctx, Result};
+use crate::api::{code, store, Ctx, ExitCode, Result};
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -23,7 +23,7 @@ pub struct Args {
 
 /// Without an option: build folders, artefacts, logs and leftovers of killed runs; fetched
 /// sources and tools stay.
-pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
+pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     let chosen = args.builds || args.artefacts || args.sources;
     let mut names: Vec<&str> = Vec::new();
     if args.all || args.builds || !chosen {
@@ -78,7 +78,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
             "freed"
         }
     );
-    Ok(0)
+    Ok(code::OK)
 }
 
 fn all_locks(ctx: &Ctx) -> Result<Vec<store::Lock>> {

@@ -5,22 +5,21 @@ use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 
-use crate::api::{fail, proc, Ctx, Fail, Result};
+use crate::api::{code, fail, proc, Ctx, ExitCode, Fail, Result};
 use crate::{bench, build, claims, clean, doctor, guest, image, patch, report, sources, sweep};
 
-const EXIT_CODES: &str = "\
-Exit codes:
-  0    ok
-  1    a test failed
-  2    wrong usage
-  69   a prerequisite is missing or a build step failed
-  71   the guest crashed
-  124  timeout
-  130  interrupted
-  `run -- CMD` passes the exit code of CMD on.
-
-Long output goes to log files in the cache folder ($FPT_CACHE, else
-$XDG_CACHE_HOME/fpt-linux, else ~/.cache/fpt-linux).";
+/// The end of the help.
+fn after_help() -> String {
+    let codes: String = ExitCode::OURS
+        .iter()
+        .map(|c| format!("  {:<5}{}\n", c.number(), c.about()))
+        .collect();
+    format!(
+        "Exit codes:\n{codes}  `run -- CMD` passes the exit code of CMD on.\n\n\
+         Long output goes to log files in the cache folder ($FPT_CACHE, else\n\
+         $XDG_CACHE_HOME/fpt-linux, else ~/.cache/fpt-linux)."
+    )
+}
 
 #[derive(Parser, Debug)]
 #[command(
@@ -28,7 +27,7 @@ $XDG_CACHE_HOME/fpt-linux, else ~/.cache/fpt-linux).";
     bin_name = "cargo xtask",
     about = "Builds, runs and tests FPT-Linux",
     version,
-    after_help = EXIT_CODES,
+    after_help = after_help(),
     propagate_version = true
 )]
 struct Cli {
@@ -107,16 +106,16 @@ pub fn parse(words: &[String]) -> Result<(), clap::Error> {
 pub fn main() -> i32 {
     let cli = Cli::parse();
     match run(cli) {
-        Ok(code) => code,
+        Ok(code) => code.number(),
         Err(err) => {
             let (line, code) = fail::report(&err);
             crate::api::Ui::from_env().error(&line);
-            code
+            code.number()
         }
     }
 }
 
-fn run(cli: Cli) -> Result<i32> {
+fn run(cli: Cli) -> Result<ExitCode> {
     proc::handle_signals()?;
     let mut ctx = Ctx::new(&find_root()?)?;
     ctx.dry_run = cli.dry_run;
@@ -136,14 +135,14 @@ fn run(cli: Cli) -> Result<i32> {
             if !ctx.dry_run {
                 println!("{}", dir.display());
             }
-            Ok(0)
+            Ok(code::OK)
         }
         Command::BuildImage { packages } => {
             let path = image::image(&ctx, &packages)?;
             if !ctx.dry_run {
                 println!("{}", path.display());
             }
-            Ok(0)
+            Ok(code::OK)
         }
         Command::Run(args) => guest::run::main(&ctx, args),
         Command::Walk(args) => guest::walk::main(&ctx, args),

@@ -3,20 +3,86 @@
 
 use std::fmt;
 
-/// Exit codes of the tool; `run -- CMD` passes the guest command's own code on.
+/// How the tool ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitCode {
+    Ok,
+    TestFailed,
+    Usage,
+    /// A missing prerequisite, or a build step that failed.
+    Infra,
+    GuestCrashed,
+    Timeout,
+    Interrupted,
+    /// Another program's own code, which is passed on: of `run -- CMD`, or of gdb.
+    Theirs(i32),
+}
+
+impl ExitCode {
+    /// Those that are ours, in the order of their numbers.
+    pub const OURS: [ExitCode; 7] = [
+        ExitCode::Ok,
+        ExitCode::TestFailed,
+        ExitCode::Usage,
+        ExitCode::Infra,
+        ExitCode::GuestCrashed,
+        ExitCode::Timeout,
+        ExitCode::Interrupted,
+    ];
+
+    pub const fn number(self) -> i32 {
+        match self {
+            ExitCode::Ok => 0,
+            ExitCode::TestFailed => 1,
+            ExitCode::Usage => 2,
+            ExitCode::Infra => 69,
+            ExitCode::GuestCrashed => 71,
+            ExitCode::Timeout => 124,
+            ExitCode::Interrupted => 130,
+            ExitCode::Theirs(code) => code,
+        }
+    }
+
+    /// What it means, as help and docs say it.
+    pub const fn about(self) -> &'static str {
+        match self {
+            ExitCode::Ok => "ok",
+            ExitCode::TestFailed => "a test failed, a check did not hold",
+            ExitCode::Usage => "wrong usage",
+            ExitCode::Infra => "a prerequisite is missing, or a build step failed",
+            ExitCode::GuestCrashed => "the guest crashed",
+            ExitCode::Timeout => "timeout",
+            ExitCode::Interrupted => "interrupted",
+            ExitCode::Theirs(_) => "the exit code of the command in the guest, or of gdb",
+        }
+    }
+
+    /// What a check that ran to its end comes to.
+    pub const fn of_check(held: bool) -> ExitCode {
+        if held {
+            ExitCode::Ok
+        } else {
+            ExitCode::TestFailed
+        }
+    }
+}
+
+/// The codes by name.
 pub mod code {
-    pub const OK: i32 = 0;
-    pub const TEST_FAILED: i32 = 1;
-    pub const USAGE: i32 = 2;
-    pub const INFRA: i32 = 69;
-    pub const GUEST_CRASHED: i32 = 71;
-    pub const TIMEOUT: i32 = 124;
-    pub const INTERRUPTED: i32 = 130;
+    use super::ExitCode;
+
+    pub const OK: ExitCode = ExitCode::Ok;
+    pub const TEST_FAILED: ExitCode = ExitCode::TestFailed;
+    pub const USAGE: ExitCode = ExitCode::Usage;
+    pub const INFRA: ExitCode = ExitCode::Infra;
+    pub const GUEST_CRASHED: ExitCode = ExitCode::GuestCrashed;
+    pub const TIMEOUT: ExitCode = ExitCode::Timeout;
+    pub const INTERRUPTED: ExitCode = ExitCode::Interrupted;
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fail {
-    pub code: i32,
+    pub code: ExitCode,
     pub what: String,
     pub why: String,
     pub fix: String,
@@ -24,7 +90,7 @@ pub struct Fail {
 
 impl Fail {
     pub fn new(
-        code: i32,
+        code: ExitCode,
         what: impl Into<String>,
         why: impl Into<String>,
         fix: impl Into<String>,
@@ -86,7 +152,7 @@ impl fmt::Display for Fail {
 impl std::error::Error for Fail {}
 
 /// The line and the exit code for any error.
-pub fn report(err: &anyhow::Error) -> (String, i32) {
+pub fn report(err: &anyhow::Error) -> (String, ExitCode) {
     if let Some(fail) = err.chain().find_map(|e| e.downcast_ref::<Fail>()) {
         return (fail.to_string(), fail.code);
     }

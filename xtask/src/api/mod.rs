@@ -11,7 +11,7 @@ pub mod ui;
 
 use std::path::{Path, PathBuf};
 
-pub use fail::{code, Fail};
+pub use fail::{code, ExitCode, Fail};
 pub use modes::Mode;
 pub use proc::{Cmd, Job};
 pub use ui::{Stage, Ui};

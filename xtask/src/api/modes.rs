@@ -67,7 +67,7 @@ mod tests {
             ("xyzzyxyzzy", "one of: radix, l4l3, l3l2, l4l3-l2l1"),
         ] {
             let err = parse(word).unwrap_err();
-            assert_eq!(err.exit_code(), code::USAGE);
+            assert_eq!(err.exit_code(), code::USAGE.number());
             assert_eq!(
                 err.to_string(),
                 format!("error: unknown mode '{word}'; {hint}\n")

@@ -50,7 +50,7 @@ pub fn handle_signals() -> Result<()> {
             }
             abandon();
             let _ = writeln!(std::io::stderr(), "\ninterrupted: nothing left running");
-            std::process::exit(code::INTERRUPTED);
+            std::process::exit(code::INTERRUPTED.number());
         }
     });
     Ok(())

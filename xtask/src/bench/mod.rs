@@ -17,7 +17,7 @@ use std::time::{Instant, SystemTime};
 
 use anyhow::Context as _;
 
-use crate::api::{code, fail, hash, modes, store, ui, Ctx, Fail, Mode, Result};
+use crate::api::{code, fail, hash, modes, store, ui, Ctx, ExitCode, Fail, Mode, Result};
 use crate::guest::rundir::{self, RunDir};
 use crate::guest::say;
 use catalogue::{Scale, Workload};
@@ -168,7 +168,7 @@ pub fn base(ctx: &Ctx) -> PathBuf {
     ctx.root.join("target/fpt/bench")
 }
 
-pub fn main(ctx: &Ctx, args: Args, jobs: Option<u16>) -> Result<i32> {
+pub fn main(ctx: &Ctx, args: Args, jobs: Option<u16>) -> Result<ExitCode> {
     let jobs = jobs.map_or(JOBS, usize::from);
     let folder = if ctx.dry_run {
         base(ctx).join("dry-run")
@@ -686,7 +686,7 @@ impl Bench<'_> {
                         .context(format!("cannot keep the result of {}", cell.name()))
                 });
             }
-            made.error = Some(schema::Failure { code, line });
+            made.error = Some(schema::Failure { code: code.number(), line });
         }
         Ok(made)
     }

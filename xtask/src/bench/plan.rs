@@ -257,10 +257,10 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("8.5 GiB (8.0 GiB for the guest)"), "{text}");
-        assert_eq!(code, 69);
+        assert_eq!(code, crate::api::code::INFRA);
         let (text, code) = line(host(20_000, 50));
         assert!(text.contains("it needs 134 MiB, 50 MiB are free"), "{text}");
-        assert_eq!(code, 69);
+        assert_eq!(code, crate::api::code::INFRA);
         let apart = |cache| Host {
             cache_mib: Some(cache),
             ..host(20_000, 50)
@@ -275,7 +275,7 @@ mod tests {
             text.contains("it needs 130 MiB, 129 MiB are free"),
             "{text}"
         );
-        assert_eq!(code, 69);
+        assert_eq!(code, crate::api::code::INFRA);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::artefact::{self, Meta};
 use super::{compare, config, hot, toolchain, Compiler, Kernel, Profile, Toolchain};
-use crate::api::{hash, modes, proc, Ctx, Fail, Mode, Result, Steps};
+use crate::api::{code, hash, modes, proc, Ctx, ExitCode, Fail, Mode, Result, Steps};
 use crate::doctor;
 use crate::patch::{self, Queue};
 use crate::sources::{self, git, Project, Source};
@@ -33,14 +33,14 @@ pub struct KernelArgs {
     compare_off: bool,
 }
 
-pub fn main(ctx: &Ctx, args: KernelArgs) -> Result<i32> {
+pub fn main(ctx: &Ctx, args: KernelArgs) -> Result<ExitCode> {
     if args.compare_off {
         let result = compare::compare_off(ctx)?;
         if ctx.dry_run {
-            return Ok(0);
+            return Ok(code::OK);
         }
         println!("{result}");
-        return Ok(i32::from(!result.same()));
+        return Ok(ExitCode::of_check(result.same()));
     }
     if let Some(mode) = args.mode {
         args.profile.check_mode(mode)?;
@@ -62,7 +62,7 @@ pub fn main(ctx: &Ctx, args: KernelArgs) -> Result<i32> {
             ));
         }
     }
-    Ok(0)
+    Ok(code::OK)
 }
 
 /// The command that boots this kernel; `run` by itself builds with clang.

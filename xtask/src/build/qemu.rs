@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use super::artefact::{self, Meta};
 use super::toolchain::clean_env;
 use super::Qemu;
-use crate::api::{hash, Cmd, Ctx, Fail, Result, Stage};
+use crate::api::{code, hash, Cmd, Ctx, ExitCode, Fail, Result, Stage};
 use crate::doctor;
 use crate::patch::{self, Queue};
 use crate::sources::{self, Project, Source};
@@ -50,12 +50,12 @@ const CONFIGURE: [&str; 17] = [
 #[derive(clap::Args, Debug)]
 pub struct QemuArgs {}
 
-pub fn main(ctx: &Ctx, _args: QemuArgs) -> Result<i32> {
+pub fn main(ctx: &Ctx, _args: QemuArgs) -> Result<ExitCode> {
     let qemu = qemu(ctx)?;
     if !ctx.dry_run {
         println!("{}", qemu.bin.display());
     }
-    Ok(0)
+    Ok(code::OK)
 }
 
 fn input_hash(ctx: &Ctx, source: &Source, gcc: &str) -> Result<String> {

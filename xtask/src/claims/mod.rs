@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::api::{code, Cmd, Ctx, Fail, Result};
+use crate::api::{code, Cmd, Ctx, ExitCode, Fail, Result};
 use crate::guest::say;
 use check::{Check, Data};
 
@@ -65,7 +65,7 @@ pub fn all(ctx: &Ctx, run: bool) -> Result<Vec<(String, Outcome)>> {
     judge(ctx, &ctx.root.join(FILE), run, None)
 }
 
-pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
+pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     let file = args.file.unwrap_or_else(|| ctx.root.join(FILE));
     if ctx.dry_run {
         for claim in load(&file)?.claims {
@@ -101,11 +101,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
         "\n",
         "{hold} claims hold, {failed} do not, {left} were not run"
     );
-    Ok(if failed > 0 {
-        code::TEST_FAILED
-    } else {
-        code::OK
-    })
+    Ok(ExitCode::of_check(failed == 0))
 }
 
 fn load(file: &Path) -> Result<List> {

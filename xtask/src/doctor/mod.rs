@@ -7,7 +7,7 @@ mod table;
 
 use std::path::PathBuf;
 
-use crate::api::{Cmd, Ctx, Fail, Result};
+use crate::api::{code, Cmd, Ctx, ExitCode, Fail, Result};
 use crate::build::{toolchain, Compiler};
 
 pub use setup::{setup, SetupArgs};
@@ -137,7 +137,7 @@ pub fn require(ctx: &Ctx, wanted: For) -> Result<()> {
     ))
 }
 
-pub fn doctor(ctx: &Ctx, _args: DoctorArgs) -> Result<i32> {
+pub fn doctor(ctx: &Ctx, _args: DoctorArgs) -> Result<ExitCode> {
     let distro = Distro::detect();
     let mut bad = 0;
     for item in TABLE {
@@ -168,7 +168,7 @@ pub fn doctor(ctx: &Ctx, _args: DoctorArgs) -> Result<i32> {
         ));
     }
     println!("Everything is there.");
-    Ok(0)
+    Ok(code::OK)
 }
 
 /// Whether clang and rustc of the kernel build share one LLVM.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::table::{cargo_part, meson_requirement, meson_wheel, rust_packages, CargoPart, How};
 use super::{missing, Distro};
-use crate::api::{proc, store, Cmd, Ctx, Fail, Result, Stage};
+use crate::api::{code, proc, store, Cmd, Ctx, ExitCode, Fail, Result, Stage};
 use crate::build::toolchain::{self, BINDGEN, RUST_LINE};
 
 #[derive(clap::Args, Debug)]
@@ -85,12 +85,12 @@ impl Plan {
     }
 }
 
-pub fn setup(ctx: &Ctx, args: SetupArgs) -> Result<i32> {
+pub fn setup(ctx: &Ctx, args: SetupArgs) -> Result<ExitCode> {
     let distro = Distro::detect();
     let plan = Plan::make(ctx, distro);
     if plan.is_empty() {
         println!("Everything is there; nothing to install.");
-        return Ok(0);
+        return Ok(code::OK);
     }
     println!("To be installed:\n{}", plan.describe(ctx, distro));
     if distro == Distro::Other {
@@ -102,7 +102,7 @@ pub fn setup(ctx: &Ctx, args: SetupArgs) -> Result<i32> {
     }
     if !args.yes && !ctx.dry_run && !confirmed()? {
         println!("Nothing was installed.");
-        return Ok(0);
+        return Ok(code::OK);
     }
     let _lock = if ctx.dry_run {
         None
@@ -155,7 +155,7 @@ pub fn setup(ctx: &Ctx, args: SetupArgs) -> Result<i32> {
         fetch_meson(ctx, &log)?;
     }
     if ctx.dry_run {
-        return Ok(0);
+        return Ok(code::OK);
     }
     let left: Vec<&str> = missing(ctx, None).iter().map(|i| i.name).collect();
     if !left.is_empty() {
@@ -166,7 +166,7 @@ pub fn setup(ctx: &Ctx, args: SetupArgs) -> Result<i32> {
         ));
     }
     println!("Everything is there.");
-    Ok(0)
+    Ok(code::OK)
 }
 
 fn confirmed() -> Result<bool> {

@@ -28,7 +28,7 @@ use super::rundir::{self, RunDir};
 use super::selftest::{check_mode, print_failures};
 use super::vm::Guest;
 use super::walk::{self, End, Walk};
-use crate::api::{code, fail, locked, modes, store, Cmd, Ctx, Fail, Mode, Result};
+use crate::api::{code, fail, locked, modes, store, Cmd, Ctx, ExitCode, Fail, Mode, Result};
 use crate::build::{self, Profile};
 
 #[derive(clap::Args, Debug)]
@@ -861,7 +861,7 @@ pub fn cases(ctx: &Ctx, run: &RunDir, parts: &Parts, modes: &[Mode]) -> Result<V
         .collect())
 }
 
-pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
+pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     let modes = match args.mode.as_slice() {
         [] => Mode::ALL.to_vec(),
         some => some.to_vec(),

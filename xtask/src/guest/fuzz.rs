@@ -21,7 +21,7 @@ use super::selftest::{self, Plan};
 use super::stress::{self, Counts};
 use super::subject::{Kernels, OtherKernel, Subject};
 use super::vm::{self, Guest};
-use crate::api::{code, fail, locked, modes, store, Ctx, Fail, Mode, Result};
+use crate::api::{code, fail, locked, modes, store, Ctx, ExitCode, Fail, Mode, Result};
 use crate::build::Profile;
 
 /// Where the program stands in the guest.
@@ -70,7 +70,7 @@ pub struct Args {
     sanitize: Option<Sanitize>,
 }
 
-pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
+pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     let subjects = Subject::asked_for(args.profile, &args.mode, args.kernel)?;
     qemu::check_size(&args.mem)?;
     let fuzz = Fuzz {

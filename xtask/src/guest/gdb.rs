@@ -11,7 +11,7 @@ use super::parts::{self, Parts};
 use super::qemu::{self, Spec};
 use super::rundir::{self, RunDir};
 use super::vm::Guest;
-use crate::api::{code, modes, Cmd, Ctx, Fail, Mode, Result};
+use crate::api::{code, modes, Cmd, Ctx, ExitCode, Fail, Mode, Result};
 use crate::build::Profile;
 
 #[derive(clap::Args, Debug)]
@@ -42,7 +42,7 @@ pub struct Args {
     command: Vec<String>,
 }
 
-pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
+pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     args.profile.check_mode(args.mode)?;
     qemu::check_size(&args.mem)?;
     if !Cmd::new("gdb").arg("--version").succeeds() {
@@ -133,7 +133,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
         let status = debugger
             .join()
             .map_err(|_| Fail::infra("gdb was lost", "its thread ended", ""))??;
-        Ok(status.code().unwrap_or(code::INFRA))
+        Ok(status.code().map_or(code::INFRA, ExitCode::Theirs))
     })
 }
 

@@ -17,7 +17,7 @@ use super::rundir::{self, RunDir};
 use super::selftest::{build_parts, print_failures};
 use super::subject::{Kernels, OtherKernel, Subject};
 use super::vm::Guest;
-use crate::api::{code, modes, store, Ctx, Fail, Mode, Result};
+use crate::api::{code, modes, store, Ctx, ExitCode, Fail, Mode, Result};
 use crate::build::{self, Profile};
 
 /// The region without work: what the plugin itself would add.
@@ -103,7 +103,7 @@ pub struct Args {
     quick: bool,
 }
 
-pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
+pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     let modes = match args.modes.as_slice() {
         [] => Mode::ALL.to_vec(),
         some => some.to_vec(),

@@ -4,7 +4,7 @@
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{code, Result};
+use crate::api::{ExitCode, Result};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -80,13 +80,9 @@ impl Report {
     }
 
     /// Prints the summary, the last line of a test command; returns its exit code.
-    pub fn conclude(&self) -> i32 {
+    pub fn conclude(&self) -> ExitCode {
         say!("\n", "{}", self.summary());
-        if self.green() {
-            code::OK
-        } else {
-            code::TEST_FAILED
-        }
+        ExitCode::of_check(self.green())
     }
 
     /// Green only if something ran and nothing failed.

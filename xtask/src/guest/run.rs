@@ -15,7 +15,7 @@ use super::rundir::{self, RunDir};
 use super::sanitize::{self, Sanitize};
 use super::tty::RawTerminal;
 use super::vm::{Guest, Requests};
-use crate::api::{code, modes, Ctx, Fail, Mode, Result};
+use crate::api::{code, modes, Ctx, ExitCode, Fail, Mode, Result};
 use crate::build::Profile;
 
 /// Ctrl-]: ends the session from the keyboard when the guest no longer answers.
@@ -64,7 +64,7 @@ pub struct Args {
     command: Vec<String>,
 }
 
-pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
+pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     args.profile.check_mode(args.mode)?;
     qemu::check_size(&args.mem)?;
     if let Some(sanitize) = &args.sanitize {
@@ -145,7 +145,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
     rundir::recorded(&run, || session(ctx, &run, &parts, &spec, &args))
 }
 
-fn session(ctx: &Ctx, run: &RunDir, parts: &Parts, spec: &Spec, args: &Args) -> Result<i32> {
+fn session(ctx: &Ctx, run: &RunDir, parts: &Parts, spec: &Spec, args: &Args) -> Result<ExitCode> {
     let mut guest = Guest::boot(ctx, run, &parts.qemu, spec, "")?;
     let boot = guest.boot.clone();
     ctx.ui.info(&format!(
@@ -224,8 +224,8 @@ fn session(ctx: &Ctx, run: &RunDir, parts: &Parts, spec: &Spec, args: &Args) -> 
         run.set("splats", serde_json::json!(splats));
     }
     match exit.status() {
-        code::OK if found > 0 => Ok(code::TEST_FAILED),
-        status => Ok(status),
+        0 if found > 0 => Ok(code::TEST_FAILED),
+        status => Ok(ExitCode::Theirs(status)),
     }
 }
 

@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use serde_json::{json, Map, Value};
 
 use super::results::Report;
-use crate::api::{proc, store, Ctx, Result};
+use crate::api::{proc, store, Ctx, ExitCode, Result};
 
 pub struct RunDir {
     pub path: PathBuf,
@@ -93,7 +93,7 @@ impl RunDir {
     }
 
     /// Writes meta.json; called at every end that this tool reaches.
-    pub fn finish(&self, exit: i32) -> Result<()> {
+    pub fn finish(&self, exit: ExitCode) -> Result<()> {
         let mut meta = self.meta.lock().unwrap_or_else(|e| e.into_inner()).clone();
         meta.insert("schema".into(), json!(1));
         meta.insert("command".into(), json!(self.command));
@@ -102,7 +102,7 @@ impl RunDir {
             "seconds".into(),
             json!((self.start.elapsed().as_secs_f64() * 10.0).round() / 10.0),
         );
-        meta.insert("exit".into(), json!(exit));
+        meta.insert("exit".into(), json!(exit.number()));
         meta.insert("reproduce".into(), json!(reproducer()));
         meta.insert("host".into(), json!(host()));
         let text = serde_json::to_string_pretty(&Value::Object(meta))
@@ -112,7 +112,7 @@ impl RunDir {
 }
 
 /// Runs `body` and leaves meta.json with its exit code, also when it fails.
-pub fn recorded(run: &RunDir, body: impl FnOnce() -> Result<i32>) -> Result<i32> {
+pub fn recorded(run: &RunDir, body: impl FnOnce() -> Result<ExitCode>) -> Result<ExitCode> {
     let result = body();
     let code = match &result {
         Ok(code) => *code,

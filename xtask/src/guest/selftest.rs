@@ -21,7 +21,7 @@ use super::sanitize::{Sanitize, Watched};
 use super::subject::{Kernels, OtherKernel, Subject};
 pub use super::suite::Suite;
 use super::vm::Guest;
-use crate::api::{code, modes, Ctx, Fail, Mode, Result};
+use crate::api::{code, modes, Ctx, ExitCode, Fail, Mode, Result};
 use crate::build::{self, Kernel, Profile};
 
 /// A case of this name stands for results that differed until they were looked at again.
@@ -72,7 +72,7 @@ pub struct Args {
     patience: u64,
 }
 
-pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
+pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     let all = list::programs(&ctx.root.join("selftests/list.toml"))?;
     let mut programs = list::select(all, &args.filter)?;
     for program in &mut programs {

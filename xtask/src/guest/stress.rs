@@ -26,7 +26,7 @@ use super::selftest::{self, Plan};
 use super::subject::{Kernels, OtherKernel, Subject};
 use super::vm::{self, Exit, Guest};
 use crate::api::fail::did_you_mean;
-use crate::api::{code, fail, locked, modes, store, Ctx, Fail, Mode, Result};
+use crate::api::{code, fail, locked, modes, store, Ctx, ExitCode, Fail, Mode, Result};
 use crate::build::Profile;
 use crate::image;
 
@@ -155,7 +155,7 @@ pub(super) fn minutes(text: &str) -> Result<f64, String> {
     }
 }
 
-pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
+pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     if args.list {
         for (name, what) in SCENARIOS {
             say!("\n", "{name:<10}{what}");

@@ -23,7 +23,7 @@ use super::subject::{Kernels, Subject};
 use super::tap::{self, Status};
 use super::vm::Guest;
 use super::walk;
-use crate::api::{code, fail, proc, store, Cmd, Ctx, Fail, Mode, Result};
+use crate::api::{code, fail, proc, store, Cmd, Ctx, ExitCode, Fail, Mode, Result};
 use crate::bench::{self, catalogue, catalogue::Scale};
 use crate::build::{self, Kernel, Profile};
 use crate::claims::{self, Outcome as Claimed};
@@ -176,7 +176,7 @@ pub struct Args {
     list: bool,
 }
 
-pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
+pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     if args.list {
         for stage in Stage::all() {
             let (name, quick, what) = stage.row();

@@ -52,7 +52,7 @@ impl Exit {
     /// The exit code, as a shell reports it.
     pub fn status(&self) -> i32 {
         if self.timeout {
-            code::TIMEOUT
+            code::TIMEOUT.number()
         } else if self.signal != 0 {
             128 + self.signal
         } else {

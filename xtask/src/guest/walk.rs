@@ -13,7 +13,7 @@ use super::qemu::Spec;
 use super::rundir::{self, RunDir};
 use super::selftest::check_mode;
 use super::vm::Guest;
-use crate::api::{code, modes, store, Ctx, Fail, Mode, Result};
+use crate::api::{code, modes, store, Ctx, ExitCode, Fail, Mode, Result};
 use crate::build::Profile;
 
 const FLAT: u64 = 1 << 52;
@@ -156,7 +156,7 @@ pub fn expected(mode: Mode, huge: bool) -> usize {
     mode.visits(if huge { Level::L2 } else { Level::L1 })
 }
 
-pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
+pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     args.profile.check_mode(args.mode)?;
     let kernel = parts::kernel(ctx, args.profile)?;
     let qemu = parts::qemu(ctx, false)?;

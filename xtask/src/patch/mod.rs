@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use crate::api::{hash, proc, store, Cmd, Ctx, Fail, Result, Stage};
+use crate::api::{code, hash, proc, store, Cmd, Ctx, ExitCode, Fail, Result, Stage};
 use crate::doctor;
 use crate::sources::{self, git, Project, Source};
 
@@ -72,7 +72,7 @@ pub struct Applied {
     pub commit: String,
 }
 
-pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
+pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     let some = |p: Option<Project>| p.map_or(Project::ALL.to_vec(), |p| vec![p]);
     doctor::require(ctx, doctor::For::Patch)?;
     match args.command {
@@ -80,7 +80,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
             for project in some(project) {
                 status(ctx, project)?;
             }
-            Ok(0)
+            Ok(code::OK)
         }
         Command::Apply { project, force } => {
             for project in some(project) {
@@ -89,7 +89,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
                 let applied = apply_with(ctx, project, &source, force)?;
                 println!("{project} {}: {}", source.release, applied.dir.display());
             }
-            Ok(0)
+            Ok(code::OK)
         }
         Command::Refresh {
             project,
@@ -110,7 +110,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
                     }
                 }
             }
-            Ok(i32::from(failed))
+            Ok(ExitCode::of_check(!failed))
         }
     }
 }

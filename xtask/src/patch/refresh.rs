@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::queue::{self, Queue};
-use crate::api::{proc, store, Ctx, Fail, Result};
+use crate::api::{code, proc, store, Ctx, ExitCode, Fail, Result};
 use crate::sources::{self, git, Project};
 
 pub fn refresh(
@@ -13,7 +13,7 @@ pub fn refresh(
     project: Project,
     tree: Option<PathBuf>,
     from: Option<String>,
-) -> Result<i32> {
+) -> Result<ExitCode> {
     let dir = match tree {
         Some(dir) => dir,
         None => sources::tree_dir(ctx, project, &sources::planned(ctx, project)?),
@@ -85,7 +85,7 @@ pub fn refresh(
                 .read()?;
         }
     }
-    Ok(0)
+    Ok(code::OK)
 }
 
 pub(super) fn store_dir(ctx: &Ctx) -> Result<PathBuf> {

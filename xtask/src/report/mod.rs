@@ -22,7 +22,7 @@ use std::time::SystemTime;
 use anyhow::Context as _;
 
 use crate::api::fail::did_you_mean;
-use crate::api::{code, hash, store, Ctx, Fail, Mode, Result};
+use crate::api::{code, hash, store, Ctx, ExitCode, Fail, Mode, Result};
 use crate::bench;
 use crate::guest::rundir;
 use crate::guest::say;
@@ -48,7 +48,7 @@ pub struct Args {
     out: Option<PathBuf>,
 }
 
-pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
+pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     if let [a, b] = args.compare.as_slice() {
         let (a_dir, b_dir) = (find(ctx, Some(a))?, find(ctx, Some(b))?);
         let (a, b) = (Matrix::load(&a_dir)?, Matrix::load(&b_dir)?);
@@ -300,7 +300,7 @@ fn picture(
     })
 }
 
-fn compared(ctx: &Ctx, a: &Matrix, b: &Matrix, out: &Path) -> Result<i32> {
+fn compared(ctx: &Ctx, a: &Matrix, b: &Matrix, out: &Path) -> Result<ExitCode> {
     let (ta, tb) = (Table::new(a), Table::new(b));
     let pairs = compare::pairs(&ta, &tb);
     if pairs.is_empty() {

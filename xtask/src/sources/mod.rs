@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{hash, store, Cmd, Ctx, Fail, Result, Stage};
+use crate::api::{code, hash, store, Cmd, Ctx, ExitCode, Fail, Result, Stage};
 use crate::doctor;
 
 pub use aptlists::Entry;
@@ -190,7 +190,7 @@ fn record(ctx: &Ctx, project: Project, source: &Source) -> Result<()> {
     store::write_atomic(&record_path(ctx, project)?, text.as_bytes())
 }
 
-pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
+pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     if args.provider == Provider::Upstream {
         let (Some(project), Some(from), Some(sha256)) = (args.project, &args.from, &args.sha256)
         else {
@@ -208,7 +208,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
             record(ctx, project, &source)?;
             print_source(project, &source);
         }
-        return Ok(0);
+        return Ok(code::OK);
     }
     if args.from.is_some() || args.sha256.is_some() {
         return Err(Fail::usage(
@@ -228,7 +228,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
             print_source(project, &source);
         }
     }
-    Ok(0)
+    Ok(code::OK)
 }
 
 fn print_source(project: Project, source: &Source) {

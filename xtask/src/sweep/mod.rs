@@ -16,7 +16,7 @@ use fpt_walksim_model::synthetic::{self, Pattern, Run};
 use serde::{Deserialize, Serialize};
 
 use crate::api::fail::did_you_mean;
-use crate::api::{code, store, Ctx, Fail, Mode, Result};
+use crate::api::{code, store, Ctx, ExitCode, Fail, Mode, Result};
 use crate::guest::rundir;
 use crate::guest::say;
 use crate::report::{draw, export, figures, lines};
@@ -98,7 +98,7 @@ struct Job<'a> {
     run: Run,
 }
 
-pub fn main(ctx: &Ctx, args: Args) -> Result<i32> {
+pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     let machines = machines(&args.preset)?;
     let patterns = patterns(&args.pattern)?;
     let sizes: Vec<u64> = (SIZES.into_iter())
