@@ -1,12 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The command line.
 
+pub mod examples;
+pub mod manual;
+
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::api::{code, fail, proc, Ctx, ExitCode, Fail, Result};
-use crate::{bench, build, claims, clean, doctor, guest, image, patch, report, sources, sweep};
+use crate::api::{code, fail, proc, ui, Cmd, Ctx, ExitCode, Fail, Result};
+use crate::defaults::{self, Defaults};
+use crate::{
+    bench, build, claims, clean, doctor, editor, guest, image, patch, report, sources, sweep,
+};
 
 /// The end of the help.
 fn after_help() -> String {
@@ -16,33 +23,70 @@ fn after_help() -> String {
         .collect();
     format!(
         "Exit codes:\n{codes}  `run -- CMD` passes the exit code of CMD on.\n\n\
+         Modes: radix (conventional tables), l4l3, l3l2, l4l3-l2l1.\n\n\
+         `cargo xtask`, `./fpt` in a checkout and an installed `fpt` are the same program.\n\
+         Defaults come from fpt.toml in the checkout, then from fpt-linux/fpt.toml in\n\
+         $XDG_CONFIG_HOME (~/.config); an option comes before both.\n\
          Long output goes to log files in the cache folder ($FPT_CACHE, else\n\
          $XDG_CACHE_HOME/fpt-linux, else ~/.cache/fpt-linux)."
     )
 }
 
+/// The version with its commit: of the build, else that of the checkout it was built in.
+fn version() -> String {
+    let commit = match env!("FPT_COMMIT") {
+        "" => Cmd::new("git")
+            .args([
+                "-C",
+                env!("CARGO_MANIFEST_DIR"),
+                "rev-parse",
+                "--short=12",
+                "HEAD",
+            ])
+            .read()
+            .map_or("unknown".into(), |text| text.trim().to_string()),
+        commit => commit.to_string(),
+    };
+    format!("{} (commit {commit})", env!("CARGO_PKG_VERSION"))
+}
+
 #[derive(Parser, Debug)]
 #[command(
-    name = "cargo xtask",
-    bin_name = "cargo xtask",
+    name = "fpt",
+    bin_name = "fpt",
     about = "Builds, runs and tests FPT-Linux",
     version,
     after_help = after_help(),
     propagate_version = true
 )]
 struct Cli {
+    /// The checkout [default: FPT_ROOT, the one around the current folder, or `root` of the user's fpt.toml]
+    #[arg(long, global = true, value_name = "DIR", help_heading = GLOBAL)]
+    root: Option<PathBuf>,
     /// Print the commands, shell-quoted, instead of running them
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     dry_run: bool,
     /// Say more (twice: also the small commands)
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = GLOBAL)]
     verbose: u8,
+    /// Say nothing but results, warnings and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = GLOBAL)]
+    quiet: bool,
+    /// Print the result as JSON, and nothing else, to standard output
+    #[arg(long, global = true, help_heading = GLOBAL)]
+    json: bool,
     /// Parallel jobs of make, ninja and cargo [default: number of CPUs]
-    #[arg(short, long, global = true, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(short, long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = GLOBAL)]
     jobs: Option<u16>,
+    /// Guests at a time, where a command boots several [default: 2]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64), help_heading = GLOBAL)]
+    guests: Option<u16>,
     #[command(subcommand)]
     command: Command,
 }
+
+/// The options that every command has come after its own.
+const GLOBAL: &str = "Options of every command";
 
 #[derive(Subcommand, Debug)]
 enum Command {
@@ -94,35 +138,166 @@ enum Command {
     Sweep(sweep::Args),
     /// Remove caches
     Clean(clean::Args),
+    /// Write rust-project.json and compile_commands.json for the patched kernel
+    Editor,
+    /// Print the completions of a shell
+    Completions { shell: clap_complete::Shell },
+    /// Write the manual, one page for each command
+    Man(manual::Args),
+}
+
+impl Command {
+    /// Whether it has a result that can be JSON; the others say their result as text or write files.
+    fn has_json(&self) -> bool {
+        match self {
+            Command::Doctor(_)
+            | Command::BuildQemu(_)
+            | Command::BuildKernel(_)
+            | Command::BuildSelftests
+            | Command::BuildImage { .. }
+            | Command::Walk(_)
+            | Command::Agree(_)
+            | Command::Selftest(_)
+            | Command::Stress(_)
+            | Command::Fuzz(_)
+            | Command::Test(_)
+            | Command::Kcount(_)
+            | Command::Bench(_)
+            | Command::Report(_) => true,
+            Command::Setup(_)
+            | Command::Fetch(_)
+            | Command::Patch(_)
+            | Command::Run(_)
+            | Command::Gdb(_)
+            | Command::Claims(_)
+            | Command::Sweep(_)
+            | Command::Clean(_)
+            | Command::Editor
+            | Command::Completions { .. }
+            | Command::Man(_) => false,
+        }
+    }
+}
+
+/// The whole command line, with examples and defaults.
+pub fn command(defaults: &Defaults) -> clap::Command {
+    Cli::command().mut_subcommands(|sub| {
+        let name = sub.get_name().to_string();
+        let guest = ["run", "gdb"].contains(&name.as_str());
+        let mut sub = sub;
+        if let Some(text) = examples::of(&name) {
+            sub = sub.after_help(text);
+        }
+        sub.mut_args(|arg| {
+            let id = arg.get_id().as_str().to_string();
+            match (id.as_str(), defaults.mode, &defaults.mem, defaults.smp) {
+                ("mode", Some(mode), _, _) if arg.is_required_set() => {
+                    arg.required(false).default_value(mode.name())
+                }
+                ("mem", _, Some(mem), _) if guest => arg.default_value(mem.clone()),
+                ("smp", _, _, Some(smp)) if guest => arg.default_value(smp.to_string()),
+                _ => arg,
+            }
+        })
+    })
 }
 
 /// Whether the tool takes these words, which are those after its name.
 pub fn parse(words: &[String]) -> Result<(), clap::Error> {
     let name = std::iter::once("fpt".to_string());
-    Cli::try_parse_from(name.chain(words.iter().cloned())).map(drop)
+    let all = name.chain(words.iter().cloned());
+    command(&Defaults::default())
+        .try_get_matches_from(all)
+        .map(drop)
 }
 
 /// Parse, run, report; the process's exit code.
 pub fn main() -> i32 {
-    let cli = Cli::parse();
-    match run(cli) {
+    match parsed().and_then(|(cli, user)| run(cli, &user)) {
         Ok(code) => code.number(),
         Err(err) => {
             let (line, code) = fail::report(&err);
-            crate::api::Ui::from_env().error(&line);
+            ui::Ui::from_env().error(&own_name(line));
             code.number()
         }
     }
 }
 
-fn run(cli: Cli) -> Result<ExitCode> {
+/// An installed program is not called through cargo, and neither are the commands that it recommends.
+fn own_name(line: String) -> String {
+    match std::env::var_os("CARGO") {
+        Some(_) => line,
+        None => line.replace("`cargo xtask ", "`fpt "),
+    }
+}
+
+/// The command line, with the defaults of the files that were found.
+fn parsed() -> Result<(Cli, Defaults)> {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let user = Defaults::of_user()?;
+    let root = find_root(root_option(&words).as_deref(), &user);
+    let all = match &root {
+        Ok(root) => Defaults::of_checkout(root, &user)?,
+        // It may be a command that needs none.
+        Err(_) => user,
+    };
+    let mut command = command(&all);
+    if words
+        .iter()
+        .take_while(|w| *w != "--")
+        .any(|w| w == "--version" || w == "-V")
+    {
+        command = command.version(version());
+    }
+    let matches = command.get_matches_from(words);
+    match Cli::from_arg_matches(&matches) {
+        Ok(cli) => Ok((cli, all)),
+        Err(err) => err.exit(),
+    }
+}
+
+/// `--root` before everything is parsed: the defaults of the checkout are needed for that.
+fn root_option(words: &[OsString]) -> Option<PathBuf> {
+    let mut words = words.iter().take_while(|w| *w != "--");
+    while let Some(word) = words.next() {
+        if word == "--root" {
+            return words.next().map(PathBuf::from);
+        }
+        if let Some(dir) = word.to_str().and_then(|w| w.strip_prefix("--root=")) {
+            return Some(PathBuf::from(dir));
+        }
+    }
+    None
+}
+
+fn run(cli: Cli, all: &Defaults) -> Result<ExitCode> {
     proc::handle_signals()?;
-    let mut ctx = Ctx::new(&find_root()?)?;
+    // These say something about the program and nothing about a checkout.
+    match cli.command {
+        Command::Completions { shell } => return manual::completions(shell),
+        Command::Man(args) => return manual::main(args, cli.dry_run),
+        _ => {}
+    }
+    if cli.json {
+        if !cli.command.has_json() {
+            return Err(Fail::usage(
+                "this command has no result in JSON",
+                "what it prints is text, or another program's",
+                "leave --json out",
+            ));
+        }
+        ui::be_json();
+    }
+    let mut ctx = Ctx::new(&find_root(cli.root.as_deref(), all)?)?;
     ctx.dry_run = cli.dry_run;
     ctx.verbose = cli.verbose;
-    if let Some(jobs) = cli.jobs {
+    if cli.quiet {
+        ctx.ui.be_quiet();
+    }
+    if let Some(jobs) = cli.jobs.or(all.jobs) {
         ctx.jobs = usize::from(jobs);
     }
+    ctx.guests = cli.guests.or(all.guests).map(usize::from);
     match cli.command {
         Command::Doctor(args) => doctor::doctor(&ctx, args),
         Command::Setup(args) => doctor::setup(&ctx, args),
@@ -130,20 +305,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Patch(args) => patch::main(&ctx, args),
         Command::BuildQemu(args) => build::qemu_main(&ctx, args),
         Command::BuildKernel(args) => build::kernel_main(&ctx, args),
-        Command::BuildSelftests => {
-            let dir = build::kselftests(&ctx)?;
-            if !ctx.dry_run {
-                println!("{}", dir.display());
-            }
-            Ok(code::OK)
-        }
-        Command::BuildImage { packages } => {
-            let path = image::image(&ctx, &packages)?;
-            if !ctx.dry_run {
-                println!("{}", path.display());
-            }
-            Ok(code::OK)
-        }
+        Command::BuildSelftests => made(&ctx, &build::kselftests(&ctx)?),
+        Command::BuildImage { packages } => made(&ctx, &image::image(&ctx, &packages)?),
         Command::Run(args) => guest::run::main(&ctx, args),
         Command::Walk(args) => guest::walk::main(&ctx, args),
         Command::Agree(args) => guest::agree::main(&ctx, args),
@@ -153,31 +316,130 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Test(args) => guest::test::main(&ctx, args),
         Command::Gdb(args) => guest::gdb::main(&ctx, args),
         Command::Kcount(args) => guest::kcount::main(&ctx, args),
-        Command::Bench(args) => bench::main(&ctx, args, cli.jobs),
+        Command::Bench(args) => bench::main(&ctx, args),
         Command::Report(args) => report::main(&ctx, args),
         Command::Claims(args) => claims::main(&ctx, args),
         Command::Sweep(args) => sweep::main(&ctx, args),
         Command::Clean(args) => clean::main(&ctx, args),
+        Command::Editor => editor::main(&ctx),
+        Command::Completions { .. } | Command::Man(_) => Ok(code::OK),
     }
 }
 
-/// The checkout: cargo says where the crate is; a copied binary looks upwards from here.
-fn find_root() -> Result<PathBuf> {
+/// Says what was built: its path.
+fn made(ctx: &Ctx, path: &Path) -> Result<ExitCode> {
+    if !ctx.dry_run {
+        ui::path(path);
+    }
+    Ok(code::OK)
+}
+
+fn is_root(dir: &Path) -> bool {
+    dir.join("xtask/Cargo.toml").is_file()
+}
+
+/// The checkout: as told, else where cargo or the person stands, else as the user's file says.
+fn find_root(option: Option<&Path>, user: &Defaults) -> Result<PathBuf> {
+    let named = |dir: &Path, by: &str| match dir.canonicalize() {
+        Ok(full) if full.join("xtask").is_dir() => Ok(full),
+        _ => Err(Fail::usage(
+            format!("{} is no checkout of FPT-Linux", dir.display()),
+            format!("{by} names it"),
+            "name the folder of a clone",
+        )),
+    };
+    if let Some(dir) = option {
+        return named(dir, "--root");
+    }
     if let Some(dir) = std::env::var_os("FPT_ROOT") {
-        return Ok(PathBuf::from(dir));
+        return named(Path::new(&dir), "FPT_ROOT");
     }
     let here = std::env::current_dir()?;
     let from_cargo = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
-    let is_root = |p: &Path| p.join("xtask/Cargo.toml").is_file();
     let starts = from_cargo.as_deref().into_iter().chain([here.as_path()]);
     for dir in starts.flat_map(Path::ancestors) {
         if is_root(dir) {
             return Ok(dir.to_path_buf());
         }
     }
+    if let Some(dir) = &user.root {
+        return named(dir, "the user's fpt.toml");
+    }
+    let file = defaults::user_file().map_or("fpt.toml".into(), |f| f.display().to_string());
     Err(Fail::usage(
         "not in a checkout of FPT-Linux",
         format!("no parent folder of {} is one", here.display()),
-        "change into the checkout",
+        format!("change into one, or name it with --root, FPT_ROOT, or `root` in {file}"),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn each_command_has_two_examples_that_it_takes() {
+        for sub in Cli::command().get_subcommands() {
+            let name = sub.get_name();
+            let of_it = examples::EXAMPLES.iter().find(|(n, _)| *n == name);
+            let (_, lines) = of_it.unwrap_or_else(|| panic!("{name} has no examples"));
+            assert!(lines.len() >= 2, "{name}");
+            for (line, _) in *lines {
+                assert!(line.starts_with(&format!("fpt {name}")), "{line}");
+            }
+        }
+        assert_eq!(
+            examples::EXAMPLES.len(),
+            Cli::command().get_subcommands().count()
+        );
+    }
+
+    #[test]
+    fn every_mode_is_taken_in_the_same_way() {
+        let mut seen = 0;
+        for sub in Cli::command().get_subcommands() {
+            let Some(arg) = sub.get_arguments().find(|a| a.get_long() == Some("mode")) else {
+                assert!(!sub.get_arguments().any(|a| a.get_long() == Some("modes")));
+                continue;
+            };
+            seen += 1;
+            let name = sub.get_name();
+            assert_eq!(arg.get_all_aliases(), Some(vec!["modes"]), "{name}");
+            assert_eq!(arg.get_visible_aliases(), Some(vec![]), "{name}");
+            assert_eq!(arg.get_value_delimiter(), Some(','), "{name}");
+        }
+        assert!(seen >= 10, "{seen}");
+    }
+
+    #[test]
+    fn a_default_mode_is_for_commands_that_need_one() {
+        let words = |line: &str| line.split(' ').map(String::from).collect::<Vec<_>>();
+        assert!(parse(&words("run -- true")).is_err());
+        let with = Defaults {
+            mode: Some(crate::api::Mode::L3L2),
+            ..Defaults::default()
+        };
+        for line in ["fpt run -- true", "fpt walk", "fpt gdb"] {
+            assert!(
+                command(&with).try_get_matches_from(words(line)).is_ok(),
+                "{line}"
+            );
+        }
+        assert!(command(&with)
+            .try_get_matches_from(words("fpt stress"))
+            .is_err());
+    }
+
+    #[test]
+    fn root_is_found_before_the_rest() {
+        let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
+        assert_eq!(root_option(&words("fpt --root a run")), Some("a".into()));
+        assert_eq!(root_option(&words("fpt run --root=b")), Some("b".into()));
+        assert_eq!(root_option(&words("fpt run -- ls --root c")), None);
+    }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The `cargo xtask` program; everything else is in the library.
+//! The program `fpt`, which is also `cargo xtask`; everything else is in the library.
 
 fn main() {
     std::process::exit(xtask::cli::main());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `bench` and `report` from the command line: what goes well, and each way in which a cell, the host or a
-//! person can go wrong. The guest is src/bin/fake-qemu.rs, so every figure is made up.
+//! person can go wrong. The guest is fake-qemu, so every figure is made up.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -187,6 +187,9 @@ fn resume_runs_only_what_is_missing_or_changed() {
     empty
         .run(&["bench", "--scale", "tiny", "--resume"])
         .is(2, &["there is no matrix to resume"]);
+    empty
+        .run(&["bench", "--resume", "--name", "nope"])
+        .is(2, &["there is no matrix 'nope' to resume"]);
 }
 
 #[test]

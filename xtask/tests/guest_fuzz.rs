@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `fuzz` from the command line: what is green, and that each mismatch, leak and warning turns it red. The guest is
-//! src/bin/fake-qemu.rs, which fuzzes nothing.
+//! fake-qemu, which fuzzes nothing.
 
 use std::path::PathBuf;
 use std::process::Stdio;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The runner must not lie: each way in which a guest can fail turns the command red, with the right code. The
-//! guest is src/bin/fake-qemu.rs.
+//! guest is fake-qemu.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -244,6 +244,10 @@ fn wrong_usage_is_2() {
         .is(2, &["too small"]);
     lab.run(&["run", "--mode", "radix", "--smp", "0"])
         .is(2, &[]);
+    lab.run(&["run", "--modes", "radix,l3l2", "--", "true"])
+        .is(2, &["one mode at a time", "--mode names 2"]);
+    lab.run(&["run", "--mode", "radix", "--smp", "64", "--", "true"])
+        .is(2, &["1..=8"]);
     lab.run(&["run", "--mode", "radix", "--share", "/nonexistent"])
         .is(2, &["cannot share"]);
     lab.run(&["run", "--mode", "radix", "--tty", "--", "true"])

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `stress` from the command line: what is green, and that each leak, failure and warning turns it red. The guest
-//! is src/bin/fake-qemu.rs, which stresses nothing.
+//! is fake-qemu, which stresses nothing.
 
 use std::path::PathBuf;
 use std::process::Stdio;

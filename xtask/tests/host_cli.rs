@@ -164,6 +164,95 @@ fn outside_a_checkout() {
 }
 
 #[test]
+fn the_checkout_is_named_by_an_option_or_the_users_file() {
+    let lab = Lab::new();
+    let root = lab.path("root").display().to_string();
+    let bare = |args: &[&str]| {
+        let mut cmd = lab.command(args);
+        cmd.env_remove("FPT_ROOT")
+            .env_remove("CARGO_MANIFEST_DIR")
+            .env("XDG_CONFIG_HOME", lab.path("config"));
+        host_common::Out::from(cmd.output().expect("fpt starts"))
+    };
+    let status = ["patch", "status", "linux", "--dry-run"];
+    bare(&status).code(2).error_has(&[
+        "--root, FPT_ROOT, or `root` in",
+        "config/fpt-linux/fpt.toml",
+    ]);
+    let with: Vec<&str> = ["--root", &root].into_iter().chain(status).collect();
+    bare(&with).code(0);
+    lab.write(
+        "config/fpt-linux/fpt.toml",
+        &format!("root = '{root}'\nmode = 'l3l2'\n"),
+    );
+    bare(&status).code(0);
+    bare(&["--root", "/nonexistent", "doctor"])
+        .code(2)
+        .error_has(&["/nonexistent is no checkout"]);
+    lab.write("root/fpt.toml", "moed = 'l3l2'\n");
+    bare(&status)
+        .code(2)
+        .error_has(&["fpt.toml is not valid", "did you mean 'mode'?"]);
+}
+
+#[test]
+fn what_says_something_of_the_program_needs_no_checkout() {
+    let lab = Lab::new();
+    for (args, word) in [
+        (&["completions", "zsh"][..], "#compdef fpt"),
+        (&["man", "--print", "walk"], ".TH fpt-walk"),
+        (&["--version"], "(commit "),
+        (&["run", "--help"], "Examples:"),
+    ] {
+        let out = lab
+            .command(args)
+            .env_remove("FPT_ROOT")
+            .env_remove("CARGO_MANIFEST_DIR")
+            .output()
+            .expect("fpt starts");
+        let out = host_common::Out::from(out);
+        out.code(0);
+        assert!(out.stdout.contains(word), "{word} in {}", out.stdout);
+    }
+    lab.run(&["man", "man"]).code(0);
+    assert!(lab.read("man/fpt-build-kernel.1").contains("fpt build"));
+    lab.run(&["man", "--print", "wlak"])
+        .code(2)
+        .error_has(&["did you mean 'walk'?"]);
+}
+
+#[test]
+fn json_is_one_value_or_refused() {
+    let lab = Lab::new();
+    let out = lab
+        .command(&["doctor", "--json"])
+        .env("FPT_PATH", lab.path("bin"))
+        .output()
+        .expect("fpt starts");
+    let out = host_common::Out::from(out);
+    out.code(69);
+    let all: serde_json::Value = serde_json::from_str(&out.stdout).expect("JSON");
+    assert_eq!(all["complete"], false);
+    assert!(all["items"].as_array().is_some_and(|a| a.len() > 20));
+    lab.run(&["clean", "--json"])
+        .code(2)
+        .error_has(&["no result in JSON"]);
+}
+
+#[test]
+fn quiet_is_quiet_and_errors_are_not() {
+    let lab = Lab::new();
+    lab.fetched();
+    let loud = lab.run(&["patch", "apply", "linux"]);
+    let quiet = lab.run(&["patch", "apply", "linux", "-q"]);
+    loud.code(0);
+    quiet.code(0);
+    assert!(!loud.stderr.is_empty());
+    assert_eq!(quiet.stderr, "");
+    lab.run(&["-q", "patch", "status", "nope"]).code(2);
+}
+
+#[test]
 fn bad_base_file() {
     let lab = Lab::new();
     lab.write("root/linux-patches/BASE", "name = 'linux'\nfrob = 1\n");

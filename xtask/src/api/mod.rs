@@ -11,7 +11,7 @@ pub mod ui;
 
 use std::path::{Path, PathBuf};
 
-pub use fail::{code, ExitCode, Fail};
+pub use fail::{code, did_you_mean, ExitCode, Fail};
 pub use modes::Mode;
 pub use proc::{Cmd, Job};
 pub use ui::{Stage, Ui};
@@ -35,6 +35,8 @@ pub struct Ctx {
     pub verbose: u8,
     /// Parallel jobs of make, ninja and cargo.
     pub jobs: usize,
+    /// Guests at a time, if somebody said a number.
+    pub guests: Option<usize>,
     pub ui: Ui,
 }
 
@@ -47,8 +49,14 @@ impl Ctx {
             dry_run: false,
             verbose: 0,
             jobs: std::thread::available_parallelism().map_or(1, |n| n.get()),
+            guests: None,
             ui: Ui::from_env(),
         })
+    }
+
+    /// Guests at a time, where the command's own number is `usual`.
+    pub fn guests_or(&self, usual: usize) -> usize {
+        self.guests.unwrap_or(usual)
     }
 
     /// The folder for long output of build steps.

@@ -43,6 +43,29 @@ impl TypedValueParser for Parser {
     }
 }
 
+/// The one mode of a command that takes no more.
+pub fn one(modes: &[Mode]) -> super::Result<Mode> {
+    match modes {
+        [mode] => Ok(*mode),
+        _ => Err(Fail::usage(
+            "one mode at a time",
+            format!("--mode names {}", modes.len()),
+            "run the command once for each",
+        )),
+    }
+}
+
+/// Each of them once, in the order in which they were named.
+pub fn each_once(modes: &[Mode]) -> Vec<Mode> {
+    let mut once = Vec::new();
+    for mode in modes {
+        if !once.contains(mode) {
+            once.push(*mode);
+        }
+    }
+    once
+}
+
 fn unknown(word: &str) -> Fail {
     let names = Mode::ALL.map(Mode::name);
     let hint = match did_you_mean(word, names) {

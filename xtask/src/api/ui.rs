@@ -5,6 +5,8 @@
 
 use std::collections::VecDeque;
 use std::io::Write;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -18,6 +20,33 @@ pub const TAIL: usize = 40;
 const WINDOW: usize = 8;
 /// A piped stage says that it is alive this often.
 const HEARTBEAT: Duration = Duration::from_secs(60);
+
+/// Standard output belongs to one JSON value.
+static JSON: AtomicBool = AtomicBool::new(false);
+
+/// From here on results are JSON.
+pub fn be_json() {
+    JSON.store(true, Ordering::SeqCst);
+}
+
+pub fn is_json() -> bool {
+    JSON.load(Ordering::SeqCst)
+}
+
+/// The result of a command whose result is a path.
+pub fn path(path: &Path) {
+    let text = match is_json() {
+        true => serde_json::json!({ "path": path.display().to_string() }).to_string(),
+        false => path.display().to_string(),
+    };
+    json_or_text(&text);
+}
+
+/// A line of standard output that is there in either form.
+pub fn json_or_text(line: &str) {
+    // A closed pipe (`| head`) is no error of ours.
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
 
 #[derive(Clone, Debug)]
 pub struct Ui {
@@ -53,6 +82,11 @@ impl Ui {
         Ui::with(term, tty, false)
     }
 
+    /// From here on only warnings and errors are said.
+    pub fn be_quiet(&self) {
+        self.screen().quiet = true;
+    }
+
     /// Says nothing; for tests and for callers that want only the result.
     pub fn quiet() -> Ui {
         Ui::with(Term::stderr(), false, true)
@@ -82,14 +116,12 @@ impl Ui {
 
     pub fn warn(&self, text: &str) {
         let mark = style("warning:").for_stderr().yellow().to_string();
-        self.screen().print(&format!("{mark} {text}"));
+        self.screen().print_always(&format!("{mark} {text}"));
     }
 
     pub fn error(&self, text: &str) {
         let mark = style("error:").for_stderr().red().bold().to_string();
-        let mut screen = self.screen();
-        screen.quiet = false;
-        screen.print(&format!("{mark} {text}"));
+        self.screen().print_always(&format!("{mark} {text}"));
     }
 
     /// A command of a dry run: shell-quoted, on stdout.
@@ -217,7 +249,7 @@ impl Stage {
         };
         if !ok {
             for line in &stage.lines {
-                screen.print(&format!("    | {line}"));
+                screen.print_always(&format!("    | {line}"));
             }
         }
         screen.print(&format!(
@@ -240,9 +272,12 @@ impl Screen {
     }
 
     fn print(&mut self, text: &str) {
-        if self.quiet {
-            return;
+        if !self.quiet {
+            self.print_always(text);
         }
+    }
+
+    fn print_always(&mut self, text: &str) {
         self.erase();
         // Nothing sensible can be done about a broken stderr.
         let _ = self.term.write_line(text);

@@ -30,8 +30,8 @@ pub use schema::SCHEMA;
 
 #[derive(clap::Args, Debug, Clone)]
 pub struct Args {
-    /// Modes, comma-separated [default: all]
-    #[arg(long, value_delimiter = ',', value_parser = modes::Parser)]
+    /// Modes, separated by commas [default: all]
+    #[arg(long = "mode", alias = "modes", value_name = "M[,M...]", value_delimiter = ',', value_parser = modes::Parser)]
     pub modes: Vec<Mode>,
     /// Workloads, comma-separated [default: all of workloads/workloads.toml that are not extra]
     #[arg(long, value_delimiter = ',')]
@@ -45,7 +45,7 @@ pub struct Args {
     /// Changes to the preset, as TOML
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Change one value of the preset, e.g. tlb.stlb.entries=2048 (may be given several times)
+    /// Change one value of the preset, e.g. tlb.stlb.small.entries=2048 (may be given several times)
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
     /// Transparent huge pages of the guest [default: never]
@@ -132,7 +132,7 @@ const MOST_RUNS: i64 = 99;
 /// The simulator's configuration in other modes than radix, if it is another.
 const CONFIG_OF_OTHERS: &str = "config-others.toml";
 
-/// Guests at a time, unless `--jobs` says otherwise.
+/// Guests at a time, unless `--guests` says otherwise.
 const JOBS: usize = 2;
 
 /// One cell that is to be run.
@@ -168,8 +168,8 @@ pub fn base(ctx: &Ctx) -> PathBuf {
     ctx.root.join("target/fpt/bench")
 }
 
-pub fn main(ctx: &Ctx, args: Args, jobs: Option<u16>) -> Result<ExitCode> {
-    let jobs = jobs.map_or(JOBS, usize::from);
+pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
+    let jobs = ctx.guests_or(JOBS);
     let folder = if ctx.dry_run {
         base(ctx).join("dry-run")
     } else {
@@ -231,6 +231,8 @@ pub fn main(ctx: &Ctx, args: Args, jobs: Option<u16>) -> Result<ExitCode> {
         let total = planned.len();
         let failed = bench.matrix(&run, planned)?;
         say!("\n", "{}", folder.display());
+        let result = serde_json::json!({ "folder": folder.display().to_string(), "cells": total, "failed": failed.len() });
+        store::write_atomic(&run.path.join("bench.json"), result.to_string().as_bytes())?;
         if failed.is_empty() {
             return Ok(code::OK);
         }
@@ -342,6 +344,13 @@ fn folder(ctx: &Ctx, args: &Args) -> Result<PathBuf> {
                     "use letters, digits, -, _ and dots",
                 ));
             }
+            if args.resume && !base.join(name).is_dir() {
+                return Err(Fail::usage(
+                    format!("there is no matrix '{name}' to resume"),
+                    format!("{} does not exist", base.join(name).display()),
+                    known_matrices(&base, name),
+                ));
+            }
             name.clone()
         }
         (None, true) => {
@@ -370,6 +379,22 @@ fn folder(ctx: &Ctx, args: &Args) -> Result<PathBuf> {
         }
     };
     Ok(base.join(&name))
+}
+
+/// What else could have been meant by the name of a matrix.
+fn known_matrices(base: &Path, word: &str) -> String {
+    let mut names: Vec<String> = std::fs::read_dir(base)
+        .into_iter()
+        .flatten()
+        .filter_map(|e| e.ok()?.file_name().into_string().ok())
+        .filter(|n| n != "latest" && n != "dry-run")
+        .collect();
+    names.sort();
+    match fail::did_you_mean(word, names.iter().map(String::as_str)) {
+        Some(near) => format!("did you mean '{near}'?"),
+        None if names.is_empty() => "run it without --resume".to_string(),
+        None => format!("there are: {}", names.join(", ")),
+    }
 }
 
 /// What is free now: memory that programs can get, and disk below `dir` (its nearest parent that exists)
@@ -686,7 +711,10 @@ impl Bench<'_> {
                         .context(format!("cannot keep the result of {}", cell.name()))
                 });
             }
-            made.error = Some(schema::Failure { code: code.number(), line });
+            made.error = Some(schema::Failure {
+                code: code.number(),
+                line,
+            });
         }
         Ok(made)
     }

@@ -21,8 +21,62 @@ pub fn dir(ctx: &Ctx, kind: &str, hash: &str) -> PathBuf {
 
 /// The facts of a finished artefact, if it is there.
 pub fn find(ctx: &Ctx, kind: &str, hash: &str) -> Option<Meta> {
-    let text = fs::read_to_string(dir(ctx, kind, hash).join("meta.json")).ok()?;
-    serde_json::from_str(&text).ok()
+    let dir = dir(ctx, kind, hash);
+    let text = fs::read_to_string(dir.join("meta.json")).ok()?;
+    let meta = serde_json::from_str(&text).ok()?;
+    match damaged(&dir) {
+        None => Some(meta),
+        Some(file) => {
+            ctx.ui.warn(&format!(
+                "{} is not as it was built; it is built again",
+                file.display()
+            ));
+            if !ctx.dry_run {
+                // What is left would stand in the way of its successor.
+                let _ = fs::remove_dir_all(&dir);
+            }
+            None
+        }
+    }
+}
+
+/// The file that says how long each file of an artefact is.
+const SIZES: &str = "sizes.json";
+
+/// Paths below the artefact's folder, and the bytes of each file.
+type Sizes = BTreeMap<PathBuf, u64>;
+
+fn sizes(dir: &Path) -> Result<Sizes> {
+    fn walk(root: &Path, dir: &Path, out: &mut Sizes) -> std::io::Result<()> {
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            let (path, kind) = (entry.path(), entry.file_type()?);
+            if kind.is_dir() {
+                walk(root, &path, out)?;
+            } else if kind.is_file() {
+                let name = path.strip_prefix(root).unwrap_or(&path).to_path_buf();
+                out.insert(name, entry.metadata()?.len());
+            }
+        }
+        Ok(())
+    }
+    let mut out = Sizes::new();
+    walk(dir, dir, &mut out).with_context(|| format!("cannot list {}", dir.display()))?;
+    Ok(out)
+}
+
+/// A file that is shorter or longer than it was, or gone. An artefact from before sizes were kept has none.
+fn damaged(dir: &Path) -> Option<PathBuf> {
+    let text = fs::read_to_string(dir.join(SIZES)).ok()?;
+    let sizes: Sizes = serde_json::from_str(&text).unwrap_or_default();
+    let wrong = |(name, len): &(&PathBuf, &u64)| {
+        let now = dir.join(name).metadata().map(|m| m.len());
+        !now.is_ok_and(|now| now == **len)
+    };
+    if sizes.is_empty() {
+        return Some(dir.join(SIZES));
+    }
+    sizes.iter().find(wrong).map(|(name, _)| dir.join(name))
 }
 
 /// Fill a folder through `make` and give it the name of its hash; whole or not at all.
@@ -36,6 +90,8 @@ pub fn create(
     let target = dir(ctx, kind, hash);
     let new = store::NewDir::new(&target)?;
     make(new.path())?;
+    let sizes = serde_json::to_string(&sizes(new.path())?)?;
+    store::write_atomic(&new.path().join(SIZES), sizes.as_bytes())?;
     store::write_atomic(
         &new.path().join("meta.json"),
         serde_json::to_string_pretty(meta)?.as_bytes(),
@@ -67,4 +123,25 @@ pub fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::copy(from, to)
         .map(|_| ())
         .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_was_cut_off_is_seen() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let dir = dir.path();
+        fs::create_dir(dir.join("sub")).expect("made");
+        fs::write(dir.join("sub/vmlinux"), "12345").expect("written");
+        assert_eq!(damaged(dir), None, "from before sizes were kept");
+        let text = serde_json::to_string(&sizes(dir).expect("listed")).expect("JSON");
+        fs::write(dir.join(SIZES), text).expect("written");
+        assert_eq!(damaged(dir), None);
+        fs::write(dir.join("sub/vmlinux"), "123").expect("written");
+        assert_eq!(damaged(dir), Some(dir.join("sub/vmlinux")));
+        fs::remove_file(dir.join("sub/vmlinux")).expect("removed");
+        assert_eq!(damaged(dir), Some(dir.join("sub/vmlinux")));
+    }
 }

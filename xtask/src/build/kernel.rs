@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::artefact::{self, Meta};
 use super::{compare, config, hot, toolchain, Compiler, Kernel, Profile, Toolchain};
-use crate::api::{code, hash, modes, proc, Ctx, ExitCode, Fail, Mode, Result, Steps};
+use crate::api::{code, hash, modes, proc, ui, Ctx, ExitCode, Fail, Mode, Result, Steps};
 use crate::doctor;
 use crate::patch::{self, Queue};
 use crate::sources::{self, git, Project, Source};
@@ -18,9 +18,9 @@ const HOT_BITCODE: &str = "arch/x86/mm/fpt/fpt_hot.bc";
 
 #[derive(clap::Args, Debug)]
 pub struct KernelArgs {
-    /// Page-table mode to boot it with: checked here; one image serves all modes
-    #[arg(long, value_name = "MODE", value_parser = modes::Parser)]
-    mode: Option<Mode>,
+    /// Page-table modes to boot it with: checked here; one image serves all modes
+    #[arg(long, alias = "modes", value_name = "M[,M...]", value_delimiter = ',', value_parser = modes::Parser)]
+    mode: Vec<Mode>,
     /// Which kernel
     #[arg(long, value_enum, default_value_t = Profile::Fpt)]
     profile: Profile,
@@ -42,7 +42,7 @@ pub fn main(ctx: &Ctx, args: KernelArgs) -> Result<ExitCode> {
         println!("{result}");
         return Ok(ExitCode::of_check(result.same()));
     }
-    if let Some(mode) = args.mode {
+    for mode in args.mode.iter().copied() {
         args.profile.check_mode(mode)?;
     }
     let compiler = if args.gcc {
@@ -52,8 +52,8 @@ pub fn main(ctx: &Ctx, args: KernelArgs) -> Result<ExitCode> {
     };
     let kernel = kernel_with(ctx, args.profile, compiler)?;
     if !ctx.dry_run {
-        println!("{}", kernel.vmlinux.display());
-        if let Some(mode) = args.mode {
+        ui::path(&kernel.vmlinux);
+        for mode in args.mode.iter().copied() {
             ctx.ui.info(&format!(
                 "Linux {} ({}); boot it with: {}",
                 kernel.version,

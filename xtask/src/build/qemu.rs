@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use super::artefact::{self, Meta};
 use super::toolchain::clean_env;
 use super::Qemu;
-use crate::api::{code, hash, Cmd, Ctx, ExitCode, Fail, Result, Stage};
+use crate::api::{code, hash, ui, Cmd, Ctx, ExitCode, Fail, Result, Stage};
 use crate::doctor;
 use crate::patch::{self, Queue};
 use crate::sources::{self, Project, Source};
@@ -53,7 +53,7 @@ pub struct QemuArgs {}
 pub fn main(ctx: &Ctx, _args: QemuArgs) -> Result<ExitCode> {
     let qemu = qemu(ctx)?;
     if !ctx.dry_run {
-        println!("{}", qemu.bin.display());
+        ui::path(&qemu.bin);
     }
     Ok(code::OK)
 }

@@ -62,9 +62,10 @@ pub fn kselftests(ctx: &Ctx) -> Result<PathBuf> {
     }
     let targets: Vec<&str> = groups.iter().flat_map(|(dirs, _)| dirs.clone()).collect();
     let out = kernel::build_dir(ctx, "kselftests", Compiler::Llvm, &source);
-    let stage = ctx
-        .ui
-        .stage(&format!("build kernel selftests: {}", targets.join(" ")));
+    let stage = ctx.ui.stage(&format!(
+        "build kernel selftests, some minutes: {}",
+        targets.join(" ")
+    ));
     let log = ctx.log_dir().join("kselftests.log");
     if !ctx.dry_run {
         if log.exists() {

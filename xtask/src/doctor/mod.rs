@@ -7,7 +7,9 @@ mod table;
 
 use std::path::PathBuf;
 
-use crate::api::{code, Cmd, Ctx, ExitCode, Fail, Result};
+use serde_json::json;
+
+use crate::api::{code, ui, Cmd, Ctx, ExitCode, Fail, Result};
 use crate::build::{toolchain, Compiler};
 
 pub use setup::{setup, SetupArgs};
@@ -139,6 +141,9 @@ pub fn require(ctx: &Ctx, wanted: For) -> Result<()> {
 
 pub fn doctor(ctx: &Ctx, _args: DoctorArgs) -> Result<ExitCode> {
     let distro = Distro::detect();
+    if ui::is_json() {
+        return as_json(ctx, distro);
+    }
     let mut bad = 0;
     for item in TABLE {
         let used: Vec<&str> = item.needed.iter().map(|n| n.command()).collect();
@@ -169,6 +174,31 @@ pub fn doctor(ctx: &Ctx, _args: DoctorArgs) -> Result<ExitCode> {
     }
     println!("Everything is there.");
     Ok(code::OK)
+}
+
+/// The table for a program: what is there in which version, and the line that installs what is not.
+fn as_json(ctx: &Ctx, distro: Distro) -> Result<ExitCode> {
+    let mut all = true;
+    let items: Vec<serde_json::Value> = TABLE
+        .iter()
+        .map(|item| {
+            let needed: Vec<&str> = item.needed.iter().map(|n| n.command()).collect();
+            match (item.check)(ctx) {
+                Ok(version) => json!({
+                    "name": item.name, "needed_for": needed, "there": true, "version": version,
+                }),
+                Err(why) => {
+                    all = false;
+                    json!({
+                        "name": item.name, "needed_for": needed, "there": false, "why": why,
+                        "install": item.install_line(distro),
+                    })
+                }
+            }
+        })
+        .collect();
+    ui::json_or_text(&json!({ "schema": 1, "complete": all, "items": items }).to_string());
+    Ok(if all { code::OK } else { code::INFRA })
 }
 
 /// Whether clang and rustc of the kernel build share one LLVM.

@@ -38,10 +38,8 @@ impl Item {
             How::Apt(package) => format!("apt-get install {package}"),
             How::Rust => rust_line(distro),
             How::Cargo(part) => cargo_part(part, distro).line(),
-            How::Bindgen => {
-                "cargo xtask setup (cargo install bindgen-cli into the cache folder)".into()
-            }
-            How::Meson => "cargo xtask setup (pip download meson into the cache folder)".into(),
+            How::Bindgen => "cargo xtask setup".into(),
+            How::Meson => "cargo xtask setup".into(),
         }
     }
 }

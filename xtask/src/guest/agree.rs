@@ -33,8 +33,8 @@ use crate::build::{self, Profile};
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Only this shape of user page tables (may be given several times) [default: all]
-    #[arg(long, value_parser = modes::Parser)]
+    /// Modes, separated by commas [default: all]
+    #[arg(long, alias = "modes", value_name = "M[,M...]", value_delimiter = ',', value_parser = modes::Parser)]
     mode: Vec<Mode>,
     /// Which kernel
     #[arg(long, value_enum, default_value_t = Profile::Fpt)]
@@ -837,7 +837,7 @@ pub fn cases(ctx: &Ctx, run: &RunDir, parts: &Parts, modes: &[Mode]) -> Result<V
     let next = Mutex::new(modes.iter().copied());
     let done = Mutex::new(BTreeMap::new());
     std::thread::scope(|scope| {
-        for _ in 0..2.min(modes.len()) {
+        for _ in 0..ctx.guests_or(2).min(modes.len()) {
             scope.spawn(|| loop {
                 let mode = locked(&next).next();
                 let Some(mode) = mode else { return };
@@ -864,7 +864,7 @@ pub fn cases(ctx: &Ctx, run: &RunDir, parts: &Parts, modes: &[Mode]) -> Result<V
 pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     let modes = match args.mode.as_slice() {
         [] => Mode::ALL.to_vec(),
-        some => some.to_vec(),
+        some => modes::each_once(some),
     };
     for mode in &modes {
         args.profile.check_mode(*mode)?;

@@ -16,14 +16,14 @@ use crate::build::Profile;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Shape of user page tables
-    #[arg(long, value_parser = modes::Parser)]
-    mode: Mode,
+    /// Shape of user page tables: one mode
+    #[arg(long, alias = "modes", value_name = "M", value_delimiter = ',', required = true, value_parser = modes::Parser)]
+    mode: Vec<Mode>,
     /// Which kernel
     #[arg(long, value_enum, default_value_t = Profile::Fpt)]
     profile: Profile,
     /// Virtual CPUs
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=qemu::MAX_CPUS))]
     smp: u32,
     /// Memory of the guest
     #[arg(long, default_value = "1G")]
@@ -43,7 +43,8 @@ pub struct Args {
 }
 
 pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
-    args.profile.check_mode(args.mode)?;
+    let mode = modes::one(&args.mode)?;
+    args.profile.check_mode(mode)?;
     qemu::check_size(&args.mem)?;
     if !Cmd::new("gdb").arg("--version").succeeds() {
         return Err(Fail::infra(
@@ -59,7 +60,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     let spec = Spec {
         kernel: kernel.vmlinux.clone(),
         initrd: image.path.clone(),
-        mode: Some(args.mode),
+        mode: Some(mode),
         smp: args.smp,
         mem: args.mem.clone(),
         append: args.append.clone(),

@@ -89,8 +89,8 @@ const MODE_LIMITS: [(Mode, &str, f64); 37] = [
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Modes to count [default: all]
-    #[arg(long, value_delimiter = ',', value_parser = modes::Parser)]
+    /// Modes to count, separated by commas [default: all]
+    #[arg(long = "mode", alias = "modes", value_name = "M[,M...]", value_delimiter = ',', value_parser = modes::Parser)]
     modes: Vec<Mode>,
     /// Count in this kernel, too, and compare radix with it: two boots more
     #[arg(long, value_enum, value_name = "KERNEL")]
@@ -106,7 +106,7 @@ pub struct Args {
 pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     let modes = match args.modes.as_slice() {
         [] => Mode::ALL.to_vec(),
-        some => some.to_vec(),
+        some => modes::each_once(some),
     };
     let kernel = parts::kernel(ctx, Profile::Fpt)?;
     let parts = build_parts(ctx, kernel)?;
@@ -141,6 +141,12 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     rundir::recorded(&run, || {
         let counts = run_count.all(ctx, &run, &parts, &modes, kernels)?;
         say!("", "{}", tables(&counts));
+        if args.quick {
+            say!(
+                "\n",
+                "--quick: a sixteenth of the work, so these are no figures"
+            );
+        }
         let mut report = Report::default();
         if !args.quick {
             report.cases = limits(&counts);

@@ -5,7 +5,9 @@
 macro_rules! say {
     ($end:literal, $($text:tt)*) => {{
         use std::io::Write as _;
-        let _ = write!(std::io::stdout(), "{}{}", format_args!($($text)*), $end);
+        if !$crate::api::ui::is_json() {
+            let _ = write!(std::io::stdout(), "{}{}", format_args!($($text)*), $end);
+        }
     }};
 }
 pub(crate) use say;

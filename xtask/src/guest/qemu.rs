@@ -19,6 +19,17 @@ pub struct Program {
     pub hash: String,
 }
 
+/// Virtual CPUs that the kernel knows of: CONFIG_NR_CPUS of configs/base.config.
+pub const MAX_CPUS: i64 = 8;
+
+/// A host folder that the guest sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Share {
+    pub dir: PathBuf,
+    /// The guest, whose processes are root, may write there.
+    pub writable: bool,
+}
+
 #[derive(Debug, Clone)]
 pub struct Spec {
     pub kernel: PathBuf,
@@ -30,7 +41,7 @@ pub struct Spec {
     /// More words for the kernel's command line.
     pub append: Vec<String>,
     /// Host folder for /host.
-    pub share: Option<PathBuf>,
+    pub share: Option<Share>,
     /// TCG plugin with its arguments (`file=...,key=value`).
     pub plugin: Option<String>,
     /// Wait for gdb on this local port.
@@ -141,12 +152,13 @@ impl Spec {
                 ))
                 .args(["-machine", "memory-backend=ram"]);
         }
-        if let Some(dir) = &self.share {
+        if let Some(share) = &self.share {
             cmd = cmd
                 .arg("-fsdev")
                 .arg(format!(
-                    "local,id=host,path={},security_model=none,multidevs=remap",
-                    comma(dir)
+                    "local,id=host,path={},security_model=none,multidevs=remap{}",
+                    comma(&share.dir),
+                    if share.writable { "" } else { ",readonly=on" }
                 ))
                 .args(["-device", "virtio-9p-pci,fsdev=host,mount_tag=host"]);
         }
@@ -226,7 +238,10 @@ mod tests {
             smp: 2,
             mem: "1G".into(),
             append: vec!["kunit.enable=1".into()],
-            share: Some("/a,b".into()),
+            share: Some(Share {
+                dir: "/a,b".into(),
+                writable: false,
+            }),
             plugin: None,
             gdb: Some(1234),
             icount: None,
@@ -246,6 +261,22 @@ mod tests {
     }
 
     #[test]
+    fn cpus_are_those_of_the_configuration() {
+        let base = include_str!("../../../configs/base.config");
+        assert!(base.contains(&format!("\nCONFIG_NR_CPUS={MAX_CPUS}\n")));
+    }
+
+    #[test]
+    fn a_share_is_read_only_unless_asked_for() {
+        let mut spec = spec();
+        if let Some(share) = &mut spec.share {
+            share.writable = true;
+        }
+        let line = spec.command(&program(true), Path::new("/tmp/s")).quoted();
+        assert!(line.contains("multidevs=remap ") && !line.contains("readonly"));
+    }
+
+    #[test]
     fn line() {
         let line = spec().command(&program(true), Path::new("/tmp/s")).quoted();
         for part in [
@@ -254,7 +285,7 @@ mod tests {
             "-smp 2 -m 1G",
             "-object memory-backend-memfd,id=ram,size=1G,share=on -machine memory-backend=ram",
             "fpt=l3l2 kunit.enable=1'",
-            "path=/a,,b,",
+            "path=/a,,b,security_model=none,multidevs=remap,readonly=on",
             "-gdb tcp:127.0.0.1:1234 -S",
             "name=fpt.ctl",
             "-no-reboot",

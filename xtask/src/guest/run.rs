@@ -9,8 +9,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use fpt_init::proto::{Bytes, Exec, Op, Stream};
 
+use super::elf;
 use super::parts::{self, Parts};
-use super::qemu::{self, Spec};
+use super::qemu::{self, Share, Spec};
 use super::rundir::{self, RunDir};
 use super::sanitize::{self, Sanitize};
 use super::tty::RawTerminal;
@@ -23,11 +24,11 @@ const ESCAPE: u8 = 0x1d;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Shape of user page tables
-    #[arg(long, value_parser = modes::Parser)]
-    mode: Mode,
+    /// Shape of user page tables: one mode
+    #[arg(long, alias = "modes", value_name = "M", value_delimiter = ',', required = true, value_parser = modes::Parser)]
+    mode: Vec<Mode>,
     /// Virtual CPUs
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=qemu::MAX_CPUS))]
     smp: u32,
     /// Memory of the guest
     #[arg(long, default_value = "2G")]
@@ -41,9 +42,12 @@ pub struct Args {
     /// More words for the kernel's command line (may be given several times)
     #[arg(long, allow_hyphen_values = true)]
     append: Vec<String>,
-    /// Host folder that the guest sees at /host [default: the current one]
-    #[arg(long)]
+    /// Host folder that the guest sees at /host, where it cannot write [default: the current one]
+    #[arg(long, value_name = "DIR")]
     share: Option<PathBuf>,
+    /// Let the guest write to /host: its processes are root there
+    #[arg(long)]
+    rw: bool,
     /// Disk image, /dev/vda on (may be given several times); what the guest writes to it is dropped
     #[arg(long, value_name = "IMAGE")]
     disk: Vec<PathBuf>,
@@ -65,7 +69,8 @@ pub struct Args {
 }
 
 pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
-    args.profile.check_mode(args.mode)?;
+    let mode = modes::one(&args.mode)?;
+    args.profile.check_mode(mode)?;
     qemu::check_size(&args.mem)?;
     if let Some(sanitize) = &args.sanitize {
         sanitize.check(&args.mem, args.stock_qemu)?;
@@ -115,11 +120,14 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     let mut spec = Spec {
         kernel: kernel.vmlinux.clone(),
         initrd: image.path.clone(),
-        mode: Some(args.mode),
+        mode: Some(mode),
         smp: args.smp,
         mem: args.mem.clone(),
         append: args.append.clone(),
-        share: Some(share),
+        share: Some(Share {
+            dir: share,
+            writable: args.rw,
+        }),
         plugin: None,
         gdb: None,
         icount: None,
@@ -141,7 +149,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
         image,
     };
     parts.record(&run);
-    run.set("mode", args.mode.name());
+    run.set("mode", mode.name());
     rundir::recorded(&run, || session(ctx, &run, &parts, &spec, &args))
 }
 
@@ -213,6 +221,9 @@ fn session(ctx: &Ctx, run: &RunDir, parts: &Parts, spec: &Spec, args: &Args) -> 
         Some(sanitize) => sanitize.judge(ctx, run)?,
         None => 0,
     };
+    if let Some(hint) = hint(spec.share.as_ref(), args, exit.status()) {
+        ctx.ui.warn(&hint);
+    }
     let splats = guest.splats(&[]);
     if let Some(splat) = splats.first() {
         // The command's own code stays what it is; a person should still know.
@@ -227,6 +238,23 @@ fn session(ctx: &Ctx, run: &RunDir, parts: &Parts, spec: &Spec, args: &Args) -> 
         0 if found > 0 => Ok(code::TEST_FAILED),
         status => Ok(ExitCode::Theirs(status)),
     }
+}
+
+/// Why a program that is there may not have started, or could not write.
+fn hint(share: Option<&Share>, args: &Args, status: i32) -> Option<String> {
+    /// What a shell says of a program that it cannot start.
+    const NOT_FOUND: i32 = 127;
+    let program = args.command.first()?;
+    let below = std::path::Path::new(program).strip_prefix("/host").ok()?;
+    let file = share?.dir.join(below);
+    if status != NOT_FOUND || !file.is_file() {
+        return None;
+    }
+    let interp = elf::needs(&file).ok()??.interp?;
+    Some(format!(
+        "{program} is there, but needs {interp} of the host, which the guest lacks; link it with -static, \
+         or put its packages on a disk with `cargo xtask build-image`"
+    ))
 }
 
 /// Keys, or a file, for the command. The thread ends with the process.

@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use serde_json::{json, Map, Value};
 
 use super::results::Report;
-use crate::api::{proc, store, Ctx, ExitCode, Result};
+use crate::api::{locked, proc, store, ui, Ctx, ExitCode, Result};
 
 pub struct RunDir {
     pub path: PathBuf,
@@ -20,6 +20,9 @@ pub struct RunDir {
     began: String,
     meta: Mutex<Map<String, Value>>,
 }
+
+/// The file with a command's result in its run folder; no command writes two of them.
+const RESULTS: [&str; 4] = ["results.json", "walk.json", "kcount.json", "bench.json"];
 
 impl RunDir {
     /// `target/fpt/runs/<utc>-<command>`; `latest` points at the newest.
@@ -92,6 +95,24 @@ impl RunDir {
         write("junit.xml", report.junit(&self.command))
     }
 
+    /// The run for `--json`: where it is, how it ended, and its result, if it came to one.
+    fn json(&self, exit: ExitCode) -> String {
+        let result = RESULTS.iter().find_map(|name| {
+            let text = fs::read_to_string(self.path.join(name)).ok()?;
+            serde_json::from_str::<Value>(&text).ok()
+        });
+        let error = locked(&self.meta).get("error").cloned();
+        json!({
+            "schema": 1,
+            "command": self.command,
+            "exit": exit.number(),
+            "error": error,
+            "run": self.path.display().to_string(),
+            "result": result,
+        })
+        .to_string()
+    }
+
     /// Writes meta.json; called at every end that this tool reaches.
     pub fn finish(&self, exit: ExitCode) -> Result<()> {
         let mut meta = self.meta.lock().unwrap_or_else(|e| e.into_inner()).clone();
@@ -122,6 +143,9 @@ pub fn recorded(run: &RunDir, body: impl FnOnce() -> Result<ExitCode>) -> Result
             code
         }
     };
+    if ui::is_json() {
+        ui::json_or_text(&run.json(code));
+    }
     match run.finish(code) {
         // The first error is the one to tell.
         Err(_) if result.is_err() => result,

@@ -30,9 +30,9 @@ pub const AT_FIRST: &str = "differed at first";
 pub const CANNOT: &str = "cannot pass: ";
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Compare this mode with radix, and radix with the unpatched kernel
-    #[arg(long, value_parser = modes::Parser)]
-    mode: Option<Mode>,
+    /// Compare these modes, separated by commas, with radix, and radix with the unpatched kernel
+    #[arg(long, alias = "modes", value_name = "M[,M...]", value_delimiter = ',', value_parser = modes::Parser)]
+    mode: Vec<Mode>,
     /// Without --mode: run the programs on this kernel and on no other
     #[arg(long, value_enum, value_name = "KERNEL", conflicts_with_all = ["profile", "same_image"])]
     kernel: Option<OtherKernel>,
@@ -52,7 +52,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = Profile::Fpt)]
     profile: Profile,
     /// Virtual CPUs of each guest
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=qemu::MAX_CPUS))]
     smp: u32,
     /// Memory of each guest
     #[arg(long, default_value = "4G")]
@@ -84,21 +84,17 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
         }
         return Ok(code::OK);
     }
-    let subject = match (args.mode, args.kernel) {
-        (Some(mode), _) => {
-            args.profile.check_mode(mode)?;
-            Subject::of(args.profile, mode)
-        }
-        (None, Some(OtherKernel::Unpatched)) => Subject::Unpatched,
-        (None, None) => {
-            return Err(Fail::usage(
-                "no mode",
-                "the tests compare a mode with radix, and radix with the unpatched kernel",
-                "name it with --mode, or run --kernel unpatched alone",
-            ))
-        }
-    };
-    if subject == Subject::Unpatched {
+    // A mode takes the unpatched kernel along anyway.
+    let alone = args.kernel.filter(|_| args.mode.is_empty());
+    let subjects = Subject::asked_for(args.profile, &args.mode, alone)?;
+    if subjects.is_empty() {
+        return Err(Fail::usage(
+            "no mode",
+            "the tests compare a mode with radix, and radix with the unpatched kernel",
+            "name it with --mode, or run --kernel unpatched alone",
+        ));
+    }
+    if subjects == [Subject::Unpatched] {
         programs = for_unpatched(programs)?;
     }
     qemu::check_size(&args.mem)?;
@@ -110,14 +106,14 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
         mixed: args.mixed,
         sanitize: Watched::new(ctx, args.sanitize.as_ref(), &args.mem)?,
     };
-    let (kernel, unpatched) = kernels(ctx, &args, subject)?;
+    let (kernel, unpatched) = kernels(ctx, &args, &subjects)?;
     let parts = build_parts(ctx, kernel)?;
     let kernels = Kernels {
         ours: &parts.kernel,
         unpatched: unpatched.as_ref(),
     };
     if ctx.dry_run {
-        for one in kernels.with_references(std::slice::from_ref(&subject)) {
+        for one in kernels.with_references(&subjects) {
             ctx.ui.command(
                 &plan
                     .spec_of(&parts, kernels.of(one)?, one)
@@ -132,7 +128,8 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     if let Some(kernel) = &unpatched {
         run.set("kernel_unpatched", parts::kernel_facts(kernel));
     }
-    run.set("mode", subject.name());
+    let names: Vec<&str> = subjects.iter().map(|s| s.name()).collect();
+    run.set("mode", names.join(","));
     if let Some(percent) = args.mixed {
         run.set("mixed_percent", percent);
     }
@@ -147,7 +144,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
             allow: &allow,
             all_modes: false,
         };
-        let mut report = suite.compare(std::slice::from_ref(&subject))?;
+        let mut report = suite.compare(&subjects)?;
         report.cases.extend(plan.sanitizer_cases(&run));
         run.results(&report)?;
         print_failures(ctx, &report);
@@ -171,8 +168,8 @@ fn for_unpatched(programs: Vec<Program>) -> Result<Vec<Program>> {
 }
 
 /// The image, and the unpatched kernel if it takes part.
-fn kernels(ctx: &Ctx, args: &Args, subject: Subject) -> Result<(Kernel, Option<Kernel>)> {
-    if subject == Subject::Unpatched {
+fn kernels(ctx: &Ctx, args: &Args, subjects: &[Subject]) -> Result<(Kernel, Option<Kernel>)> {
+    if subjects == [Subject::Unpatched] {
         let kernel = parts::unpatched(ctx)?;
         return Ok((kernel.clone(), Some(kernel)));
     }

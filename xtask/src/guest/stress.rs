@@ -109,8 +109,8 @@ const GRACE_S: u64 = 100;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Modes, separated by commas; two run at a time
-    #[arg(long, value_name = "M[,M...]", value_delimiter = ',', required_unless_present_any = ["kernel", "list"], value_parser = modes::Parser)]
+    /// Modes, separated by commas
+    #[arg(long, alias = "modes", value_name = "M[,M...]", value_delimiter = ',', required_unless_present_any = ["kernel", "list"], value_parser = modes::Parser)]
     mode: Vec<Mode>,
     /// This kernel, too, or alone without --mode
     #[arg(long, value_enum, value_name = "KERNEL")]
@@ -134,7 +134,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = Profile::Fpt)]
     profile: Profile,
     /// Virtual CPUs of each guest
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=qemu::MAX_CPUS))]
     smp: u32,
     /// Memory of each guest
     #[arg(long, value_name = "SIZE", default_value = "2G")]
@@ -623,7 +623,7 @@ impl Stress {
         let next = Mutex::new(subjects.iter().copied());
         let done = Mutex::new(BTreeMap::new());
         std::thread::scope(|scope| {
-            for _ in 0..2.min(subjects.len()) {
+            for _ in 0..site.ctx.guests_or(2).min(subjects.len()) {
                 scope.spawn(|| loop {
                     let Some(subject) = locked(&next).next() else {
                         return;

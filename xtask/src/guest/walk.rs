@@ -20,9 +20,9 @@ const FLAT: u64 = 1 << 52;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Shape of user page tables
-    #[arg(long, value_parser = modes::Parser)]
-    mode: Mode,
+    /// Modes, separated by commas, each beside radix
+    #[arg(long, alias = "modes", value_name = "M[,M...]", value_delimiter = ',', required = true, value_parser = modes::Parser)]
+    mode: Vec<Mode>,
     /// An address within a 2 MiB page
     #[arg(long)]
     huge: bool,
@@ -157,7 +157,13 @@ pub fn expected(mode: Mode, huge: bool) -> usize {
 }
 
 pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
-    args.profile.check_mode(args.mode)?;
+    let mut modes = modes::each_once(&args.mode);
+    for mode in &modes {
+        args.profile.check_mode(*mode)?;
+    }
+    if !modes.contains(&Mode::Radix) {
+        modes.push(Mode::Radix);
+    }
     let kernel = parts::kernel(ctx, args.profile)?;
     let qemu = parts::qemu(ctx, false)?;
     let image = parts::image(ctx, |_| Ok(()))?;
@@ -167,10 +173,6 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
         image,
     };
     let spec = |mode: Mode| spec(&parts, mode, &args.append);
-    let mut modes = vec![args.mode];
-    if args.mode != Mode::Radix {
-        modes.push(Mode::Radix);
-    }
     if ctx.dry_run {
         for mode in modes {
             ctx.ui
@@ -181,6 +183,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     let run = RunDir::new(ctx, "walk")?;
     parts.record(&run);
     rundir::recorded(&run, || {
+        let stage = ctx.ui.stage(&format!("boot {} guests", modes.len()));
         let mut guests = Vec::new();
         for mode in &modes {
             let name = mode.name();
@@ -188,15 +191,16 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
         }
         let mut sides = Vec::new();
         for (guest, mode) in guests.iter_mut().zip(modes.iter().copied()) {
-            guest.wait_ready(None)?;
+            guest.wait_ready(Some(&stage))?;
             check_mode(guest, mode)?;
             let (target, walk) = look(guest, args.addr, args.huge)?;
             sides.push(Side { mode, target, walk });
             guest.quit_clean()?;
         }
+        stage.done("");
         let text = serde_json::to_string_pretty(&sides)?;
         store::write_atomic(&run.path.join("walk.json"), text.as_bytes())?;
-        say!("", "{}", draw(&sides));
+        say!("", "{}", draw(&sides, screen()));
         let mut bad = 0;
         for side in &sides {
             match check(side, args.huge) {
@@ -207,11 +211,8 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
                 }
             }
         }
-        Ok(if bad == 0 {
-            code::OK
-        } else {
-            code::TEST_FAILED
-        })
+        ctx.ui.info(&format!("results: {}", run.path.display()));
+        Ok(ExitCode::of_check(bad == 0))
     })
 }
 
@@ -384,12 +385,29 @@ fn column(side: &Side) -> Vec<String> {
     out
 }
 
-fn draw(sides: &[Side]) -> String {
-    let columns: Vec<Vec<String>> = sides.iter().map(column).collect();
+/// Characters of a line of the screen; of a file, those of two columns.
+fn screen() -> usize {
+    match console::Term::stdout().size_checked() {
+        Some((_, columns)) => usize::from(columns),
+        None => 2 * WIDTH,
+    }
+}
+
+/// As many walks beside each other as the screen is wide, the others below.
+fn draw(sides: &[Side], screen: usize) -> String {
     let mut out = String::new();
     if let Some(side) = sides.first() {
         out.push_str(&format!("virtual address {:#018x}\n\n", side.target.addr));
     }
+    for some in sides.chunks((screen / WIDTH).max(1)) {
+        out.push_str(&beside(some));
+    }
+    out
+}
+
+fn beside(sides: &[Side]) -> String {
+    let columns: Vec<Vec<String>> = sides.iter().map(column).collect();
+    let mut out = String::new();
     for row in 0..columns.iter().map(Vec::len).max().unwrap_or(0) {
         let mut line = String::new();
         for column in &columns {
@@ -468,12 +486,19 @@ page pa 0x0000000012345000 size 4096 perm rw-u
 
     #[test]
     fn drawing_shows_the_node() {
-        let text = draw(&[side()]);
+        let text = draw(&[side()], 80);
         assert!(
             text.contains("flattened node, 2 MiB, at 0x12200000"),
             "{text}"
         );
         assert!(text.contains("VA[38:21] 18 bits"));
+    }
+
+    #[test]
+    fn a_narrow_screen_has_one_below_the_other() {
+        let rows = |screen: usize| draw(&[side(), side()], screen).lines().count();
+        assert!(rows(40) > rows(2 * WIDTH) + 3);
+        assert_eq!(rows(2 * WIDTH), rows(200));
     }
 
     #[test]

@@ -22,7 +22,7 @@ use std::time::SystemTime;
 use anyhow::Context as _;
 
 use crate::api::fail::did_you_mean;
-use crate::api::{code, hash, store, Ctx, ExitCode, Fail, Mode, Result};
+use crate::api::{code, hash, store, ui, Ctx, ExitCode, Fail, Mode, Result};
 use crate::bench;
 use crate::guest::rundir;
 use crate::guest::say;
@@ -60,7 +60,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     let matrix = Matrix::load(&dir)?;
     let out = args.out.unwrap_or_else(|| dir.join("report"));
     let page = write(ctx, &matrix, &out, args.weights)?;
-    say!("\n", "{}", page.display());
+    ui::path(&page);
     Ok(code::OK)
 }
 

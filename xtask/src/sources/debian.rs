@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 
 use super::{aptlists, release_of, Base, Entry, PackageKind, Project, Source};
-use crate::api::{hash, store, Cmd, Ctx, Fail, Result, Stage, Steps};
+use crate::api::{fail, hash, store, Cmd, Ctx, Fail, Result, Stage, Steps};
 
 /// Names of suites that mean the machine's own release.
 const ALIASES: [&str; 3] = ["stable", "oldstable", "testing"];
@@ -59,7 +59,16 @@ impl Apt {
         let cmd = self
             .cmd("apt-get")
             .args(["-o", "APT::Update::Error-Mode=any", "update"]);
-        ctx.step(stage, log, &cmd)
+        ctx.step(stage, log, &cmd).map_err(|err| {
+            let (line, code) = fail::report(&err);
+            Fail::new(
+                code,
+                "the Debian archive cannot be read",
+                line,
+                "is there a network? A tarball will do: `cargo xtask fetch linux --provider upstream --from FILE --sha256 HEX`",
+            )
+            .into()
+        })
     }
 
     /// Versions that the archive has, newest first.

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A checkout of nothing, in which the commands find src/bin/fake-qemu.rs for a QEMU.
+//! A checkout of nothing, in which the commands find fake-qemu for a QEMU.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 
 /// What a command said, and its exit code.
 pub struct Out {
@@ -33,8 +34,27 @@ pub fn finish(child: Child) -> Out {
     }
 }
 
+/// The stand-in, built here: it is a crate of its own, which nobody installs.
 fn fake_qemu() -> PathBuf {
-    PathBuf::from(env!("CARGO_BIN_EXE_fake-qemu"))
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let build = || {
+        let fpt = Path::new(env!("CARGO_BIN_EXE_fpt"));
+        let (profile, target) = (fpt.parent().unwrap(), fpt.ancestors().nth(2).unwrap());
+        let mut cmd = Command::new(env!("CARGO"));
+        cmd.args(["build", "--quiet", "--locked", "--package", "fake-qemu"])
+            .args([
+                "--manifest-path",
+                concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"),
+            ])
+            .arg("--target-dir")
+            .arg(target);
+        if profile.ends_with("release") {
+            cmd.arg("--release");
+        }
+        assert!(cmd.status().expect("cargo runs").success());
+        profile.join("fake-qemu")
+    };
+    BUILT.get_or_init(build).clone()
 }
 
 /// The checkout, with `files` besides what every command needs.
@@ -57,7 +77,7 @@ pub fn checkout(files: &[(&str, &str)]) -> tempfile::TempDir {
 
 /// xtask in that checkout.
 pub fn xtask(dir: &Path, args: &[&str]) -> Command {
-    let mut cmd = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    let mut cmd = Command::new(env!("CARGO_BIN_EXE_fpt"));
     cmd.args(args)
         .env("FPT_ROOT", dir)
         .env("FPT_CACHE", dir.join("cache"))

@@ -92,7 +92,7 @@ impl Lab {
     }
 
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut cmd = Command::new(env!("CARGO_BIN_EXE_xtask"));
+        let mut cmd = Command::new(env!("CARGO_BIN_EXE_fpt"));
         cmd.args(args)
             .env("FPT_ROOT", self.path("root"))
             .env("FPT_CACHE", self.path("cache"))
