@@ -2,7 +2,7 @@
 /*
  * Page faults per second of threads that touch other pages of one span at a time,
  * below flattened nodes and below conventional tables of the same kernel.
- * A figure, no test: see docs/testing.md.
+ * A figure, no test: see docs/reference/testing.md.
  *
  *   fpt_faultrate [-j THREADS] [-n PAGES] [-r ROUNDS]
  *

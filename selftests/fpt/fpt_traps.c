@@ -2,7 +2,7 @@
 /*
  * Traps that are laid for every implementation of flattened tables: what an
  * earlier one fell into, and what the other programs here do not try.
- * docs/testing.md has the list with the tests for each.
+ * docs/reference/testing.md has the list with the tests for each.
  */
 #include "fpt_util.h"
 #include <sys/rseq.h>

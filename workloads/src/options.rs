@@ -29,7 +29,8 @@ impl Options {
     }
 
     fn parse(mut parser: lexopt::Parser) -> Result<Options> {
-        let usage = |e: lexopt::Error| Error::Usage(format!("{e}: see docs/workloads.md"));
+        let usage =
+            |e: lexopt::Error| Error::Usage(format!("{e}: see docs/reference/workloads.md"));
         let mut given = Vec::new();
         while let Some(arg) = parser.next().map_err(usage)? {
             match arg {

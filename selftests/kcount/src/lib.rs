@@ -4,7 +4,7 @@
 //!
 //! `-plugin libfpt_kcount.so,out=FILE` writes one JSON object a line:
 //! `{"region":3,"run":0,"kernel":123,"kernel_string":45,"user":6}`, flushed at
-//! each end mark. `docs/measuring.md` describes the method.
+//! each end mark. `docs/explanation/measuring.md` describes the method.
 //!
 //! Everything but `ffi` is plain, safe code without panics and is tested on
 //! the host; `ffi` is the only file with `unsafe` and is absent from test

@@ -6,7 +6,7 @@ use std::fmt;
 use crate::cpu::{CpuId, Mode, Origin, Past, Seq};
 use crate::geometry::{Frame, Leaf, Level, Place, Pointer, Root};
 
-/// The findings of `docs/tlbsan.md`.
+/// The findings of `docs/explanation/tlbsan.md`.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Rule {
     /// A root that a CPU has loaded was freed.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The model of the flush sanitizer: what may a CPU still hold in its TLB and paging-structure
-//! caches, however it speculates? `docs/tlbsan.md` has the rules and their sources.
+//! caches, however it speculates? `docs/explanation/tlbsan.md` has the rules and their sources.
 //!
 //! Everything under a loaded root counts as cached. A store that takes something away becomes a
 //! record with a set of CPUs, an invalidation takes CPUs out, and each free, reuse or return to user

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Findings, and beside each the stale states that are legal (docs/tlbsan.md, "What is legal").
+//! Findings, and beside each the stale states that are legal (docs/explanation/tlbsan.md, "What is legal").
 
 mod common;
 

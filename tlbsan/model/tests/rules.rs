@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Each rule of docs/tlbsan.md on either side of its border, on x86-64's own format.
+//! Each rule of docs/explanation/tlbsan.md on either side of its border, on x86-64's own format.
 
 mod common;
 

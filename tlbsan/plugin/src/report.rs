@@ -151,7 +151,7 @@ fn why(finding: &Finding, geometry: &Geometry) -> String {
     }
 }
 
-/// The text of a finding, as docs/tlbsan.md shows it.
+/// The text of a finding, as docs/explanation/tlbsan.md shows it.
 pub fn text(finding: &Finding, geometry: &Geometry, symbols: &Symbols) -> String {
     let mut s = format!("TLBSAN {finding}\n");
     let mut line = |key: &str, value: &str| {
@@ -191,7 +191,7 @@ pub fn text(finding: &Finding, geometry: &Geometry, symbols: &Symbols) -> String
     line(
         "rule",
         &format!(
-            "docs/tlbsan.md#{}",
+            "docs/explanation/tlbsan.md#{}",
             finding.rule.name().trim_end_matches('\'').to_lowercase()
         ),
     );

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The simulated core of FPT-Linux' evaluation: `docs/walksim.md`.
+//! The simulated core of FPT-Linux' evaluation: `docs/explanation/walksim.md`.
 
 pub mod cache;
 pub mod config;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The result of a simulation: what goes to the output file. `docs/walksim-schema.md` describes each field;
+//! The result of a simulation: what goes to the output file. `docs/reference/walksim-schema.md` describes each field;
 //! change [`SCHEMA`] with every change that an old reader would misunderstand.
 
 use std::collections::BTreeMap;

@@ -52,11 +52,11 @@ fn the_example_does_what_it_says() {
 
 #[test]
 fn the_documentation_shows_it_as_it_is() {
-    let page = include_str!("../../../docs/walksim.md");
+    let page = include_str!("../../../docs/explanation/walksim.md");
     let source = include_str!("../src/org/hashed.rs");
     assert!(
         page.contains(source),
-        "docs/walksim.md has another org/hashed.rs"
+        "docs/explanation/walksim.md has another org/hashed.rs"
     );
     assert!(source.lines().count() <= 60);
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! QEMU TCG plugin: the simulated core of `fpt-walksim-model`, fed with what the guest executes.
 //!
-//! `docs/walksim.md` describes it. Everything but `ffi` is plain, safe code that is tested on the host;
+//! `docs/explanation/walksim.md` describes it. Everything but `ffi` is plain, safe code that is tested on the host;
 //! `ffi` is the only file with `unsafe` and is absent from test builds, whose executables have no QEMU to
 //! resolve its symbols.
 #![deny(unsafe_code)]

@@ -24,7 +24,7 @@ const HEARTBEAT: Duration = Duration::from_secs(60);
 /// Standard output belongs to one JSON value.
 static JSON: AtomicBool = AtomicBool::new(false);
 
-/// From here on results are JSON.
+/// Makes results JSON from here on.
 pub fn be_json() {
     JSON.store(true, Ordering::SeqCst);
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask bench`: every workload in every mode, each in a guest of its own under the simulator.
-//! What comes out and what it means: docs/evaluation.md.
+//! What comes out and what it means: docs/explanation/evaluation.md.
 
 pub mod catalogue;
 mod cell;

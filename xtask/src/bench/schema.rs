@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The result of one cell: `fpt-bench/1`. docs/evaluation.md describes every field.
+//! The result of one cell: `fpt-bench/1`. docs/explanation/evaluation.md describes every field.
 
 use std::collections::BTreeMap;
 

@@ -248,7 +248,7 @@ fn edges(file: &Path) -> Result<Edges> {
         Fail::usage(
             format!("cannot read {}", file.display()),
             why,
-            "name a file of edges with --edges (docs/workloads.md)",
+            "name a file of edges with --edges (docs/reference/workloads.md)",
         )
     };
     let path = file.canonicalize().map_err(|e| bad(e.to_string()))?;

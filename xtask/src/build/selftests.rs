@@ -154,7 +154,7 @@ fn listed_programs(root: &Path) -> Result<Vec<(String, String)>> {
         Fail::infra(
             format!("{} is not valid", path.display()),
             e.message().to_string(),
-            "docs/guest.md says what it may hold",
+            "docs/reference/guest.md says what it may hold",
         )
     })?;
     Ok(list

@@ -109,7 +109,7 @@ fn load(file: &Path) -> Result<List> {
         Fail::usage(
             format!("{} is no list of claims", file.display()),
             why,
-            "see docs/evaluation.md for its form",
+            "see docs/explanation/evaluation.md for its form",
         )
     };
     let text = std::fs::read_to_string(file).map_err(|e| bad(e.to_string()))?;

@@ -13,11 +13,14 @@ use crate::defaults::Defaults;
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// The folder to write into
-    #[arg(value_name = "DIR", required_unless_present = "print")]
+    #[arg(value_name = "DIR", required_unless_present_any = ["print", "markdown"])]
     dir: Option<PathBuf>,
     /// Print the page of this command instead
     #[arg(long, value_name = "COMMAND", conflicts_with = "dir")]
     print: Option<String>,
+    /// Print docs/reference/cli.md instead: the help of every command
+    #[arg(long, conflicts_with_all = ["dir", "print"])]
+    markdown: bool,
 }
 
 /// A page: its file name and its text for man.
@@ -26,16 +29,52 @@ struct Page {
     text: Vec<u8>,
 }
 
+/// The definition with the options of every command in each of them.
+fn whole() -> clap::Command {
+    let mut whole = command(&Defaults::default()).disable_help_subcommand(true);
+    whole.build();
+    whole
+}
+
 fn pages() -> Result<Vec<Page>> {
-    let whole = command(&Defaults::default());
+    let whole = whole();
     let mut all = vec![page(whole.clone(), "fpt".into())?];
     for sub in whole.get_subcommands() {
-        let name = sub.get_name().to_string();
-        // The name on the command line; man's section of the title has the other one.
-        let shown = sub.clone().bin_name(format!("fpt {name}"));
-        all.push(page(shown, format!("fpt-{name}"))?);
+        all.push(page(sub.clone(), format!("fpt-{}", sub.get_name()))?);
     }
     Ok(all)
+}
+
+/// Characters of a line of the reference.
+const WIDTH: usize = 100;
+
+/// The help of the whole and of each command as a page of the docs.
+pub fn markdown() -> String {
+    // Not built: the options of every command stand once, with the whole.
+    let whole = command(&Defaults::default()).disable_help_subcommand(true);
+    let mut out = String::from(
+        "<!-- SPDX-License-Identifier: MIT OR Apache-2.0 -->\n# Command line\n\n\
+         The help of every command, made by `fpt man --markdown`; stage `lint` of the tests compares.\n",
+    );
+    let all = std::iter::once(&whole).chain(whole.get_subcommands());
+    for command in all {
+        let name = match command.get_name() {
+            "fpt" => "fpt".to_string(),
+            other => format!("fpt {other}"),
+        };
+        let help = command
+            .clone()
+            .bin_name(&name)
+            .term_width(WIDTH)
+            .render_long_help()
+            .to_string();
+        let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
+        out.push_str(&format!(
+            "\n## {name}\n\n```text\n{}\n```\n",
+            lines.join("\n").trim_end()
+        ));
+    }
+    out
 }
 
 fn page(command: clap::Command, name: String) -> Result<Page> {
@@ -53,6 +92,10 @@ fn page(command: clap::Command, name: String) -> Result<Page> {
 }
 
 pub fn main(args: Args, dry_run: bool) -> Result<ExitCode> {
+    if args.markdown {
+        let _ = std::io::stdout().write_all(markdown().as_bytes());
+        return Ok(code::OK);
+    }
     let pages = pages()?;
     if let Some(name) = args.print {
         let wanted = match name.as_str() {

@@ -65,7 +65,7 @@ pub struct Args {
     /// More words for the kernel's command line
     #[arg(long, allow_hyphen_values = true)]
     append: Vec<String>,
-    /// Watch for missing TLB flushes: tlb[,psc=tce][,kernel=strict][,late=SECONDS]; docs/tlbsan.md
+    /// Watch for missing TLB flushes: tlb[,psc=tce][,kernel=strict][,late=SECONDS]; docs/explanation/tlbsan.md
     #[arg(long, value_name = "tlb")]
     sanitize: Option<Sanitize>,
 }

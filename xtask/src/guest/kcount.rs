@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask kcount`: kernel instructions over marked regions of a fixed program, counted exactly by a
 //! QEMU plugin: modes compared with radix on the same image and, if asked, radix with the unpatched kernel.
-//! How and why: docs/measuring.md.
+//! How and why: docs/explanation/measuring.md.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -60,7 +60,7 @@ pub struct Args {
     /// Give CMD a terminal
     #[arg(short, long)]
     tty: bool,
-    /// Watch for missing TLB flushes: tlb[,psc=tce][,kernel=strict][,late=SECONDS]; docs/tlbsan.md
+    /// Watch for missing TLB flushes: tlb[,psc=tce][,kernel=strict][,late=SECONDS]; docs/explanation/tlbsan.md
     #[arg(long, value_name = "tlb")]
     sanitize: Option<Sanitize>,
     /// Run this instead of a shell

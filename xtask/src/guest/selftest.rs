@@ -64,7 +64,7 @@ pub struct Args {
     /// mix; PERCENT is 50 if it is left out
     #[arg(long, value_name = "PERCENT", num_args = 0..=1, default_missing_value = "50", value_parser = clap::value_parser!(u32).range(1..=100))]
     mixed: Option<u32>,
-    /// Watch for missing TLB flushes: tlb[,psc=tce][,kernel=strict][,late=SECONDS]; docs/tlbsan.md
+    /// Watch for missing TLB flushes: tlb[,psc=tce][,kernel=strict][,late=SECONDS]; docs/explanation/tlbsan.md
     #[arg(long, value_name = "tlb")]
     sanitize: Option<Sanitize>,
     /// Multiply the programs' time limits: for slow kernels (debug, kasan) and busy hosts

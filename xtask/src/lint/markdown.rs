@@ -33,7 +33,7 @@ pub fn links(tree: &Tree) -> Vec<String> {
         .with(&["md"])
         .map(|f| (f.path.as_str(), headings(f)))
         .collect();
-    let mut found = Vec::new();
+    let mut found = pages_named_elsewhere(tree);
     for file in tree.with(&["md"]) {
         for (n, target) in targets(file) {
             let (path, anchor) = target.split_once('#').unwrap_or((target, ""));
@@ -49,6 +49,27 @@ pub fn links(tree: &Tree) -> Vec<String> {
                     .is_some_and(|a| !a.iter().any(|h| h == anchor))
             {
                 found.push(file.complaint(n, &format!("{to} has no heading '{anchor}'")));
+            }
+        }
+    }
+    found
+}
+
+/// Comments and messages name pages by their path: `docs/` and the rest.
+fn pages_named_elsewhere(tree: &Tree) -> Vec<String> {
+    let mut found = Vec::new();
+    let others = tree
+        .files
+        .iter()
+        .filter(|f| !f.has_extension(&["md", "patch"]));
+    for file in others.filter(|f| !f.path.starts_with("xtask/src/lint/")) {
+        for (n, line) in file.lines() {
+            let words = line.split(|c: char| !(c.is_ascii_alphanumeric() || "/-_.".contains(c)));
+            for word in words.filter(|w| w.starts_with("docs/") && w.contains(".md")) {
+                let page = word.trim_end_matches(['.', ':']);
+                if page.ends_with(".md") && !tree.paths.contains(page) {
+                    found.push(file.complaint(n, &format!("there is no {page}")));
+                }
             }
         }
     }
@@ -130,6 +151,20 @@ pub fn command_lines(tree: &Tree) -> Vec<String> {
     found
 }
 
+/// Made by a program: nobody has to read it from top to bottom.
+pub const PAGE: &str = "docs/reference/cli.md";
+
+/// The page that is made from the command line's definition is what it would be made to now.
+pub fn reference(tree: &Tree) -> Vec<String> {
+    let now = cli::manual::markdown();
+    match tree.files.iter().find(|f| f.path == PAGE) {
+        Some(file) if file.text == now => Vec::new(),
+        _ => vec![format!(
+            "{PAGE}: not what it should be; make it by `fpt man --markdown >{PAGE}`"
+        )],
+    }
+}
+
 /// Command lines of a page: its line, the text, and whether it is whole (a block) and not a mention.
 fn commands(file: &Source) -> Vec<(usize, String, bool)> {
     let mut all = Vec::new();
@@ -160,7 +195,7 @@ fn in_code(code: &str) -> Vec<String> {
         let begins = begins_a_command(&rest[..at]);
         rest = &rest[at + name.len()..];
         if begins {
-            let end = [" && ", "; ", " | ", " > ", " 2>", ")"]
+            let end = [" && ", "; ", " | ", " >", " 2>", ")"]
                 .iter()
                 .filter_map(|stop| rest.find(stop))
                 .min()
@@ -263,6 +298,7 @@ mod tests {
         for bad in ["[a](b.md)", "[a](#nothing)", "[a](../a.md)"] {
             assert_eq!(links(&tree(bad)).len(), 1, "{bad}");
         }
+        assert_eq!(links(&Tree::of("a.rs", "// See docs/b.md.\n")).len(), 1);
     }
 
     #[test]
@@ -288,6 +324,14 @@ mod tests {
         ] {
             assert_eq!(page(bad).len(), 1, "{bad}");
         }
+    }
+
+    #[test]
+    fn an_old_reference_is_seen() {
+        let page = |text: &str| reference(&Tree::of("docs/reference/cli.md", text));
+        assert_eq!(page(&cli::manual::markdown()), [""; 0]);
+        assert_eq!(page("").len(), 1);
+        assert_eq!(reference(&Tree::of("a.md", "")).len(), 1);
     }
 
     #[test]

@@ -28,7 +28,7 @@ type Found = Result<Vec<String>>;
 /// A check that needs nothing but the files: its name, and itself.
 type Check = (&'static str, fn(&Tree) -> Vec<String>);
 
-const OF_TEXT: [Check; 8] = [
+const OF_TEXT: [Check; 9] = [
     ("licence lines", text::spdx),
     ("sizes of files", text::sizes),
     ("parameters of functions", text::parameters),
@@ -37,6 +37,7 @@ const OF_TEXT: [Check; 8] = [
     ("doc comments", prose::doc_comments),
     ("links of the docs", markdown::links),
     ("command lines of the docs", markdown::command_lines),
+    ("reference of the command line", markdown::reference),
 ];
 
 /// One case for each check. The order is that of their cost, so that a slip is told in a second.
@@ -47,9 +48,13 @@ pub fn cases(ctx: &Ctx, run: &RunDir) -> Result<Vec<Case>> {
         .map(|(name, check)| case(name, || Ok(check(&tree))))
         .collect();
     cases.push(case("licences of what is linked", || licences::check(ctx)));
-    doctor::require(ctx, doctor::For::Lint)?;
-    for tool in tools::ALL {
-        cases.push(case(tool.name, || (tool.run)(ctx, run, &tree)));
+    match doctor::require(ctx, doctor::For::Lint) {
+        Ok(()) => {
+            let of_tool = |t: &tools::Tool| case(t.name, || (t.run)(ctx, run, &tree));
+            cases.extend(tools::ALL.iter().map(of_tool));
+        }
+        // What was found so far is still told.
+        Err(missing) => cases.push(case("programs for lint", || Err(missing))),
     }
     Ok(cases)
 }

@@ -286,7 +286,7 @@ fn real_or_not() -> &'static str {
      were organised otherwise: <code>ecpt</code> (elastic cuckoo tables), <code>ideal</code> (translation costs nothing), <code>radix</code> \
      (a walk of four levels, computed from the leaf; in the radix guest it must agree with the real one). Kernel instructions stay those \
      of radix: what an ECPT kernel would execute is not measured here.</p>\n\
-     <p>Cycles are those of a model with fixed latencies, not of a machine: see docs/evaluation.md for the formulas and limits.</p>\n"
+     <p>Cycles are those of a model with fixed latencies, not of a machine: see docs/explanation/evaluation.md for the formulas and limits.</p>\n"
 }
 
 /// What the simulator says of itself, and the computed radix walk beside the real one.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! From cells to figures: the formulas of docs/evaluation.md, and nothing else.
+//! From cells to figures: the formulas of docs/explanation/evaluation.md, and nothing else.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -295,7 +295,7 @@ pub struct Row {
     pub data_from_memory: Option<u64>,
     /// All page tables of the guest at the end of the run phase.
     pub page_table_kb: Option<u64>,
-    /// Accesses of the phase that are in no figure of a TLB (docs/walksim-schema.md).
+    /// Accesses of the phase that are in no figure of a TLB (docs/reference/walksim-schema.md).
     pub untranslated_data: u64,
     pub untranslated_fetch: u64,
     /// Which run, or empty in a mean.

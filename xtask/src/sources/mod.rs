@@ -118,7 +118,7 @@ impl Base {
             Fail::infra(
                 format!("{} is not valid", path.display()),
                 e.message().to_string(),
-                "see docs/xtask.md for its keys",
+                "see docs/reference/xtask.md for its keys",
             )
         })
     }

@@ -171,7 +171,7 @@ fn machines(names: &[String]) -> Result<Vec<Config>> {
                 Fail::usage(
                     e.to_string(),
                     "it names no modelled hardware",
-                    "see docs/walksim.md",
+                    "see docs/explanation/walksim.md",
                 )
             })
         })

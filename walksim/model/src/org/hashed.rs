@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A hashed table with one probe for each walk and no collisions: the example of docs/walksim.md.
+//! A hashed table with one probe for each walk and no collisions: the example of docs/explanation/walksim.md.
 
 use serde::Deserialize;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Page-table organisations. One is one file with one implementation of [`Organisation`], a line in
-//! [`make`] and its name in [`ORGANISATIONS`](crate::config::ORGANISATIONS); `docs/walksim.md` shows how.
+//! [`make`] and its name in [`ORGANISATIONS`](crate::config::ORGANISATIONS); `docs/explanation/walksim.md` shows how.
 
 mod ecpt;
 mod hashed;
