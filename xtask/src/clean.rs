@@ -65,11 +65,12 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
             std::fs::remove_dir_all(&dir).map_err(|e| {
                 anyhow::Error::new(e).context(format!("cannot remove {}", dir.display()))
             })?;
-            println!("removed {} ({} MB)", dir.display(), bytes / 1_000_000);
+            crate::guest::say!("\n", "removed {} ({} MB)", dir.display(), bytes / 1_000_000);
         }
         freed += bytes;
     }
-    println!(
+    crate::guest::say!(
+        "\n",
         "{} MB {}",
         freed / 1_000_000,
         if ctx.dry_run {

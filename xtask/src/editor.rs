@@ -47,7 +47,7 @@ pub fn main(ctx: &Ctx) -> Result<ExitCode> {
     let with_ours = with_ours(&text, &src.join(FOLDER).display().to_string())?;
     store::write_atomic(&project, with_ours.as_bytes())?;
     stage.done("");
-    println!("{}\n{}", commands.display(), project.display());
+    crate::guest::say!("\n", "{}\n{}", commands.display(), project.display());
     ctx.ui.info(&format!(
         "open {} in the editor; edit our Rust in rust-mm-fpt/, from where it is placed into the tree",
         src.display()

@@ -39,7 +39,7 @@ pub fn main(ctx: &Ctx, args: KernelArgs) -> Result<ExitCode> {
         if ctx.dry_run {
             return Ok(code::OK);
         }
-        println!("{result}");
+        crate::guest::say!("\n", "{result}");
         return Ok(ExitCode::of_check(result.same()));
     }
     for mode in args.mode.iter().copied() {

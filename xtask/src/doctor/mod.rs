@@ -148,10 +148,11 @@ pub fn doctor(ctx: &Ctx, _args: DoctorArgs) -> Result<ExitCode> {
     for item in TABLE {
         let used: Vec<&str> = item.needed.iter().map(|n| n.command()).collect();
         match (item.check)(ctx) {
-            Ok(version) => println!("ok       {:<22} {version}", item.name),
+            Ok(version) => crate::guest::say!("\n", "ok       {:<22} {version}", item.name),
             Err(why) => {
                 bad += 1;
-                println!(
+                crate::guest::say!(
+                    "\n",
                     "missing  {:<22} {why}; for {}: {}",
                     item.name,
                     used.join(", "),
@@ -160,10 +161,10 @@ pub fn doctor(ctx: &Ctx, _args: DoctorArgs) -> Result<ExitCode> {
             }
         }
     }
-    println!("{}", compilers());
-    println!("{}", disk(ctx));
+    crate::guest::say!("\n", "{}", compilers());
+    crate::guest::say!("\n", "{}", disk(ctx));
     if distro == Distro::Other {
-        println!("This is neither Debian 12 nor 13: package names are Debian 13's, `setup` installs nothing here.");
+        crate::guest::say!("\n", "This is neither Debian 12 nor 13: package names are Debian 13's, `setup` installs nothing here.");
     }
     if bad > 0 {
         return Err(Fail::infra(
@@ -172,7 +173,7 @@ pub fn doctor(ctx: &Ctx, _args: DoctorArgs) -> Result<ExitCode> {
             "`cargo xtask setup` installs them",
         ));
     }
-    println!("Everything is there.");
+    crate::guest::say!("\n", "Everything is there.");
     Ok(code::OK)
 }
 

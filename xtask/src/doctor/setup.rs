@@ -89,10 +89,10 @@ pub fn setup(ctx: &Ctx, args: SetupArgs) -> Result<ExitCode> {
     let distro = Distro::detect();
     let plan = Plan::make(ctx, distro);
     if plan.is_empty() {
-        println!("Everything is there; nothing to install.");
+        crate::guest::say!("\n", "Everything is there; nothing to install.");
         return Ok(code::OK);
     }
-    println!("To be installed:\n{}", plan.describe(ctx, distro));
+    crate::guest::say!("\n", "To be installed:\n{}", plan.describe(ctx, distro));
     if distro == Distro::Other {
         return Err(Fail::infra(
             "cannot install packages here",
@@ -101,7 +101,7 @@ pub fn setup(ctx: &Ctx, args: SetupArgs) -> Result<ExitCode> {
         ));
     }
     if !args.yes && !ctx.dry_run && !confirmed()? {
-        println!("Nothing was installed.");
+        crate::guest::say!("\n", "Nothing was installed.");
         return Ok(code::OK);
     }
     let _lock = if ctx.dry_run {
@@ -165,7 +165,7 @@ pub fn setup(ctx: &Ctx, args: SetupArgs) -> Result<ExitCode> {
             format!("see {} and `cargo xtask doctor`", log.display()),
         ));
     }
-    println!("Everything is there.");
+    crate::guest::say!("\n", "Everything is there.");
     Ok(code::OK)
 }
 

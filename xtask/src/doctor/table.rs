@@ -86,7 +86,12 @@ pub fn cargo_part(part: &'static str, distro: Distro) -> CargoPart {
         (_, "clippy") => ("cargo", "rust-clippy"),
         _ => ("cargo", "rustfmt"),
     };
-    let from_apt = std::env::var_os("CARGO").is_some_and(|c| Path::new(&c).starts_with("/usr/bin"));
+    // Debian 13's is a link to a folder of its release.
+    let from_apt = std::env::var_os("CARGO").is_some_and(|c| {
+        ["/usr/bin", "/usr/lib"]
+            .iter()
+            .any(|d| Path::new(&c).starts_with(d))
+    });
     match (from_apt, dpkg_version(cargo)) {
         (true, Some(version)) => CargoPart::Apt(format!("{package}={version}")),
         (true, None) => CargoPart::Apt(package.into()),

@@ -87,7 +87,12 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
                 let source = sources::ensure(ctx, project)?;
                 let _lock = tree_lock(ctx, project, &source)?;
                 let applied = apply_with(ctx, project, &source, force)?;
-                println!("{project} {}: {}", source.release, applied.dir.display());
+                crate::guest::say!(
+                    "\n",
+                    "{project} {}: {}",
+                    source.release,
+                    applied.dir.display()
+                );
             }
             Ok(code::OK)
         }
@@ -101,12 +106,12 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
             for project in some(project) {
                 for check in check::check(ctx, project)? {
                     failed |= !check.ok();
-                    println!("{check}");
+                    crate::guest::say!("\n", "{check}");
                 }
                 if each && project == Project::Linux {
                     for check in each::each(ctx)? {
                         failed |= !check.ok();
-                        println!("{check}");
+                        crate::guest::say!("\n", "{check}");
                     }
                 }
             }
@@ -119,7 +124,8 @@ fn status(ctx: &Ctx, project: Project) -> Result<()> {
     let queue = Queue::load(&ctx.root, project)?;
     let source = sources::planned(ctx, project)?;
     let dir = sources::tree_dir(ctx, project, &source);
-    println!(
+    crate::guest::say!(
+        "\n",
         "{project}: {} patches for {}.*, source {} ({})",
         queue.patches.len(),
         queue.base.line,
@@ -127,13 +133,14 @@ fn status(ctx: &Ctx, project: Project) -> Result<()> {
         hash::short(&source.sha256)
     );
     if !dir.is_dir() {
-        println!(
+        crate::guest::say!(
+            "\n",
             "  tree: not unpacked yet (`cargo xtask patch apply {}`)",
             project.name()
         );
         return Ok(());
     }
-    println!("  tree: {}", dir.display());
+    crate::guest::say!("\n", "  tree: {}", dir.display());
     let head = rev(&dir, "HEAD")?;
     let wanted = git(&dir)
         .args(["rev-parse", "-q", "--verify", &queue_ref(&dir, &queue)?])
@@ -153,10 +160,10 @@ fn status(ctx: &Ctx, project: Project) -> Result<()> {
             project.name()
         )
     };
-    println!("  {state}");
+    crate::guest::say!("\n", "  {state}");
     let dirty = edits(&dir)?;
     if !dirty.is_empty() {
-        println!("  edited, not committed: {}", dirty.join(", "));
+        crate::guest::say!("\n", "  edited, not committed: {}", dirty.join(", "));
     }
     Ok(())
 }

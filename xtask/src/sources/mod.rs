@@ -232,9 +232,12 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
 }
 
 fn print_source(project: Project, source: &Source) {
-    println!(
+    crate::guest::say!(
+        "\n",
         "{project} {} ({}), sha256 {}",
-        source.version, source.provider, source.sha256
+        source.version,
+        source.provider,
+        source.sha256
     );
 }
 
