@@ -82,7 +82,9 @@ fn a_freed_table_that_is_pending_is_found() {
     assert_eq!(value["findings"][0]["taken"]["by"]["site"], "0x77");
     assert_eq!(value["findings"][0]["by"]["site"], "0x88");
     assert_eq!(value["findings"][0]["holders"].as_array().unwrap().len(), 2);
-    assert!(lines[0].contains("docs/explanation/tlbsan.md#r1") && lines[0].contains("PDE at 0x3000"));
+    assert!(
+        lines[0].contains("docs/explanation/tlbsan.md#r1") && lines[0].contains("PDE at 0x3000")
+    );
 }
 
 #[test]

@@ -156,7 +156,7 @@ impl Stream {
         loop {
             let mut v = 0;
             for _ in 0..bits {
-                // .57 + .19 of all edges end in the lower half.
+                // 0.57 + 0.19 of all edges end in the lower half.
                 let up = self.draw() >> 32 >= (0.76 * 4_294_967_296.0) as u64;
                 v = v << 1 | u64::from(up);
             }
@@ -327,7 +327,7 @@ mod tests {
 
     #[test]
     fn popular_items_are_as_popular_as_they_should() {
-        // 8192 vertices: the most popular has .76^13 of the ends, 2.8 %
+        // 8192 vertices: the most popular has 0.76^13 of the ends, 2.8 %
         let mut seen: HashMap<u64, u32> = HashMap::new();
         for va in Stream::new(Pattern::Rmat, SIZE, 1).take(200_000) {
             *seen.entry(va).or_default() += 1;
@@ -345,7 +345,7 @@ mod tests {
                 _ => {}
             }
         }
-        // ten times as many ranks of a tenth of the density, and .01 of exponent
+        // ten times as many ranks of a tenth of the density, and 0.01 of exponent
         assert!((f64::from(high) / f64::from(low) - 10f64.powf(0.01)).abs() < 0.05);
     }
 }

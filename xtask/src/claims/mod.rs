@@ -201,7 +201,7 @@ cycles_data,cycles_instruction,cycles_tlb,page_table_kb,untranslated_data,untran
         let at = |name: &str| dir.path().join(name);
         std::fs::create_dir_all(at("docs/m")).unwrap();
         std::fs::write(at(FILE), claims).unwrap();
-        std::fs::write(at("docs/page.md"), document).unwrap();
+        std::fs::write(at("page.md"), document).unwrap();
         let mut mean = MATRIX.to_string();
         mean.push_str(&row("radix", 100.0, ""));
         mean.push_str(&row("l3l2", 95.0, ""));
@@ -219,7 +219,7 @@ cycles_data,cycles_instruction,cycles_tlb,page_table_kb,untranslated_data,untran
 
     fn claim(text: &str, check: &str) -> String {
         format!(
-            "[[claim]]\nname = \"c\"\ndocument = \"docs/page.md\"\ntext = \"{text}\"\ncommand = \"true\"\ncheck = {{ {check} }}\n"
+            "[[claim]]\nname = \"c\"\ndocument = \"page.md\"\ntext = \"{text}\"\ncommand = \"true\"\ncheck = {{ {check} }}\n"
         )
     }
 

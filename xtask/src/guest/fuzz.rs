@@ -16,7 +16,7 @@ use super::parts::{self, Parts};
 use super::qemu::{self, Spec};
 use super::results::{Case, Outcome, Report};
 use super::rundir::{self, RunDir};
-use super::sanitize::{Sanitize, Watched};
+use super::sanitize::{self, Sanitize, Watched};
 use super::selftest::{self, Plan};
 use super::stress::{self, Counts};
 use super::subject::{Kernels, OtherKernel, Subject};
@@ -65,8 +65,8 @@ pub struct Args {
     /// More words for the kernel's command line
     #[arg(long, allow_hyphen_values = true)]
     append: Vec<String>,
-    /// Watch for missing TLB flushes: tlb[,psc=tce][,kernel=strict][,late=SECONDS]; docs/explanation/tlbsan.md
-    #[arg(long, value_name = "tlb")]
+    // No doc comment: rustdoc would take the brackets for links.
+    #[arg(long, value_name = "tlb", help = sanitize::HELP)]
     sanitize: Option<Sanitize>,
 }
 

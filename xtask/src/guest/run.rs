@@ -60,8 +60,8 @@ pub struct Args {
     /// Give CMD a terminal
     #[arg(short, long)]
     tty: bool,
-    /// Watch for missing TLB flushes: tlb[,psc=tce][,kernel=strict][,late=SECONDS]; docs/explanation/tlbsan.md
-    #[arg(long, value_name = "tlb")]
+    // No doc comment: rustdoc would take the brackets for links.
+    #[arg(long, value_name = "tlb", help = sanitize::HELP)]
     sanitize: Option<Sanitize>,
     /// Run this instead of a shell
     #[arg(last = true, value_name = "CMD")]

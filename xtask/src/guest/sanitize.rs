@@ -20,6 +20,9 @@ const SCHEMA: &str = "fpt-tlbsan/1";
 /// The plugin watches so much memory.
 const MOST_MIB: u64 = 32 << 10;
 
+/// The help of the option.
+pub const HELP: &str = "Watch for missing TLB flushes: tlb[,psc=tce][,kernel=strict][,late=SECONDS]; docs/explanation/tlbsan.md";
+
 /// What is asked for: `tlb[,psc=tce][,kernel=strict][,late=SECONDS]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sanitize {

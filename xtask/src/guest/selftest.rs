@@ -17,7 +17,7 @@ use super::parts::{self, Parts};
 use super::qemu::{self, Spec};
 use super::results::{Case, Outcome, Report};
 use super::rundir::{self, RunDir};
-use super::sanitize::{Sanitize, Watched};
+use super::sanitize::{self, Sanitize, Watched};
 use super::subject::{Kernels, OtherKernel, Subject};
 pub use super::suite::Suite;
 use super::vm::Guest;
@@ -64,8 +64,8 @@ pub struct Args {
     /// mix; PERCENT is 50 if it is left out
     #[arg(long, value_name = "PERCENT", num_args = 0..=1, default_missing_value = "50", value_parser = clap::value_parser!(u32).range(1..=100))]
     mixed: Option<u32>,
-    /// Watch for missing TLB flushes: tlb[,psc=tce][,kernel=strict][,late=SECONDS]; docs/explanation/tlbsan.md
-    #[arg(long, value_name = "tlb")]
+    // No doc comment: rustdoc would take the brackets for links.
+    #[arg(long, value_name = "tlb", help = sanitize::HELP)]
     sanitize: Option<Sanitize>,
     /// Multiply the programs' time limits: for slow kernels (debug, kasan) and busy hosts
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]

@@ -792,7 +792,7 @@ mod tests {
         let figures = all(&table, "made up");
         let four = &figures[2].charts[0].1.groups[0].bars;
         let (low, high) = four[1].range.unwrap();
-        // Mean 1.00333, deviation .015275: 4.303 / sqrt 3 of it on each side.
+        // Mean 1.00333, deviation 0.015275: 4.303 / sqrt 3 of it on each side.
         let (mean, half) = (57.0 * 1.003_333, 57.0 * 0.037_948);
         assert!((low - (mean - half)).abs() < 0.01 && (high - (mean + half)).abs() < 0.01);
         assert_eq!(figures[2].table.rows[0][4], "-4.7 % (-8.3 to -1.1)");

@@ -981,7 +981,7 @@ pub mod tests {
                 .mean_range(&["bfs", "dfs"], Mode::L3L2, "run", of)
                 .unwrap(),
         ] {
-            // Mean 1.00333, deviation .01528 of three: 4.303 / sqrt 3 on each side.
+            // Mean 1.00333, deviation 0.01528 of three: 4.303 / sqrt 3 on each side.
             close((low + high) / 2.0, 0.95 * 3.01 / 3.0);
             let half: f64 = 4.303 * (0.00070 / 3.0 / 2.0 * 2.0_f64).sqrt() / 3f64.sqrt();
             assert!(
@@ -1013,7 +1013,7 @@ pub mod tests {
         let of = Of::WalkLatency;
         assert_eq!(table.real("bfs", Mode::L3L2, ALL).unwrap().runs, 2);
         let (low, high) = table.range("bfs", Mode::L3L2, ALL, of).unwrap();
-        // Of two runs: mean 1.005, deviation .0212.
+        // Of two runs: mean 1.005, deviation 0.0212.
         assert!(((low + high) / 2.0 - 0.95 * 1.005).abs() < 1e-12);
         assert!(((high - low) / 2.0 - 0.95 * 12.706 * 0.015).abs() < 1e-9);
         // Only the third run has all three workloads: of one there is no range.

@@ -326,7 +326,7 @@ fn write(out: &Path, points: &[Point], command: &str) -> Result<()> {
     Ok(())
 }
 
-/// Reads of a sweep's file, as [`write`] leaves it.
+/// Reads of a sweep's file, as [`write()`] leaves it.
 pub fn load(csv: &Path) -> Result<Vec<Point>> {
     let bad = |e: String| {
         Fail::usage(
