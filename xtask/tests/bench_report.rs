@@ -653,7 +653,8 @@ fn an_interrupted_matrix_is_the_newest() {
         .unwrap();
     let start = Instant::now();
     while !lab.path("pid").exists()
-        || std::fs::read_link(lab.path("target/fpt/bench/latest")).unwrap() != *"m"
+        || std::fs::read_link(lab.path("target/fpt/bench/latest")).unwrap()
+            != std::path::Path::new("m")
         || std::fs::read_dir(lab.path("tmp")).unwrap().count() != 1
     {
         assert!(start.elapsed() < Duration::from_secs(20));
