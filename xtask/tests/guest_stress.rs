@@ -115,6 +115,8 @@ fn each_thing_that_is_left_or_wrong_is_red() {
         ("warn", "WARNING: CPU: 0"),
         ("no-injection", "0 injected"),
         ("no-demotion", "demote was at work"),
+        ("tables-wrong", "the tables are wrong"),
+        ("no-check", "check was at work"),
         ("stressor-fails", "b: wrong contents"),
         ("killed", "not for want of memory"),
         ("panic", "the guest lives to the end"),
@@ -195,7 +197,7 @@ fn only_narrows() {
     let log = lab.log();
     let phase = &log["modes"][0]["phases"][0];
     assert_eq!(phase["stressors"], serde_json::json!({}));
-    assert_eq!(phase["loops"], serde_json::json!({ "compactions": 3 }));
+    assert_eq!(phase["loops"], serde_json::json!({ "checks": 7, "compactions": 3 }));
     lab.stress("", &["--only", "nosuchstressor"])
         .is(1, &["nothing to do in l3l2"]);
 }

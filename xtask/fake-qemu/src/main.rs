@@ -280,10 +280,15 @@ impl Fake {
                     [.., "vm?"] => "class 'vm' stressors: a b c d e f g h i j watchdog\n",
                     ["compact", _] => "compactions 3\n",
                     ["ksm", _] => "ksm_scanned 5\n",
+                    ["check", _] if self.what == "tables-wrong" => {
+                        "checks 3\nprocess 9 (x): the tables are wrong\nBAD I1 entry\n"
+                    }
+                    ["check", _] if self.what == "no-check" => "checks 0\n",
+                    ["check", _] => "checks 7\n",
                     _ => "",
                 };
                 self.out(id, Stream::Stdout, said);
-                self.exit(id, 0, false);
+                self.exit(id, i32::from(said.contains("BAD")), false);
             }
             ["test", "-e", file] => {
                 let code = i32::from(file.contains("missing"));
@@ -437,7 +442,7 @@ impl Fake {
                 let warm_up = rest.first() == Some(&"-n");
                 let bad = what == "mismatch" && !warm_up;
                 let mut text = format!(
-                    "fuzz seed 7\nfuzz call_munmap 30\nfuzz steps 200\nfuzz checks 4000\nfuzz mismatches {}\n",
+                    "fuzz seed 7\nfuzz call_munmap 30\nfuzz steps 200\nfuzz checks 4000\nfuzz table_checks 5\nfuzz mismatches {}\n",
                     i32::from(bad)
                 );
                 if bad {
