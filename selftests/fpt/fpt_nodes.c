@@ -560,10 +560,13 @@ static void share(bool parent_first)
 		page_set(p + i * GIB / SHARED, 2, i);
 	pid = fork();
 	if (!pid) {
-		long n = faults();
 		volatile char sum = 0;
+		long n;
 
 		close(up[1]);
+		/* what a first call faults in is not to be counted */
+		faults();
+		n = faults();
 		for (i = 0; i < SHARED; i++)
 			sum += *(volatile char *)(p + i * GIB / SHARED);
 		n = faults() - n;
@@ -623,8 +626,11 @@ FPT_TEST(hugetlb_share)
 	for (k = 0; k < 100 && file_value("/proc/meminfo", "HugePages_Free") != available; k++)
 		msleep(20);
 	EXPECT_EQ(available, file_value("/proc/meminfo", "HugePages_Free"));
-	/* as on any kernel: flat spans beside it are no reason to have a table each */
-	EXPECT_EQ(20, *sharers);
+	/*
+	 * As on any kernel: flat spans beside it are no reason to have a table each. But in
+	 * l3l2 the PMD table is a slice of this process's node, and goes with it.
+	 */
+	EXPECT_EQ(self->mode == L3L2 ? 0 : 20, *sharers);
 	EXPECT_TRUE(tables_ok(0));
 }
 
