@@ -197,7 +197,10 @@ fn only_narrows() {
     let log = lab.log();
     let phase = &log["modes"][0]["phases"][0];
     assert_eq!(phase["stressors"], serde_json::json!({}));
-    assert_eq!(phase["loops"], serde_json::json!({ "checks": 7, "compactions": 3 }));
+    assert_eq!(
+        phase["loops"],
+        serde_json::json!({ "checks": 7, "compactions": 3 })
+    );
     lab.stress("", &["--only", "nosuchstressor"])
         .is(1, &["nothing to do in l3l2"]);
 }
