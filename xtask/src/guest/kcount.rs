@@ -42,7 +42,9 @@ const RADIX_LIMITS: [(&str, f64); 12] = [
 ];
 
 /// Against radix on the same image, policy eager. Regions that are mostly tables have a limit that
-/// says what tables save; all others must cost what radix costs.
+/// says what tables save; all others must cost what radix costs. Where the stack and the mappings of
+/// the program lie is another matter in each boot, and with it how many tables exec and fork need: those
+/// limits leave room for 2 %.
 const MODE_LIMITS: [(Mode, &str, f64); 37] = [
     // Radix saves the same questions, so that no mode saves more at first touch.
     (Mode::L4L3, "touch_1gib", 1.003),
@@ -57,12 +59,12 @@ const MODE_LIMITS: [(Mode, &str, f64); 37] = [
     (Mode::L3L2, "touch_1gib", 1.005),
     (Mode::L3L2, "munmap_1gib", 1.002),
     (Mode::L3L2, "vfork_exec_exit", 1.00),
-    (Mode::L3L2, "fork_exit", 0.98),
+    (Mode::L3L2, "fork_exit", 1.00),
     (Mode::L3L2, "fork_512mib", 1.003),
     (Mode::L3L2, "mprotect_512mib", 1.002),
     (Mode::L3L2, "mremap_512mib", 1.05),
     (Mode::L3L2, "file_64mib", 1.004),
-    (Mode::L3L2, "mmap_munmap", 0.94),
+    (Mode::L3L2, "mmap_munmap", 0.95),
     (Mode::L3L2, "sparse_touch", 1.00),
     (Mode::L3L2, "sparse_munmap", 1.25),
     (Mode::L3L2, "sparse_mprotect", 1.02),
@@ -77,7 +79,7 @@ const MODE_LIMITS: [(Mode, &str, f64); 37] = [
     // The other GiB's node is not made to be given up at once.
     (Mode::L4L3L2L1, "mremap_512mib", 2.2),
     (Mode::L4L3L2L1, "file_64mib", 1.002),
-    (Mode::L4L3L2L1, "mmap_munmap", 0.87),
+    (Mode::L4L3L2L1, "mmap_munmap", 0.88),
     // A node for a page: zeroing 2 MiB is what it costs. What comes after walks an index page.
     (Mode::L4L3L2L1, "sparse_touch", 70.0),
     (Mode::L4L3L2L1, "sparse_munmap", 4.0),
@@ -561,15 +563,15 @@ mod tests {
     fn smallest_run_counts() {
         let regions = collect(LIST, &lines(1000), 2).unwrap();
         assert_eq!(regions[1].figure(), 1000);
-        let counts = counted(Placement::Random, &[(RADIX, 1000), (FLAT, 990)]);
-        assert_eq!(counts.ratio(FLAT, "fork_exit"), Some(0.99));
+        let counts = counted(Placement::Random, &[(RADIX, 1000), (FLAT, 1010)]);
+        assert_eq!(counts.ratio(FLAT, "fork_exit"), Some(1.01));
         assert_eq!(counts.ratio(RADIX, "fork_exit"), None);
         let cases = limits(std::slice::from_ref(&counts));
-        // 0.99 is over the limit of 0.98, and what was not counted is no pass.
+        // 1.01 is over the limit of 1.00, and what was not counted is no pass.
         let of_flat = MODE_LIMITS.iter().filter(|l| FLAT == Subject::Ours(l.0));
         assert_eq!(cases.len(), of_flat.count());
         assert!(cases.iter().all(|c| c.outcome == Outcome::Failed));
-        assert!(tables(&[counts]).contains("0.9900"));
+        assert!(tables(&[counts]).contains("1.0100"));
     }
 
     #[test]
