@@ -206,7 +206,9 @@ mod tests {
             .unwrap()
             .iter()
             .find(|m| {
-                m["mode"] == "l3l2" && m["of"] == "walk_latency" && m["workloads"] == "graphs"
+                m["mode"] == Mode::L3L2.name()
+                    && m["of"] == "walk_latency"
+                    && m["workloads"] == "graphs"
             })
             .unwrap();
         assert_eq!(mean["count"], 2);
@@ -218,7 +220,9 @@ mod tests {
         let text = json(&Table::new(&matrix), "cmd", "now").unwrap();
         let value: Value = serde_json::from_str(&text).unwrap();
         let ratio = (value["ratios"].as_array().unwrap().iter())
-            .find(|r| r["mode"] == "l3l2" && r["of"] == "walk_latency" && r["phase"] == "run")
+            .find(|r| {
+                r["mode"] == Mode::L3L2.name() && r["of"] == "walk_latency" && r["phase"] == "run"
+            })
             .unwrap();
         let range = |n: usize| ratio["interval"][n].as_f64().unwrap();
         assert!(range(0) < 0.95 && range(1) > 0.95);
