@@ -65,11 +65,11 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
             std::fs::remove_dir_all(&dir).map_err(|e| {
                 anyhow::Error::new(e).context(format!("cannot remove {}", dir.display()))
             })?;
-            crate::guest::say!("\n", "removed {} ({} MB)", dir.display(), bytes / 1_000_000);
+            crate::say!("\n", "removed {} ({} MB)", dir.display(), bytes / 1_000_000);
         }
         freed += bytes;
     }
-    crate::guest::say!(
+    crate::say!(
         "\n",
         "{} MB {}",
         freed / 1_000_000,

@@ -12,7 +12,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::api::{code, fail, proc, ui, Cmd, Ctx, ExitCode, Fail, Result};
 use crate::defaults::{self, Defaults};
 use crate::{
-    bench, build, claims, clean, doctor, editor, guest, image, patch, report, sources, sweep,
+    bench, build, claims, clean, doctor, editor, guest, image, lint, patch, report, sources, sweep,
 };
 
 /// The end of the help.
@@ -302,7 +302,7 @@ fn run(cli: Cli, all: &Defaults) -> Result<ExitCode> {
         Command::Doctor(args) => doctor::doctor(&ctx, args),
         Command::Setup(args) => doctor::setup(&ctx, args),
         Command::Fetch(args) => sources::main(&ctx, args),
-        Command::Patch(args) => patch::main(&ctx, args),
+        Command::Patch(args) => patch::main(&ctx, args, build::each),
         Command::BuildQemu(args) => build::qemu_main(&ctx, args),
         Command::BuildKernel(args) => build::kernel_main(&ctx, args),
         Command::BuildSelftests => made(&ctx, &build::kselftests(&ctx)?),
@@ -313,7 +313,7 @@ fn run(cli: Cli, all: &Defaults) -> Result<ExitCode> {
         Command::Selftest(args) => guest::selftest::main(&ctx, args),
         Command::Stress(args) => guest::stress::main(&ctx, args),
         Command::Fuzz(args) => guest::fuzz::main(&ctx, args),
-        Command::Test(args) => guest::test::main(&ctx, args),
+        Command::Test(args) => guest::test::main(&ctx, args, COMMAND_LINE),
         Command::Gdb(args) => guest::gdb::main(&ctx, args),
         Command::Kcount(args) => guest::kcount::main(&ctx, args),
         Command::Bench(args) => bench::main(&ctx, args),
@@ -325,6 +325,12 @@ fn run(cli: Cli, all: &Defaults) -> Result<ExitCode> {
         Command::Completions { .. } | Command::Man(_) => Ok(code::OK),
     }
 }
+
+/// For the stage `lint`, which holds the docs against it.
+const COMMAND_LINE: lint::CommandLine = lint::CommandLine {
+    takes: |words| parse(words),
+    reference: manual::markdown,
+};
 
 /// Says what was built: its path.
 fn made(ctx: &Ctx, path: &Path) -> Result<ExitCode> {
@@ -421,7 +427,7 @@ mod tests {
         let words = |line: &str| line.split(' ').map(String::from).collect::<Vec<_>>();
         assert!(parse(&words("run -- true")).is_err());
         let with = Defaults {
-            mode: Some(crate::api::Mode::L3L2),
+            mode: Some(fpt_geometry::Mode::L3L2),
             ..Defaults::default()
         };
         for line in ["fpt run -- true", "fpt walk", "fpt gdb"] {

@@ -14,10 +14,15 @@ pub mod cli;
 pub mod defaults;
 pub mod doctor;
 pub mod editor;
+pub mod formats;
 pub mod guest;
 pub mod image;
 pub mod lint;
+#[path = "api/modes.rs"]
+pub mod modes;
 pub mod patch;
 pub mod report;
 pub mod sources;
 pub mod sweep;
+#[path = "build/toolchain.rs"]
+pub mod toolchain;

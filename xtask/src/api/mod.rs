@@ -4,7 +4,6 @@
 
 pub mod fail;
 pub mod hash;
-pub mod modes;
 pub mod proc;
 pub mod store;
 pub mod ui;
@@ -12,7 +11,6 @@ pub mod ui;
 use std::path::{Path, PathBuf};
 
 pub use fail::{code, did_you_mean, ExitCode, Fail};
-pub use modes::Mode;
 pub use proc::{Cmd, Job};
 pub use ui::{Stage, Ui};
 

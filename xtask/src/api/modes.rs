@@ -6,10 +6,9 @@ use std::ffi::OsStr;
 use clap::builder::{PossibleValue, TypedValueParser};
 use clap::error::ErrorKind;
 
-pub use fpt_geometry::Mode;
+use fpt_geometry::Mode;
 
-use super::fail::did_you_mean;
-use super::{code, Fail};
+use crate::api::{code, did_you_mean, Fail, Result};
 
 /// The word of the kernel's command line that selects the mode.
 pub fn kernel_arg(mode: Mode) -> String {
@@ -44,7 +43,7 @@ impl TypedValueParser for Parser {
 }
 
 /// The one mode of a command that takes no more.
-pub fn one(modes: &[Mode]) -> super::Result<Mode> {
+pub fn one(modes: &[Mode]) -> Result<Mode> {
     match modes {
         [mode] => Ok(*mode),
         _ => Err(Fail::usage(

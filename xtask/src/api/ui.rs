@@ -14,6 +14,17 @@ use console::{style, Term};
 
 use super::Cmd;
 
+/// A result on standard output. A reader that has gone (`| head`) is no error of ours.
+#[macro_export]
+macro_rules! say {
+    ($end:literal, $($text:tt)*) => {{
+        use std::io::Write as _;
+        if !$crate::api::ui::is_json() {
+            let _ = write!(std::io::stdout(), "{}{}", format_args!($($text)*), $end);
+        }
+    }};
+}
+
 /// Lines of a failed stage that are shown.
 pub const TAIL: usize = 40;
 /// Lines of the rolling window.

@@ -4,39 +4,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::api::fail::did_you_mean;
 use crate::api::{Fail, Result};
+use crate::formats::matrix::Scale;
 
 /// Where the catalogue is, from the checkout's root.
 pub const FILE: &str = "workloads/workloads.toml";
-
-#[derive(
-    clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum Scale {
-    /// Seconds: to see that everything works
-    Tiny,
-    /// Minutes: the default
-    Small,
-    /// Hours
-    Medium,
-    /// The sizes of the paper's table 1: for a big host
-    Paper,
-}
-
-impl Scale {
-    pub fn name(self) -> &'static str {
-        match self {
-            Scale::Tiny => "tiny",
-            Scale::Small => "small",
-            Scale::Medium => "medium",
-            Scale::Paper => "paper",
-        }
-    }
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]

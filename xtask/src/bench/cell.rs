@@ -9,13 +9,15 @@ use anyhow::Context as _;
 use fpt_init::proto::Exec;
 use fpt_walksim_model::report::Report;
 
-use super::schema::{Cell, Guest as Facts, Provenance, SCHEMA};
-use super::{catalogue, Bench, Planned, Thp};
-use crate::api::{code, fail, proc, store, Fail, Mode, Result, Stage};
+use super::{catalogue, Bench, Planned};
+use crate::api::{code, fail, proc, store, Fail, Result, Stage};
+use crate::formats::cell::{Cell, Guest as Facts, Provenance, SCHEMA};
+use crate::formats::matrix::Thp;
 use crate::guest::qemu::{self, Spec};
 use crate::guest::rundir::{self, RunDir};
-use crate::guest::selftest::check_mode;
+use crate::guest::subject::check_mode;
 use crate::guest::vm::Guest;
+use fpt_geometry::Mode;
 
 impl Bench<'_> {
     pub(super) fn spec(&self, cell: &Planned, config: &Path, out: &Path) -> Spec {

@@ -6,8 +6,7 @@ pub mod catalogue;
 mod cell;
 mod parts;
 pub mod plan;
-pub mod schema;
-pub mod settings;
+mod settings;
 #[doc(hidden)]
 pub mod synthetic;
 
@@ -17,16 +16,16 @@ use std::time::{Instant, SystemTime};
 
 use anyhow::Context as _;
 
-use crate::api::{code, fail, hash, modes, store, ui, Ctx, ExitCode, Fail, Mode, Result};
+use crate::api::{code, fail, hash, store, ui, Ctx, ExitCode, Fail, Result};
+use crate::formats::cell::{self as schema, Cell};
+use crate::formats::matrix::{self, base, Old, Scale, Settings, Thp};
 use crate::guest::rundir::{self, RunDir};
-use crate::guest::say;
-use catalogue::{Scale, Workload};
+use crate::modes;
+use crate::say;
+use catalogue::Workload;
+use fpt_geometry::Mode;
 use parts::BenchParts;
 use plan::{Host, Need};
-use schema::Cell;
-use settings::{Old, Settings};
-
-pub use schema::SCHEMA;
 
 #[derive(clap::Args, Debug, Clone)]
 pub struct Args {
@@ -101,24 +100,6 @@ impl Args {
     }
 }
 
-#[derive(
-    clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum Thp {
-    Never,
-    Always,
-}
-
-impl Thp {
-    pub fn name(self) -> &'static str {
-        match self {
-            Thp::Never => "never",
-            Thp::Always => "always",
-        }
-    }
-}
-
 /// A kernel with less than 512 MiB, its own part not counted, has no transparent huge pages.
 const THP_MIB: u64 = 768;
 
@@ -162,11 +143,6 @@ impl Planned {
 
 /// Names of cells without figures, and why.
 pub type Failed = Vec<(String, schema::Failure)>;
-
-/// The folder of all matrices.
-pub fn base(ctx: &Ctx) -> PathBuf {
-    ctx.root.join("target/fpt/bench")
-}
 
 pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     let jobs = ctx.guests_or(JOBS);
@@ -276,7 +252,7 @@ fn settle(
     old: Option<&Old>,
 ) -> Result<(Settings, Vec<Workload>, Vec<Mode>)> {
     let modes = chosen_modes(args, old);
-    let mut settings = Settings::resolve(args, old)?;
+    let mut settings = settings::resolve(args, old)?;
     let workloads = chosen(ctx, args, &settings, old)?;
     let names = workloads.iter().map(|w| w.name.clone()).collect();
     settings.asked(old, &modes, names);
@@ -519,7 +495,7 @@ impl Bench<'_> {
     fn config_file(&self, mode: Mode) -> PathBuf {
         self.folder.join(match &self.parts.config_of_others {
             Some(_) if mode != Mode::Radix => CONFIG_OF_OTHERS,
-            _ => settings::CONFIG,
+            _ => matrix::CONFIG,
         })
     }
 
@@ -532,7 +508,7 @@ impl Bench<'_> {
             return false;
         };
         serde_json::from_str::<Cell>(&text).is_ok_and(|old| {
-            old.schema == SCHEMA && old.hash == cell.hash && old.figures().is_some()
+            old.schema == schema::SCHEMA && old.hash == cell.hash && old.figures().is_some()
         })
     }
 
@@ -737,7 +713,7 @@ impl Bench<'_> {
     fn hash(&self, cell: &Planned) -> String {
         let mut inputs = hash::Inputs::new();
         inputs
-            .text("schema", SCHEMA)
+            .text("schema", schema::SCHEMA)
             .text("kernel", &self.parts.guest.kernel.hash)
             .text("qemu", &self.parts.guest.qemu.hash)
             .text("initramfs", &self.parts.guest.image.hash)

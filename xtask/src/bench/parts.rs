@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use super::catalogue::{Kind, Scale, Workload};
-use super::settings::{Edges, Settings};
+use super::catalogue::{Kind, Workload};
 use super::Args;
 use crate::api::{hash, Cmd, Ctx, Fail, Result};
 use crate::build::{self, artefact, Profile};
+use crate::formats::matrix::{Edges, Scale, Settings};
 use crate::guest::parts::{self, Parts};
 use crate::image;
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub const SCHEMA: &str = "fpt-bench/1";
 
 /// Where older files say nothing of runs.
-pub(super) fn one() -> u32 {
+pub(crate) fn one() -> u32 {
     1
 }
 
@@ -95,7 +95,7 @@ pub struct Provenance {
     pub argv: Vec<String>,
     /// What graph programs read instead of generating it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub edges: Option<super::settings::Edges>,
+    pub edges: Option<super::matrix::Edges>,
     /// The kernel's command line.
     pub kernel_args: String,
     /// Virtual time counts instructions: two runs give nearly the same figures.

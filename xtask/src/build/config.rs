@@ -139,7 +139,7 @@ pub fn configure(
         .args(&files)
         .cwd(src);
     // merge_config.sh's own warnings do not stop it: the comparison below does.
-    steps.run(&super::toolchain::clean_env(merge))?;
+    steps.run(&crate::toolchain::clean_env(merge))?;
     let full = dir.join("full");
     if !ctx.dry_run {
         store::make_dir(&full)?;

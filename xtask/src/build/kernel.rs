@@ -4,11 +4,14 @@
 use std::path::{Path, PathBuf};
 
 use super::artefact::{self, Meta};
-use super::{compare, config, hot, toolchain, Compiler, Kernel, Profile, Toolchain};
-use crate::api::{code, hash, modes, proc, ui, Ctx, ExitCode, Fail, Mode, Result, Steps};
+use super::{compare, config, hot, Compiler, Kernel, Profile, Toolchain};
+use crate::api::{code, hash, proc, ui, Ctx, ExitCode, Fail, Result, Steps};
 use crate::doctor;
+use crate::modes;
 use crate::patch::{self, Queue};
 use crate::sources::{self, git, Project, Source};
+use crate::toolchain;
+use fpt_geometry::Mode;
 
 /// Raised when the way of building changes in a way that the other inputs do not show.
 const RECIPE: &str = "2";
@@ -39,7 +42,7 @@ pub fn main(ctx: &Ctx, args: KernelArgs) -> Result<ExitCode> {
         if ctx.dry_run {
             return Ok(code::OK);
         }
-        crate::guest::say!("\n", "{result}");
+        crate::say!("\n", "{result}");
         return Ok(ExitCode::of_check(result.same()));
     }
     for mode in args.mode.iter().copied() {

@@ -4,24 +4,28 @@
 pub mod artefact;
 mod compare;
 mod config;
+#[path = "../patch/each.rs"]
+mod each;
 pub mod hot;
 mod kernel;
 mod qemu;
 mod selftests;
-pub mod toolchain;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use crate::api::{hash, Cmd, Ctx, Fail, Mode, Result};
+use crate::api::{hash, Cmd, Ctx, Fail, Result};
 use crate::doctor;
+use crate::toolchain::find_program;
+use fpt_geometry::Mode;
 
+pub use crate::toolchain::{Compiler, Toolchain};
 pub use compare::compare_off;
+pub use each::each;
 pub use kernel::{kernel, kernel_with, main as kernel_main, objects, KernelArgs};
 pub use qemu::{main as qemu_main, qemu, QemuArgs};
 pub use selftests::kselftests;
-pub use toolchain::{Compiler, Toolchain};
 
 /// Which kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -103,7 +107,7 @@ pub fn stock_qemu(ctx: &Ctx) -> Result<PathBuf> {
 
 fn system_program(ctx: &Ctx, name: &str, for_: doctor::For) -> Result<PathBuf> {
     doctor::require(ctx, for_)?;
-    match toolchain::find_program(name) {
+    match find_program(name) {
         Some(path) => Ok(path),
         None if ctx.dry_run => Ok(PathBuf::from(name)),
         None => Err(Fail::infra(

@@ -7,12 +7,12 @@ use std::path::Path;
 use anyhow::Context as _;
 
 use super::artefact::{self, Meta};
-use super::toolchain::clean_env;
 use super::Qemu;
 use crate::api::{code, hash, ui, Cmd, Ctx, ExitCode, Fail, Result, Stage};
 use crate::doctor;
 use crate::patch::{self, Queue};
 use crate::sources::{self, Project, Source};
+use crate::toolchain::clean_env;
 
 const RECIPE: &str = "1";
 

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 
 use super::artefact::{self, Meta};
-use super::toolchain::clean_env;
 use super::{kernel, Compiler, Profile};
 use crate::api::{hash, Cmd, Ctx, Fail, Result};
 use crate::doctor;
 use crate::patch::{self, Queue};
 use crate::sources::{self, Project, Source};
+use crate::toolchain::clean_env;
 
 const RECIPE: &str = "2";
 

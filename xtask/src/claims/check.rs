@@ -8,12 +8,13 @@ use serde::Deserialize;
 
 use super::grid;
 use super::Outcome;
-use crate::api::{Mode, Result};
-use crate::report::figures::{percent, percent_in};
+use crate::api::Result;
 use crate::report::metrics::{Figures, Of, Row, GRAPHS};
+use crate::report::text::{percent, percent_in};
 use crate::report::weights::Weights;
 use crate::report::{sensitivity, stats};
 use crate::sweep::{self, Point};
+use fpt_geometry::Mode;
 
 /// Percentages are of changes against radix unless something else is said.
 #[derive(Debug, Deserialize)]

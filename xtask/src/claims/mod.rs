@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::api::{code, Cmd, Ctx, ExitCode, Fail, Result};
-use crate::guest::say;
+use crate::say;
 use check::{Check, Data};
 
 /// The list, from the root of the checkout.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::table::{cargo_part, meson_requirement, meson_wheel, rust_packages, CargoPart, How};
 use super::{missing, Distro};
 use crate::api::{code, proc, store, Cmd, Ctx, ExitCode, Fail, Result, Stage};
-use crate::build::toolchain::{self, BINDGEN, RUST_LINE};
+use crate::toolchain::{self, BINDGEN, RUST_LINE};
 
 #[derive(clap::Args, Debug)]
 pub struct SetupArgs {
@@ -89,10 +89,10 @@ pub fn setup(ctx: &Ctx, args: SetupArgs) -> Result<ExitCode> {
     let distro = Distro::detect();
     let plan = Plan::make(ctx, distro);
     if plan.is_empty() {
-        crate::guest::say!("\n", "Everything is there; nothing to install.");
+        crate::say!("\n", "Everything is there; nothing to install.");
         return Ok(code::OK);
     }
-    crate::guest::say!("\n", "To be installed:\n{}", plan.describe(ctx, distro));
+    crate::say!("\n", "To be installed:\n{}", plan.describe(ctx, distro));
     if distro == Distro::Other {
         return Err(Fail::infra(
             "cannot install packages here",
@@ -101,7 +101,7 @@ pub fn setup(ctx: &Ctx, args: SetupArgs) -> Result<ExitCode> {
         ));
     }
     if !args.yes && !ctx.dry_run && !confirmed()? {
-        crate::guest::say!("\n", "Nothing was installed.");
+        crate::say!("\n", "Nothing was installed.");
         return Ok(code::OK);
     }
     let _lock = if ctx.dry_run {
@@ -165,7 +165,7 @@ pub fn setup(ctx: &Ctx, args: SetupArgs) -> Result<ExitCode> {
             format!("see {} and `cargo xtask doctor`", log.display()),
         ));
     }
-    crate::guest::say!("\n", "Everything is there.");
+    crate::say!("\n", "Everything is there.");
     Ok(code::OK)
 }
 

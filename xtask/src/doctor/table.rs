@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::{dpkg_version, Distro, For};
 use crate::api::{Cmd, Ctx};
-use crate::build::toolchain::{self, find_program, BINDGEN, RUST_LINE};
+use crate::toolchain::{self, find_program, BINDGEN, RUST_LINE};
 
 /// The meson release that is taken where the system's is too old for QEMU.
 const MESON: &str = "1.5.0";

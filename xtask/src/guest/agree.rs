@@ -23,13 +23,17 @@ use serde::Serialize;
 
 use super::parts::{self, Parts};
 use super::qemu::Spec;
+use super::remarks::print_failures;
 use super::results::{Case, Outcome, Report};
 use super::rundir::{self, RunDir};
-use super::selftest::{check_mode, print_failures};
+use super::subject::check_mode;
 use super::vm::Guest;
 use super::walk::{self, End, Walk};
-use crate::api::{code, fail, locked, modes, store, Cmd, Ctx, ExitCode, Fail, Mode, Result};
+use crate::api::{code, fail, locked, store, Cmd, Ctx, ExitCode, Fail, Result};
 use crate::build::{self, Profile};
+use crate::modes;
+use crate::say;
+use fpt_geometry::Mode;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {

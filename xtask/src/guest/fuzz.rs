@@ -13,16 +13,19 @@ use serde::Serialize;
 use super::console::Allow;
 use super::list;
 use super::parts::{self, Parts};
+use super::plan::{self, Plan};
 use super::qemu::{self, Spec};
+use super::remarks::print_failures;
 use super::results::{Case, Outcome, Report};
 use super::rundir::{self, RunDir};
 use super::sanitize::{self, Sanitize, Watched};
-use super::selftest::{self, Plan};
 use super::stress::{self, Counts};
 use super::subject::{Kernels, OtherKernel, Subject};
 use super::vm::{self, Guest};
-use crate::api::{code, fail, locked, modes, store, Ctx, ExitCode, Fail, Mode, Result};
+use crate::api::{code, fail, locked, store, Ctx, ExitCode, Fail, Result};
 use crate::build::Profile;
+use crate::modes;
+use fpt_geometry::Mode;
 
 /// Where the program stands in the guest.
 const FOLDER: &str = "/selftests/fpt";
@@ -93,7 +96,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
         Some(kernel) => kernel,
         None => parts::kernel(ctx, args.profile)?,
     };
-    let parts = selftest::build_parts(ctx, ours)?;
+    let parts = plan::build_parts(ctx, ours)?;
     let kernels = Kernels {
         ours: &parts.kernel,
         unpatched: unpatched.as_ref(),
@@ -123,7 +126,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
         let mut report = fuzz.all(&site, &subjects)?;
         report.cases.extend(fuzz.plan.sanitizer_cases(&run));
         run.results(&report)?;
-        selftest::print_failures(ctx, &report);
+        print_failures(ctx, &report);
         ctx.ui
             .info(&format!("log: {}", run.path.join("fuzz.txt").display()));
         Ok(report.conclude())

@@ -11,8 +11,10 @@ use super::parts::{self, Parts};
 use super::qemu::{self, Spec};
 use super::rundir::{self, RunDir};
 use super::vm::Guest;
-use crate::api::{code, modes, Cmd, Ctx, ExitCode, Fail, Mode, Result};
+use crate::api::{code, Cmd, Ctx, ExitCode, Fail, Result};
 use crate::build::Profile;
+use crate::modes;
+use fpt_geometry::Mode;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {

@@ -11,14 +11,18 @@ use fpt_init::proto::Exec;
 use serde::{Deserialize, Serialize};
 
 use super::parts::{self, Parts};
+use super::plan::build_parts;
 use super::qemu::{self, Spec};
+use super::remarks::print_failures;
 use super::results::{Case, Report};
 use super::rundir::{self, RunDir};
-use super::selftest::{build_parts, print_failures};
 use super::subject::{Kernels, OtherKernel, Subject};
 use super::vm::Guest;
-use crate::api::{code, modes, store, Ctx, ExitCode, Fail, Mode, Result};
+use crate::api::{code, store, Ctx, ExitCode, Fail, Result};
 use crate::build::{self, Profile};
+use crate::modes;
+use crate::say;
+use fpt_geometry::Mode;
 
 /// The region without work: what the plugin itself would add.
 const NOTHING: &str = "nothing";

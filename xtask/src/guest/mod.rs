@@ -1,17 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Guests: booting a kernel in QEMU, running commands and tests in it.
 
-/// A result on standard output. A reader that has gone (`| head`) is no error of ours.
-macro_rules! say {
-    ($end:literal, $($text:tt)*) => {{
-        use std::io::Write as _;
-        if !$crate::api::ui::is_json() {
-            let _ = write!(std::io::stdout(), "{}{}", format_args!($($text)*), $end);
-        }
-    }};
-}
-pub(crate) use say;
-
 pub mod agree;
 pub mod console;
 pub mod elf;
@@ -21,8 +10,10 @@ pub mod initramfs;
 pub mod kcount;
 pub mod list;
 pub mod parts;
+pub mod plan;
 pub mod qemu;
 pub mod ran;
+pub mod remarks;
 pub mod results;
 pub mod run;
 pub mod rundir;

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use fpt_init::proto::PORT;
 
-use crate::api::{modes, Cmd, Fail, Mode, Result};
+use crate::api::{Cmd, Fail, Result};
+use crate::modes;
+use fpt_geometry::Mode;
 
 /// A QEMU to run: ours, or the distribution's.
 #[derive(Debug, Clone)]

@@ -5,6 +5,7 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
 use crate::api::{ExitCode, Result};
+use crate::say;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -16,8 +16,10 @@ use super::rundir::{self, RunDir};
 use super::sanitize::{self, Sanitize};
 use super::tty::RawTerminal;
 use super::vm::{Guest, Requests};
-use crate::api::{code, modes, Ctx, ExitCode, Fail, Mode, Result};
+use crate::api::{code, Ctx, ExitCode, Fail, Result};
 use crate::build::Profile;
+use crate::modes;
+use fpt_geometry::Mode;
 
 /// Ctrl-]: ends the session from the keyboard when the guest no longer answers.
 const ESCAPE: u8 = 0x1d;

@@ -7,27 +7,21 @@
 //! so the pair takes hardly longer than one, while threads still meet on two CPUs. What then
 //! differs is run again with one guest at a time, so that timing noise is not mistaken for a finding.
 
-use std::collections::BTreeSet;
-
-use fpt_init::proto::Exec;
-
-use super::elf;
 use super::list::{self, Program};
-use super::parts::{self, Parts};
-use super::qemu::{self, Spec};
-use super::results::{Case, Outcome, Report};
+use super::parts;
+use super::plan::{build_parts, Plan};
+use super::qemu;
+use super::remarks::{print_failures, print_remarks};
 use super::rundir::{self, RunDir};
 use super::sanitize::{self, Sanitize, Watched};
 use super::subject::{Kernels, OtherKernel, Subject};
-pub use super::suite::Suite;
-use super::vm::Guest;
-use crate::api::{code, modes, Ctx, ExitCode, Fail, Mode, Result};
-use crate::build::{self, Kernel, Profile};
+use super::suite::Suite;
+use crate::api::{code, Ctx, ExitCode, Fail, Result};
+use crate::build::{Kernel, Profile};
+use crate::modes;
+use crate::say;
+use fpt_geometry::Mode;
 
-/// A case of this name stands for results that differed until they were looked at again.
-pub const AT_FIRST: &str = "differed at first";
-/// So begins the remark of a case that fails everywhere, as the list says.
-pub const CANNOT: &str = "cannot pass: ";
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Compare these modes, separated by commas, with radix, and radix with the unpatched kernel
@@ -186,161 +180,4 @@ fn kernels(ctx: &Ctx, args: &Args, subjects: &[Subject]) -> Result<(Kernel, Opti
         false => Some(parts::unpatched(ctx)?),
     };
     Ok((ours, unpatched))
-}
-
-pub fn print_failures(ctx: &Ctx, report: &Report) {
-    for case in report.cases.iter().filter(|c| c.outcome == Outcome::Failed) {
-        ctx.ui.error(&format!("{}: {}", case.suite, case.name));
-        for line in case.detail.lines().take(30) {
-            ctx.ui.info(&format!("    | {line}"));
-        }
-    }
-}
-
-/// What is green and worth a look: cases that cannot pass, and results that were not always the same.
-pub fn print_remarks(ctx: &Ctx, report: &Report) {
-    let names = |cases: &[&Case]| {
-        let names: BTreeSet<&str> = cases.iter().map(|c| c.suite.as_str()).collect();
-        names.into_iter().collect::<Vec<_>>().join(", ")
-    };
-    let passed = || report.cases.iter().filter(|c| c.outcome == Outcome::Passed);
-    let cannot: Vec<&Case> = passed().filter(|c| c.detail.starts_with(CANNOT)).collect();
-    if !cannot.is_empty() {
-        ctx.ui.info(&format!(
-            "{} of the passed cases fail, as the list says they must: {}",
-            cannot.len(),
-            names(&cannot)
-        ));
-    }
-    let first: Vec<&Case> = passed().filter(|c| c.name == AT_FIRST).collect();
-    if !first.is_empty() {
-        ctx.ui.info(&format!(
-            "{} programs differed at first and not when run again: {}",
-            first.len(),
-            names(&first)
-        ));
-    }
-}
-
-/// Kernel, QEMU and an image with all built selftests.
-pub fn build_parts(ctx: &Ctx, kernel: build::Kernel) -> Result<Parts> {
-    let qemu = parts::qemu(ctx, false)?;
-    let tests = match std::env::var_os("FPT_KSELFTESTS") {
-        Some(dir) => dir.into(),
-        None if std::env::var_os("FPT_INITRD").is_some() => std::path::PathBuf::new(),
-        None => build::kselftests(ctx)?,
-    };
-    let image = parts::image(ctx, |tree| {
-        tree.folder("selftests", &tests)?;
-        tree.text("bin/fpt-prep", 0o755, include_str!("prep.sh"));
-        tree.text("bin/fpt-stress", 0o755, include_str!("stress.sh"));
-        tree.text("bin/fpt-fuzz", 0o755, include_str!("fuzz.sh"));
-        // Upstream's scripts are written for it; without, their programs are red.
-        let bash = std::path::Path::new("/bin/bash");
-        if bash.exists() {
-            tree.program("bin/bash", bash)?;
-        }
-        // exec/non-regular starts it under another name, which busybox would take for an applet's.
-        tree.text("bin/true", 0o755, "#!/bin/sh\nexit 0\n");
-        // No program names it, but the C library loads it when a thread is cancelled.
-        if let Some(gcc) = elf::find_library(std::path::Path::new("libgcc_s.so.1")) {
-            tree.file("lib64/libgcc_s.so.1", &gcc)?;
-            tree.link("lib/x86_64-linux-gnu/libgcc_s.so.1", "/lib64/libgcc_s.so.1");
-        }
-        Ok(())
-    })?;
-    Ok(Parts {
-        kernel,
-        qemu,
-        image,
-    })
-}
-
-/// How the guests of a comparison are started.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    pub smp: u32,
-    pub mem: String,
-    pub append: Vec<String>,
-    pub repeat: usize,
-    /// Percentage of order-9 allocations that fail.
-    pub mixed: Option<u32>,
-    /// Watches all guests.
-    pub sanitize: Option<Watched>,
-}
-
-impl Default for Plan {
-    fn default() -> Self {
-        Plan {
-            smp: 2,
-            mem: "4G".into(),
-            append: Vec::new(),
-            repeat: 1,
-            mixed: None,
-            sanitize: None,
-        }
-    }
-}
-
-impl Plan {
-    pub fn spec(&self, parts: &Parts, mode: Mode) -> Spec {
-        self.spec_of(parts, &parts.kernel, Subject::Ours(mode))
-    }
-
-    /// Lets the sanitizer watch a guest, if it is asked for.
-    pub fn watch(&self, run: &RunDir, guest: &str, program: &qemu::Program, spec: &mut Spec) {
-        if let Some(watched) = &self.sanitize {
-            watched.attach(&run.path, guest, program, spec);
-        }
-    }
-
-    /// What the sanitizer found in all guests.
-    pub fn sanitizer_cases(&self, run: &RunDir) -> Vec<Case> {
-        let watched = self.sanitize.as_ref();
-        watched.map_or(Vec::new(), |w| w.cases(&run.path))
-    }
-
-    pub fn spec_of(&self, parts: &Parts, kernel: &Kernel, subject: Subject) -> Spec {
-        Spec {
-            kernel: kernel.vmlinux.clone(),
-            initrd: parts.image.path.clone(),
-            mode: subject.mode(),
-            smp: self.smp,
-            mem: self.mem.clone(),
-            append: self.append.clone(),
-            share: None,
-            plugin: None,
-            gdb: None,
-            icount: None,
-            shared_ram: false,
-            drives: Vec::new(),
-        }
-    }
-}
-
-/// A guest in the wrong mode would compare radix with radix and find everything equal.
-pub fn check_mode(guest: &mut Guest, mode: Mode) -> Result<()> {
-    let (exit, text) = guest.run(Exec {
-        argv: vec!["cat".into(), "/sys/kernel/debug/fpt/mode".into()],
-        timeout_s: 30,
-        ..Exec::default()
-    })?;
-    let found = text.trim();
-    // A kernel without flattened tables can only be radix.
-    if (exit.status() == 0 && found == mode.name())
-        || (exit.status() != 0 && mode == Mode::Radix)
-        || std::env::var_os("FPT_ANY_MODE").is_some()
-    {
-        return Ok(());
-    }
-    let found = if exit.status() == 0 {
-        format!("it says '{found}'")
-    } else {
-        format!("it does not say: {found}")
-    };
-    Err(Fail::test(
-        format!("the guest is not in mode {mode}"),
-        found,
-        "look for the line 'fpt: mode' in the console log",
-    ))
 }

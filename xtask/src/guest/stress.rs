@@ -18,17 +18,21 @@ use serde::Serialize;
 use super::console::Allow;
 use super::list;
 use super::parts::{self, Parts};
+use super::plan::{self, Plan};
 use super::qemu::{self, Spec};
+use super::remarks::print_failures;
 use super::results::{Case, Outcome, Report};
 use super::rundir::{self, RunDir};
 use super::sanitize::{self, Sanitize, Watched};
-use super::selftest::{self, Plan};
 use super::subject::{Kernels, OtherKernel, Subject};
 use super::vm::{self, Exit, Guest};
 use crate::api::fail::did_you_mean;
-use crate::api::{code, fail, locked, modes, store, Ctx, ExitCode, Fail, Mode, Result};
+use crate::api::{code, fail, locked, store, Ctx, ExitCode, Fail, Result};
 use crate::build::Profile;
 use crate::image;
+use crate::modes;
+use crate::say;
+use fpt_geometry::Mode;
 
 /// The outcome of a story that nothing cut short.
 pub(super) const IN_ORDER: &str = "ended in order";
@@ -191,7 +195,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
         Some(kernel) => kernel,
         None => parts::kernel(ctx, args.profile)?,
     };
-    let parts = selftest::build_parts(ctx, ours)?;
+    let parts = plan::build_parts(ctx, ours)?;
     let disk = disk(ctx)?;
     let kernels = Kernels {
         ours: &parts.kernel,
@@ -225,7 +229,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
         let mut report = stress.all(&site, &subjects)?;
         report.cases.extend(stress.plan.sanitizer_cases(&run));
         run.results(&report)?;
-        selftest::print_failures(ctx, &report);
+        print_failures(ctx, &report);
         ctx.ui
             .info(&format!("log: {}", run.path.join("stress.txt").display()));
         Ok(report.conclude())

@@ -7,10 +7,10 @@ use std::fmt;
 use fpt_init::proto::Exec;
 use serde::{Serialize, Serializer};
 
-use super::selftest::check_mode;
 use super::vm::Guest;
-use crate::api::{Fail, Mode, Result};
+use crate::api::{Fail, Result};
 use crate::build::{Kernel, Profile};
+use fpt_geometry::Mode;
 
 /// For `--kernel`: a kernel that is none of ours.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,6 +158,33 @@ impl<'a> Kernels<'a> {
         }
         all
     }
+}
+
+/// A guest in the wrong mode would compare radix with radix and find everything equal.
+pub fn check_mode(guest: &mut Guest, mode: Mode) -> Result<()> {
+    let (exit, text) = guest.run(Exec {
+        argv: vec!["cat".into(), "/sys/kernel/debug/fpt/mode".into()],
+        timeout_s: 30,
+        ..Exec::default()
+    })?;
+    let found = text.trim();
+    // A kernel without flattened tables can only be radix.
+    if (exit.status() == 0 && found == mode.name())
+        || (exit.status() != 0 && mode == Mode::Radix)
+        || std::env::var_os("FPT_ANY_MODE").is_some()
+    {
+        return Ok(());
+    }
+    let found = if exit.status() == 0 {
+        format!("it says '{found}'")
+    } else {
+        format!("it does not say: {found}")
+    };
+    Err(Fail::test(
+        format!("the guest is not in mode {mode}"),
+        found,
+        "look for the line 'fpt: mode' in the console log",
+    ))
 }
 
 /// Debugfs is there, and nothing of ours is in it.

@@ -9,10 +9,11 @@ use fpt_init::proto::Exec;
 use super::console::{Allow, Splat};
 use super::list::Program;
 use super::parts::Parts;
+use super::plan::Plan;
 use super::ran::{one, Ran, Seen};
+use super::remarks::{AT_FIRST, CANNOT};
 use super::results::{Case, Outcome, Report};
 use super::rundir::RunDir;
-use super::selftest::{Plan, AT_FIRST, CANNOT};
 use super::subject::{Kernels, Subject};
 use super::tap::Status;
 use super::verdict::{Outcomes, Pair, Table, Verdict, LIMIT};
@@ -625,7 +626,7 @@ fn table(program: &Program, base: &Runs, own: &Runs) -> Table {
 mod tests {
     use super::super::ran::judge;
     use super::*;
-    use crate::api::Mode;
+    use fpt_geometry::Mode;
 
     fn program(tap: bool) -> Program {
         let text = format!(

@@ -13,24 +13,29 @@ use super::fuzz::{self, Fuzz};
 use super::kcount::{self, Count};
 use super::list;
 use super::parts::{self, Parts};
+use super::plan::{self, Plan};
 use super::qemu::Program;
+use super::remarks::{print_failures, print_remarks};
 use super::results::{Case, Outcome, Report};
 use super::rundir::{self, RunDir};
 use super::sanitize;
-use super::selftest::{self, check_mode, print_failures, print_remarks, Plan, Suite};
 use super::stress::{self, Site, Stress};
-use super::subject::{Kernels, Subject};
+use super::subject::{check_mode, Kernels, Subject};
+use super::suite::Suite;
 use super::tap::{self, Status};
 use super::vm::Guest;
 use super::walk;
-use crate::api::{code, fail, proc, store, Cmd, Ctx, ExitCode, Fail, Mode, Result};
-use crate::bench::{self, catalogue, catalogue::Scale};
+use crate::api::{code, fail, proc, store, Cmd, Ctx, ExitCode, Fail, Result};
+use crate::bench::{self, catalogue};
 use crate::build::{self, Kernel, Profile};
 use crate::claims::{self, Outcome as Claimed};
+use crate::formats::matrix::Scale;
 use crate::lint;
 use crate::patch;
-use crate::report::{self, metrics::Matrix};
+use crate::report::{self, cells::Matrix};
+use crate::say;
 use crate::sources::{self, Project};
+use fpt_geometry::Mode;
 
 /// Translations of the differential test.
 const TRANSLATIONS: u32 = 120_000;
@@ -176,7 +181,7 @@ pub struct Args {
     list: bool,
 }
 
-pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
+pub fn main(ctx: &Ctx, args: Args, line: lint::CommandLine) -> Result<ExitCode> {
     if args.list {
         for stage in Stage::all() {
             let (name, quick, what) = stage.row();
@@ -210,6 +215,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
             run: &run,
             quick: args.quick,
             long: args.long,
+            line,
             parts: None,
         };
         let mut report = Report::default();
@@ -259,6 +265,7 @@ struct Tests<'a> {
     run: &'a RunDir,
     quick: bool,
     long: bool,
+    line: lint::CommandLine,
     parts: Option<Parts>,
 }
 
@@ -331,7 +338,7 @@ fn emt_again(guest: &mut Guest, mode: Mode, group: &str) -> Result<Vec<Case>> {
 impl Tests<'_> {
     fn stage(&mut self, stage: Stage) -> Result<Vec<Case>> {
         match stage {
-            Stage::Lint => lint::cases(self.ctx, self.run),
+            Stage::Lint => lint::cases(self.ctx, self.run, self.line),
             Stage::Host => self.host(),
             Stage::Claims => self.claims(),
             Stage::Patches => self.patches(),
@@ -354,7 +361,7 @@ impl Tests<'_> {
     fn parts(&mut self) -> Result<&Parts> {
         if self.parts.is_none() {
             let kernel = parts::kernel(self.ctx, Profile::Fpt)?;
-            let parts = selftest::build_parts(self.ctx, kernel)?;
+            let parts = plan::build_parts(self.ctx, kernel)?;
             parts.record(self.run);
             self.parts = Some(parts);
         }

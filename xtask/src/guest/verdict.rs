@@ -156,7 +156,7 @@ fn luckier(base: &Outcomes, subject: &Outcomes) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::Mode;
+    use fpt_geometry::Mode;
 
     fn program(dir: &str, more: &str) -> Program {
         let text = format!("name='{dir}/x'\ndir='{dir}'\nargv=['./x']\ntimeout_s=5\n{more}");

@@ -11,10 +11,13 @@ use serde::Serialize;
 use super::parts::{self, Parts};
 use super::qemu::Spec;
 use super::rundir::{self, RunDir};
-use super::selftest::check_mode;
+use super::subject::check_mode;
 use super::vm::Guest;
-use crate::api::{code, modes, store, Ctx, ExitCode, Fail, Mode, Result};
+use crate::api::{code, store, Ctx, ExitCode, Fail, Result};
 use crate::build::Profile;
+use crate::modes;
+use crate::say;
+use fpt_geometry::Mode;
 
 const FLAT: u64 = 1 << 52;
 

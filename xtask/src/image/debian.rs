@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{hash, store, Cmd, Ctx, Fail, Result, Stage, Steps};
 use crate::build::artefact;
-use crate::build::toolchain::find_program;
 use crate::doctor;
 use crate::sources::debian::{own_entries, stanzas, Apt};
 use crate::sources::PackageKind;
+use crate::toolchain::find_program;
 
 const KIND: &str = "image";
 /// To be raised when the way of making changes.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use clap::error::ErrorKind;
 
 use super::tree::{Source, Tree};
-use crate::cli;
+use super::CommandLine;
 
 /// How a command line of ours begins.
 const NAMES: [&str; 3] = ["cargo xtask ", "./fpt ", "fpt "];
@@ -133,13 +133,13 @@ fn join(from: &str, path: &str) -> String {
 }
 
 /// Each command line in code is one that the tool takes.
-pub fn command_lines(tree: &Tree) -> Vec<String> {
+pub fn command_lines(tree: &Tree, tool: CommandLine) -> Vec<String> {
     let mut found = Vec::new();
     let mut seen = 0;
     for file in tree.with(&["md"]) {
         for (n, line, whole) in commands(file) {
             seen += 1;
-            if let Err(why) = takes(&line, whole) {
+            if let Err(why) = takes(tool, &line, whole) {
                 found.push(file.complaint(n, &format!("`{line}`: {why}")));
             }
         }
@@ -155,8 +155,8 @@ pub fn command_lines(tree: &Tree) -> Vec<String> {
 pub const PAGE: &str = "docs/reference/cli.md";
 
 /// The page that is made from the command line's definition is what it would be made to now.
-pub fn reference(tree: &Tree) -> Vec<String> {
-    let now = cli::manual::markdown();
+pub fn reference(tree: &Tree, tool: CommandLine) -> Vec<String> {
+    let now = (tool.reference)();
     match tree.files.iter().find(|f| f.path == PAGE) {
         Some(file) if file.text == now => Vec::new(),
         _ => vec![format!(
@@ -220,12 +220,12 @@ fn begins_a_command(before: &str) -> bool {
 }
 
 /// Whether the tool takes the line. A mention in running text may lack arguments.
-fn takes(line: &str, whole: bool) -> Result<(), String> {
+fn takes(tool: CommandLine, line: &str, whole: bool) -> Result<(), String> {
     let words = words(line);
     if words.iter().all(|w| is_placeholder(w)) {
         return Ok(());
     }
-    let Err(err) = cli::parse(&words) else {
+    let Err(err) = (tool.takes)(&words) else {
         return Ok(());
     };
     let lacks = [
@@ -283,6 +283,30 @@ fn words(line: &str) -> Vec<String> {
 mod tests {
     use super::*;
 
+    /// A tool with three commands, and its reference.
+    const TOOL: CommandLine = CommandLine {
+        takes: |words| {
+            let mode = || {
+                clap::Arg::new("mode")
+                    .long("mode")
+                    .required(true)
+                    .value_parser(["l3l2"])
+            };
+            let rest = clap::Arg::new("words").num_args(0..).last(true);
+            let commands = ["walk", "run", "build-kernel", "stress"];
+            let minutes = clap::Arg::new("minutes").long("minutes");
+            let all = commands
+                .map(|c| clap::Command::new(c).args([mode(), minutes.clone(), rest.clone()]));
+            let tool = clap::Command::new("fpt")
+                .subcommand_required(true)
+                .subcommands(all);
+            let tool = tool.subcommand(clap::Command::new("doctor"));
+            let words = ["fpt"].into_iter().chain(words.iter().map(String::as_str));
+            tool.try_get_matches_from(words).map(|_| ())
+        },
+        reference: || "# Command line\n".into(),
+    };
+
     #[test]
     fn a_link_that_leads_nowhere_is_seen() {
         let tree = |text: &str| Tree::of("docs/a.md", text);
@@ -303,7 +327,7 @@ mod tests {
 
     #[test]
     fn a_command_line_that_the_tool_refuses_is_seen() {
-        let page = |text: &str| command_lines(&Tree::of("a.md", text));
+        let page = |text: &str| command_lines(&Tree::of("a.md", text), TOOL);
         for good in [
             "`fpt run --mode l3l2 -- uname -a`",
             "`./fpt ARGS` is `cargo xtask ARGS`",
@@ -328,10 +352,10 @@ mod tests {
 
     #[test]
     fn an_old_reference_is_seen() {
-        let page = |text: &str| reference(&Tree::of("docs/reference/cli.md", text));
-        assert_eq!(page(&cli::manual::markdown()), [""; 0]);
+        let page = |text: &str| reference(&Tree::of("docs/reference/cli.md", text), TOOL);
+        assert_eq!(page("# Command line\n"), [""; 0]);
         assert_eq!(page("").len(), 1);
-        assert_eq!(reference(&Tree::of("a.md", "")).len(), 1);
+        assert_eq!(reference(&Tree::of("a.md", ""), TOOL).len(), 1);
     }
 
     #[test]

@@ -19,6 +19,15 @@ use crate::guest::results::{Case, Outcome};
 use crate::guest::rundir::RunDir;
 use tree::Tree;
 
+/// What the command line tells of itself. It lies above this module, which must not import it.
+#[derive(Clone, Copy)]
+pub struct CommandLine {
+    /// Whether it takes these words, which follow the program's name.
+    pub takes: fn(&[String]) -> Result<(), clap::Error>,
+    /// docs/reference/cli.md as it would be made now.
+    pub reference: fn() -> String,
+}
+
 /// Complaints of one check that are shown; the rest is counted.
 const SHOWN: usize = 30;
 
@@ -28,7 +37,7 @@ type Found = Result<Vec<String>>;
 /// A check that needs nothing but the files: its name, and itself.
 type Check = (&'static str, fn(&Tree) -> Vec<String>);
 
-const OF_TEXT: [Check; 9] = [
+const OF_TEXT: [Check; 7] = [
     ("licence lines", text::spdx),
     ("sizes of files", text::sizes),
     ("parameters of functions", text::parameters),
@@ -36,17 +45,21 @@ const OF_TEXT: [Check; 9] = [
     ("prose", prose::patterns),
     ("doc comments", prose::doc_comments),
     ("links of the docs", markdown::links),
-    ("command lines of the docs", markdown::command_lines),
-    ("reference of the command line", markdown::reference),
 ];
 
 /// One case for each check. The order is that of their cost, so that a slip is told in a second.
-pub fn cases(ctx: &Ctx, run: &RunDir) -> Result<Vec<Case>> {
+pub fn cases(ctx: &Ctx, run: &RunDir, line: CommandLine) -> Result<Vec<Case>> {
     let tree = Tree::read(ctx)?;
     let mut cases: Vec<Case> = OF_TEXT
         .iter()
         .map(|(name, check)| case(name, || Ok(check(&tree))))
         .collect();
+    cases.push(case("command lines of the docs", || {
+        Ok(markdown::command_lines(&tree, line))
+    }));
+    cases.push(case("reference of the command line", || {
+        Ok(markdown::reference(&tree, line))
+    }));
     cases.push(case("licences of what is linked", || licences::check(ctx)));
     match doctor::require(ctx, doctor::For::Lint) {
         Ok(()) => {

@@ -22,7 +22,7 @@ pub struct Check {
 }
 
 impl Check {
-    pub(super) fn new(project: Project, what: &str) -> Check {
+    pub(crate) fn new(project: Project, what: &str) -> Check {
         Check {
             name: format!("{}-patches: {what}", project.name()),
             problems: Vec::new(),

@@ -7,17 +7,16 @@
 
 use anyhow::Context as _;
 
-use super::queue::Queue;
-use super::{Check, Scratch};
+use super::{objects, Compiler, Profile};
 use crate::api::{hash, Ctx, Result};
-use crate::build::{self, Compiler, Profile};
+use crate::patch::{self, Check, Queue, Scratch};
 use crate::sources::{self, git, Project};
 
 pub fn each(ctx: &Ctx) -> Result<Vec<Check>> {
     let project = Project::Linux;
     let source = sources::ensure(ctx, project)?;
     let queue = Queue::load(&ctx.root, project)?;
-    let _lock = super::tree_lock(ctx, project, &source)?;
+    let _lock = patch::tree_lock(ctx, project, &source)?;
     let dir = sources::tree(ctx, project, &source)?;
     if ctx.dry_run {
         return Ok(Vec::new());
@@ -32,14 +31,14 @@ pub fn each(ctx: &Ctx) -> Result<Vec<Check>> {
             .read()?;
     }
     let scratch = Scratch::new(ctx, &dir)?;
-    let mut head = super::rev(&dir, "base")?;
+    let mut head = patch::rev(&dir, "base")?;
     let mut out = Vec::new();
     let mut offered = false;
     for patch in &queue.patches {
         let (commit, _) = scratch.commit(&head, patch)?;
         head = commit;
         git(&work).args(["reset", "-q", "--hard", &head]).read()?;
-        for (from, to) in super::placed_files(&ctx.root)? {
+        for (from, to) in patch::placed_files(&ctx.root)? {
             crate::api::store::write_if_changed(&work.join(to), &std::fs::read(from)?)?;
         }
         let kconfig = work.join("arch/x86/Kconfig");
@@ -55,7 +54,7 @@ pub fn each(ctx: &Ctx) -> Result<Vec<Check>> {
                 project,
                 &format!("{} builds ({})", patch.name, profile.name()),
             );
-            if let Err(err) = build::objects(ctx, profile, Compiler::Llvm, &work, "each") {
+            if let Err(err) = objects(ctx, profile, Compiler::Llvm, &work, "each") {
                 check.problems.push(err.to_string());
             }
             out.push(check);

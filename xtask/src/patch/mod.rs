@@ -6,7 +6,6 @@
 //! written and the next build compiles no more than it must.
 
 mod check;
-mod each;
 mod queue;
 mod refresh;
 
@@ -72,7 +71,10 @@ pub struct Applied {
     pub commit: String,
 }
 
-pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
+/// Builds after each patch and says what it found; builds lie above this module.
+pub type Each = fn(&Ctx) -> Result<Vec<Check>>;
+
+pub fn main(ctx: &Ctx, args: Args, each: Each) -> Result<ExitCode> {
     let some = |p: Option<Project>| p.map_or(Project::ALL.to_vec(), |p| vec![p]);
     doctor::require(ctx, doctor::For::Patch)?;
     match args.command {
@@ -87,7 +89,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
                 let source = sources::ensure(ctx, project)?;
                 let _lock = tree_lock(ctx, project, &source)?;
                 let applied = apply_with(ctx, project, &source, force)?;
-                crate::guest::say!(
+                crate::say!(
                     "\n",
                     "{project} {}: {}",
                     source.release,
@@ -101,17 +103,20 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
             tree,
             from,
         } => refresh::refresh(ctx, project, tree, from),
-        Command::Check { project, each } => {
+        Command::Check {
+            project,
+            each: build,
+        } => {
             let mut failed = false;
             for project in some(project) {
                 for check in check::check(ctx, project)? {
                     failed |= !check.ok();
-                    crate::guest::say!("\n", "{check}");
+                    crate::say!("\n", "{check}");
                 }
-                if each && project == Project::Linux {
-                    for check in each::each(ctx)? {
+                if build && project == Project::Linux {
+                    for check in each(ctx)? {
                         failed |= !check.ok();
-                        crate::guest::say!("\n", "{check}");
+                        crate::say!("\n", "{check}");
                     }
                 }
             }
@@ -124,7 +129,7 @@ fn status(ctx: &Ctx, project: Project) -> Result<()> {
     let queue = Queue::load(&ctx.root, project)?;
     let source = sources::planned(ctx, project)?;
     let dir = sources::tree_dir(ctx, project, &source);
-    crate::guest::say!(
+    crate::say!(
         "\n",
         "{project}: {} patches for {}.*, source {} ({})",
         queue.patches.len(),
@@ -133,14 +138,14 @@ fn status(ctx: &Ctx, project: Project) -> Result<()> {
         hash::short(&source.sha256)
     );
     if !dir.is_dir() {
-        crate::guest::say!(
+        crate::say!(
             "\n",
             "  tree: not unpacked yet (`cargo xtask patch apply {}`)",
             project.name()
         );
         return Ok(());
     }
-    crate::guest::say!("\n", "  tree: {}", dir.display());
+    crate::say!("\n", "  tree: {}", dir.display());
     let head = rev(&dir, "HEAD")?;
     let wanted = git(&dir)
         .args(["rev-parse", "-q", "--verify", &queue_ref(&dir, &queue)?])
@@ -160,10 +165,10 @@ fn status(ctx: &Ctx, project: Project) -> Result<()> {
             project.name()
         )
     };
-    crate::guest::say!("\n", "  {state}");
+    crate::say!("\n", "  {state}");
     let dirty = edits(&dir)?;
     if !dirty.is_empty() {
-        crate::guest::say!("\n", "  edited, not committed: {}", dirty.join(", "));
+        crate::say!("\n", "  edited, not committed: {}", dirty.join(", "));
     }
     Ok(())
 }

@@ -53,7 +53,7 @@ pub fn refresh(
     let mut changed = 0;
     for name in queue::names(&old).filter(|n| !new.iter().any(|m| m == n)) {
         changed += 1;
-        crate::guest::say!("\n", "- {name}");
+        crate::say!("\n", "- {name}");
         if !ctx.dry_run {
             let _ = fs::remove_file(queue_dir.join(name));
         }
@@ -66,7 +66,7 @@ pub fn refresh(
             continue;
         }
         changed += 1;
-        crate::guest::say!("\n", "{sign} {name}");
+        crate::say!("\n", "{sign} {name}");
         if !ctx.dry_run {
             store::write_atomic(&path, &data)?;
         }
@@ -74,7 +74,7 @@ pub fn refresh(
     if !ctx.dry_run {
         store::write_if_changed(&series, queue::rewrite_series(&old, &new).as_bytes())?;
     }
-    crate::guest::say!("\n", "{project}: {} patches, {changed} changed", new.len());
+    crate::say!("\n", "{project}: {} patches, {changed} changed", new.len());
     if !ctx.dry_run {
         // The queue now names what stands there.
         Queue::load(&ctx.root, project)?;

@@ -4,10 +4,12 @@
 use fpt_geometry::Mode;
 use serde::Serialize;
 
+use super::cells::Matrix;
 use super::draw::{Bar, Chart, Group, Key, Part};
-use super::figures::{number, percent, Grid};
 use super::html;
-use super::metrics::{Matrix, Of, Table};
+use super::markup::{esc, table};
+use super::metrics::{Of, Table};
+use super::text::{number, percent, Grid};
 
 pub const SCHEMA: &str = "fpt-compare/1";
 
@@ -167,27 +169,27 @@ pub fn page(
     let title = format!("Two matrices: {} (A) and {} (B)", a.name, b.name);
     let mut body = format!(
         "<h1>{}</h1>\n<p>Written {} by <code>{}</code>.</p>\n",
-        html::esc(&title),
-        html::esc(date),
-        html::esc(command)
+        esc(&title),
+        esc(date),
+        esc(command)
     );
     let list = |head: &str, lines: &[String]| match lines {
         [] => String::new(),
         lines => format!(
             "<div class=\"note\"><b>{head}</b> {}</div>\n",
-            html::esc(&lines.join("; "))
+            esc(&lines.join("; "))
         ),
     };
     body.push_str(&list("They differ in:", &differences(a, b)));
     body.push_str(&list("Only A has figures of:", &only(a, b)));
     body.push_str(&list("Only B has figures of:", &only(b, a)));
     for of in Of::ALL {
-        body.push_str(&format!("<h2>{}</h2>\n", html::esc(of.title())));
+        body.push_str(&format!("<h2>{}</h2>\n", esc(of.title())));
         for (_, d) in drawn.iter().filter(|(o, _)| *o == of) {
             body.push_str(&html::pictures(d, of.title()));
         }
         body.push_str("<details><summary>The numbers</summary>\n");
-        body.push_str(&html::table(&grid(pairs, of), &[0, 1, 2, 3, 4]));
+        body.push_str(&table(&grid(pairs, of), &[0, 1, 2, 3, 4]));
         body.push_str("</details>\n");
     }
     html::document(&title, &body)

@@ -8,10 +8,11 @@ use serde::Serialize;
 
 use fpt_walksim_model::report::Task;
 
-use super::figures::{number, percent, Grid};
-use super::html::{esc, table};
-use super::metrics::{Matrix, Table};
-use crate::bench::schema::Cell;
+use super::cells::Matrix;
+use super::markup::{esc, table};
+use super::metrics::Table;
+use super::text::{number, percent, Grid};
+use crate::formats::cell::Cell;
 
 /// Functions on the page.
 const TOP: usize = 30;

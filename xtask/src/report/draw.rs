@@ -120,7 +120,7 @@ pub fn stamped(svg: &str, facts: Facts) -> String {
     };
     let lines: Vec<String> = facts
         .iter()
-        .map(|(name, value)| format!("{name}: {}", super::html::esc(value)))
+        .map(|(name, value)| format!("{name}: {}", super::markup::esc(value)))
         .collect();
     format!(
         "{}\n<metadata>\n{}\n</metadata>{}",

@@ -6,7 +6,7 @@ use fpt_geometry::Mode;
 use serde::Serialize;
 use serde_json::{json, Value};
 
-use super::figures::PHASES;
+use super::figure::PHASES;
 use super::metrics::{Of, Range, Row, Table, GRAPHS};
 use super::published::{CITED, PUBLISHED};
 use crate::api::Result;

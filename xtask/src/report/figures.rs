@@ -3,35 +3,11 @@
 
 use fpt_geometry::Mode;
 
-use super::draw::{Bar, Chart, Colour, Group, Key, Part};
+use super::draw::{Bar, Chart, Colour, Key, Part};
+use super::figure::{colour, per_workload, sentence, Figure, PHASES};
 use super::metrics::{Of, Range, Row, Table, ALL, CATEGORIES};
-use super::{split, stats};
-
-/// One figure, drawn for one or several phases.
-pub struct Figure {
-    /// Names files and anchors.
-    pub id: &'static str,
-    pub title: &'static str,
-    /// What it shows, how to read it.
-    pub text: &'static str,
-    /// Phase and chart; the first is the one to look at.
-    pub charts: Vec<(&'static str, Chart)>,
-    /// The same as numbers.
-    pub table: Grid,
-}
-
-/// A table: names of columns, rows of cells.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Grid {
-    pub head: Vec<String>,
-    pub rows: Vec<Vec<String>>,
-}
-
-pub const PHASES: [(&str, &str); 3] = [
-    (ALL, "load and run together"),
-    ("load", "load phase"),
-    ("run", "run phase"),
-];
+use super::split;
+use super::text::{number, percent, percent_in, Grid};
 
 const CATEGORY_COLOURS: [Colour; 6] = [
     (0x3a, 0x8f, 0x4d),
@@ -44,54 +20,6 @@ const CATEGORY_COLOURS: [Colour; 6] = [
 const CACHE_COLOURS: [Colour; 3] = [(0x2f, 0x6d, 0xb5), (0xe0, 0xb0, 0x4a), (0xc4, 0x3c, 0x39)];
 const ECPT: &str = "ecpt";
 const ECPT_COLOUR: Colour = (0xb0, 0x7a, 0xc0);
-
-pub fn colour(mode: Mode) -> Colour {
-    match mode {
-        Mode::Radix => (0x8c, 0x8c, 0x8c),
-        Mode::L4L3 => (0x7f, 0xb8, 0xda),
-        Mode::L3L2 => (0x2f, 0x6d, 0xb5),
-        Mode::L4L3L2L1 => (0x1b, 0x8a, 0x5a),
-    }
-}
-
-/// `-1.25 %`: how far from 1.
-pub fn percent(ratio: f64) -> String {
-    let p = (ratio - 1.0) * 100.0;
-    // Small differences are what this is about: do not round them away.
-    match p.abs() {
-        a if a < 0.005 => "0 %".into(),
-        a if a < 1.0 => format!("{p:+.2} %"),
-        a if a < 100.0 => format!("{p:+.1} %"),
-        _ => format!("{p:+.0} %"),
-    }
-}
-
-/// `-1.25 % (-1.31 to -1.20)`: the mean of several runs and its interval; that no change is shown, where this holds none.
-pub fn percent_in(ratio: f64, range: Range) -> String {
-    let bare = |r: f64| percent(r).trim_end_matches(" %").to_string();
-    match range {
-        None => percent(ratio),
-        Some((low, high)) if stats::shows_nothing(range) && low < high => {
-            format!("no change shown ({} to {})", bare(low), bare(high))
-        }
-        Some((low, high)) => format!("{} ({} to {})", percent(ratio), bare(low), bare(high)),
-    }
-}
-
-/// Four significant digits or so.
-pub fn number(value: f64) -> String {
-    match value.abs() {
-        a if !a.is_finite() => "-".into(),
-        0.0 => "0".into(),
-        a if a >= 1e9 => format!("{:.3} G", value / 1e9),
-        a if a >= 1e6 => format!("{:.3} M", value / 1e6),
-        a if a >= 1e5 => format!("{:.1} k", value / 1e3),
-        a if a >= 100.0 => format!("{value:.0}"),
-        a if a >= 10.0 => format!("{value:.2}"),
-        a if a >= 0.1 => format!("{value:.3}"),
-        _ => format!("{value:.5}"),
-    }
-}
 
 fn or_dash<T>(value: Option<T>, text: impl Fn(T) -> String) -> String {
     value.map_or_else(|| "-".into(), text)
@@ -167,22 +95,6 @@ fn bars(
         out.push(bar(ECPT, row, ECPT_COLOUR, true));
     }
     out
-}
-
-pub fn per_workload(table: &Table, bars: impl Fn(&str) -> Vec<Bar>) -> Vec<Group> {
-    table
-        .matrix
-        .workloads()
-        .iter()
-        .map(|w| Group {
-            label: w.to_string(),
-            bars: bars(w),
-        })
-        .collect()
-}
-
-fn phase_title(phase: &str) -> &'static str {
-    PHASES.iter().find(|p| p.0 == phase).map_or("", |p| p.1)
 }
 
 /// Columns: each mode, and what it is against radix; one line per workload and phase.
@@ -338,14 +250,6 @@ fn changes(
         charts,
         table: grid(table, of, ecpt),
     }
-}
-
-pub fn sentence(phase: &str) -> String {
-    let text = phase_title(phase);
-    let mut chars = text.chars();
-    chars
-        .next()
-        .map_or(String::new(), |c| c.to_uppercase().chain(chars).collect())
 }
 
 fn has(table: &Table, organisation: &str) -> bool {

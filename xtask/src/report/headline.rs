@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What came out, in one line for each mode, with a verdict against what was published.
 
-use super::figures::percent_in;
-use super::figures::Grid;
-use super::html::{esc, table};
+use super::markup::{esc, table};
 use super::metrics::{Of, Table, ALL};
 use super::published::{Over, PUBLISHED};
+use super::text::{percent_in, Grid};
 use super::{sensitivity, stats};
-use crate::api::Mode;
+use fpt_geometry::Mode;
 
 /// Scales whose programs are as large as the published ones.
 const PAPER_SIZED: [&str; 2] = ["large", "paper"];

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One page that holds everything: no script, no font, no picture from elsewhere.
 
-use super::figures::{number, percent, percent_in, Figure, Grid, PHASES};
+use super::figure::{Figure, PHASES};
+use super::markup::{esc, table};
 use super::metrics::{Of, Table, GRAPHS};
 use super::published::{Over, CITED, PUBLISHED};
+use super::text::{number, percent, percent_in, Grid};
 use super::{detail, headline, sensitivity};
-use crate::api::{hash, Mode};
+use crate::api::hash;
+use fpt_geometry::Mode;
 
 const CSS: &str = "
 :root { color-scheme: light; }
@@ -40,20 +43,6 @@ code { font-size: .9em; background: #f4f4f4; padding: 1px 4px; }
 @media print { details > * { display: block; } }
 ";
 
-pub fn esc(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            c => out.push(c),
-        }
-    }
-    out
-}
-
 /// A whole document.
 pub fn document(title: &str, body: &str) -> String {
     format!(
@@ -62,31 +51,6 @@ pub fn document(title: &str, body: &str) -> String {
          <title>{}</title>\n<style>{CSS}</style>\n</head>\n<body>\n{body}</body>\n</html>\n",
         esc(title)
     )
-}
-
-/// Columns from `text` words on are words, not numbers.
-pub fn table(grid: &Grid, text: &[usize]) -> String {
-    let class = |n: usize| {
-        if text.contains(&n) {
-            " class=\"text\""
-        } else {
-            ""
-        }
-    };
-    let mut out = String::from("<div class=\"scroll\"><table>\n<tr>");
-    for (n, head) in grid.head.iter().enumerate() {
-        out.push_str(&format!("<th{}>{}</th>", class(n), esc(head)));
-    }
-    out.push_str("</tr>\n");
-    for row in &grid.rows {
-        out.push_str("<tr>");
-        for (n, cell) in row.iter().enumerate() {
-            out.push_str(&format!("<td{}>{}</td>", class(n), esc(cell)));
-        }
-        out.push_str("</tr>\n");
-    }
-    out.push_str("</table></div>\n");
-    out
 }
 
 fn words(head: &[&str], rows: Vec<Vec<String>>) -> Grid {

@@ -1,19 +1,25 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask report`: what a matrix of `bench` says, as a page, pictures, CSV and JSON.
 
+pub mod cells;
 mod compare;
 mod detail;
 pub mod draw;
 pub(crate) mod export;
+pub mod figure;
 pub(crate) mod figures;
 mod headline;
 mod html;
 pub mod lines;
+mod markup;
 pub mod metrics;
 pub(crate) mod published;
+pub mod row;
 pub mod sensitivity;
 mod split;
 pub mod stats;
+mod sum;
+pub mod text;
 pub mod weights;
 
 use std::path::{Path, PathBuf};
@@ -22,11 +28,13 @@ use std::time::SystemTime;
 use anyhow::Context as _;
 
 use crate::api::fail::did_you_mean;
-use crate::api::{code, hash, store, ui, Ctx, ExitCode, Fail, Mode, Result};
-use crate::bench;
+use crate::api::{code, hash, store, ui, Ctx, ExitCode, Fail, Result};
+use crate::formats::matrix;
 use crate::guest::rundir;
-use crate::guest::say;
-use metrics::{Matrix, Of, Table};
+use crate::say;
+use cells::Matrix;
+use fpt_geometry::Mode;
+use metrics::{Of, Table};
 
 /// Widths in pixels: of a picture that stands alone or on a wide page, and on a narrow page.
 const WIDE: u32 = 1000;
@@ -66,7 +74,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
 
 /// The folder that a word of the command line means.
 fn find(ctx: &Ctx, word: Option<&str>) -> Result<PathBuf> {
-    let base = bench::base(ctx);
+    let base = matrix::base(ctx);
     let Some(word) = word else {
         let latest = base.join("latest");
         // A name in the page that still says something tomorrow.
@@ -137,8 +145,8 @@ pub fn sane(matrix: &Matrix) -> Vec<(String, Result<String, String>)> {
             let ratio = table.ratio(workload, mode, metrics::ALL, Of::AccessesPerWalk);
             out.push(match ratio {
                 // Two guests differ in a few interrupts.
-                Some(r) if r <= 1.01 => (name, Ok(figures::percent(r))),
-                Some(r) => (name, Err(figures::percent(r))),
+                Some(r) if r <= 1.01 => (name, Ok(text::percent(r))),
+                Some(r) => (name, Err(text::percent(r))),
                 None => (name, Err("no figure".into())),
             });
         }
@@ -150,7 +158,7 @@ pub fn sane(matrix: &Matrix) -> Vec<(String, Result<String, String>)> {
 pub fn fewer_reads(matrix: &Matrix, workload: &str, mode: Mode, limit: f64) -> Result<String> {
     let ratio = Table::new(matrix).ratio(workload, mode, "run", Of::AccessesPerWalk);
     match ratio {
-        Some(r) if r <= limit => Ok(figures::percent(r)),
+        Some(r) if r <= limit => Ok(text::percent(r)),
         Some(r) => Err(Fail::test(
             format!("{mode} reads {r:.3} of radix's entries per walk"),
             format!("at most {limit} was expected"),

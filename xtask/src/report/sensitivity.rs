@@ -3,9 +3,9 @@
 
 use fpt_walksim_model::config::Cycles;
 
-use super::figures::{percent, Grid};
 use super::metrics::{Figures, Row};
-use crate::api::Mode;
+use super::text::{percent, Grid};
+use fpt_geometry::Mode;
 
 /// Assumptions in the place of a preset's.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -2,9 +2,10 @@
 //! Where the cycles go.
 
 use super::draw::{Bar, Chart, Colour, Key, Part};
-use super::figures::{number, per_workload, sentence, Figure, Grid, PHASES};
+use super::figure::{per_workload, sentence, Figure, PHASES};
 use super::metrics::{Row, Table};
-use crate::api::Mode;
+use super::text::{number, Grid};
+use fpt_geometry::Mode;
 
 const PARTS: [(&str, Colour); 4] = [
     ("instructions", (0xb0, 0xb0, 0xb0)),

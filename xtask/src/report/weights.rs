@@ -3,7 +3,7 @@
 
 use fpt_geometry::Mode;
 
-use super::metrics::{Row, ALL};
+use super::row::{Row, ALL};
 
 #[derive(clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Weights {

@@ -232,7 +232,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
 }
 
 fn print_source(project: Project, source: &Source) {
-    crate::guest::say!(
+    crate::say!(
         "\n",
         "{project} {} ({}), sha256 {}",
         source.version,

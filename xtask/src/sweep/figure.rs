@@ -7,7 +7,7 @@ use fpt_walksim_model::synthetic::Pattern;
 
 use super::{size, Point};
 use crate::report::draw::Colour;
-use crate::report::figures::colour;
+use crate::report::figure::colour;
 use crate::report::lines::{Lines, Mark, Panel, Series};
 use crate::report::metrics::{Of, ALL};
 use crate::report::published::PUBLISHED;

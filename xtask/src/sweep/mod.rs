@@ -16,10 +16,11 @@ use fpt_walksim_model::synthetic::{self, Pattern, Run};
 use serde::{Deserialize, Serialize};
 
 use crate::api::fail::did_you_mean;
-use crate::api::{code, store, Ctx, ExitCode, Fail, Mode, Result};
+use crate::api::{code, store, Ctx, ExitCode, Fail, Result};
 use crate::guest::rundir;
-use crate::guest::say;
-use crate::report::{draw, export, figures, lines};
+use crate::report::{draw, export, lines, text};
+use crate::say;
+use fpt_geometry::Mode;
 
 pub const SCHEMA: &str = "fpt-sweep/1";
 
@@ -362,7 +363,7 @@ fn table(points: &[Point]) -> String {
         "l4l3-l2l1",
         "ecpt, both bounds"
     );
-    let percent = |change: Option<f64>| change.map_or("-".into(), |c| figures::percent(1.0 + c));
+    let percent = |change: Option<f64>| change.map_or("-".into(), |c| text::percent(1.0 + c));
     let mut seen = Vec::new();
     for p in points {
         if seen.contains(&key(p)) {

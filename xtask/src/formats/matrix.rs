@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What all cells of a matrix share: `matrix.json`, `fpt-matrix/1`. `--resume` takes it from there, so that
+//! a matrix is never replaced by another one cell by cell.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use fpt_geometry::Mode;
+use serde::{Deserialize, Serialize};
+
+use super::cell::Cell;
+use crate::api::{store, Ctx, Fail, Result};
+
+#[derive(
+    clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Scale {
+    /// Seconds: to see that everything works
+    Tiny,
+    /// Minutes: the default
+    Small,
+    /// Hours
+    Medium,
+    /// The sizes of the paper's table 1: for a big host
+    Paper,
+}
+
+impl Scale {
+    pub fn name(self) -> &'static str {
+        match self {
+            Scale::Tiny => "tiny",
+            Scale::Small => "small",
+            Scale::Medium => "medium",
+            Scale::Paper => "paper",
+        }
+    }
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Thp {
+    Never,
+    Always,
+}
+
+impl Thp {
+    pub fn name(self) -> &'static str {
+        match self {
+            Thp::Never => "never",
+            Thp::Always => "always",
+        }
+    }
+}
+
+pub const SCHEMA: &str = "fpt-matrix/1";
+
+const FILE: &str = "matrix.json";
+
+pub const CONFIG: &str = "config.toml";
+
+/// Edges that graph programs read instead of generating them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Edges {
+    pub file: PathBuf,
+    pub sha256: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    pub schema: String,
+    pub scale: Scale,
+    pub preset: String,
+    pub thp: Thp,
+    pub vcpus: u32,
+    pub append: Vec<String>,
+    pub all_organisations: bool,
+    pub edges: Option<Edges>,
+    /// Runs of each cell.
+    #[serde(default = "super::cell::one")]
+    pub repeat: u32,
+    /// Modes and workloads that were asked for so far.
+    pub modes: Vec<Mode>,
+    pub workloads: Vec<String>,
+    /// Complete configuration of the simulator, TOML; in a file of its own.
+    #[serde(skip)]
+    pub config: String,
+}
+
+/// A matrix that is there already.
+pub struct Old {
+    pub name: String,
+    pub settings: Settings,
+    /// Does it have a cell that other options would replace?
+    pub has_cells: bool,
+}
+
+fn cells(folder: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(folder.join("cells"))
+        .into_iter()
+        .flatten()
+        .filter_map(|e| Some(e.ok()?.path()))
+        .filter(|p| p.extension().is_some_and(|e| e == "json"))
+        .filter(|p| {
+            p.file_name()
+                .is_some_and(|n| !n.to_string_lossy().starts_with('.'))
+        })
+        .collect()
+}
+
+impl Old {
+    /// `None` if nothing is there.
+    pub fn load(folder: &Path) -> Result<Option<Old>> {
+        let cells = cells(folder);
+        let name = folder
+            .file_name()
+            .map(|n| n.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        let path = folder.join(FILE);
+        let mut settings = match std::fs::read_to_string(&path) {
+            Ok(text) => serde_json::from_str::<Settings>(&text)
+                .map_err(|e| e.to_string())
+                .and_then(|s| match s.schema.as_str() {
+                    SCHEMA => Ok(s),
+                    other => Err(format!("its schema is {other}")),
+                })
+                .map_err(|why| {
+                    Fail::usage(
+                        format!("{} cannot be read", path.display()),
+                        why,
+                        "choose another --name",
+                    )
+                })?,
+            // A matrix of an older version of this tool: its cells say the most.
+            Err(_) => match of_cells(&cells) {
+                Some(settings) => settings,
+                None => return Ok(None),
+            },
+        };
+        settings.config = std::fs::read_to_string(folder.join(CONFIG)).unwrap_or_default();
+        Ok(Some(Old {
+            name,
+            settings,
+            has_cells: !cells.is_empty(),
+        }))
+    }
+}
+
+fn of_cells(files: &[PathBuf]) -> Option<Settings> {
+    let cells: Vec<Cell> = files
+        .iter()
+        .filter_map(|p| serde_json::from_str(&std::fs::read_to_string(p).ok()?).ok())
+        .collect();
+    let first = cells.first()?;
+    let modes: BTreeSet<Mode> = cells.iter().map(|c| c.mode).collect();
+    let workloads: BTreeSet<&String> = cells.iter().map(|c| &c.workload).collect();
+    Some(Settings {
+        schema: SCHEMA.into(),
+        scale: <Scale as clap::ValueEnum>::from_str(&first.scale, false).ok()?,
+        preset: first.preset.clone(),
+        thp: <Thp as clap::ValueEnum>::from_str(&first.thp, false).ok()?,
+        vcpus: first.vcpus,
+        append: Vec::new(),
+        all_organisations: true,
+        edges: None,
+        repeat: cells.iter().map(|c| c.run).max().unwrap_or(1),
+        modes: modes.into_iter().collect(),
+        workloads: workloads.into_iter().cloned().collect(),
+        config: String::new(),
+    })
+}
+
+impl Settings {
+    /// Adds to what was asked for before.
+    pub fn asked(&mut self, old: Option<&Old>, modes: &[Mode], workloads: Vec<String>) {
+        let (m, w) = old.map_or((Vec::new(), Vec::new()), |o| {
+            (o.settings.modes.clone(), o.settings.workloads.clone())
+        });
+        fn union<T: Clone + Ord>(mut all: Vec<T>, new: &[T]) -> Vec<T> {
+            all.extend(new.iter().cloned());
+            let mut seen = BTreeSet::new();
+            all.retain(|n| seen.insert(n.clone()));
+            all
+        }
+        self.modes = union(m, modes);
+        self.workloads = union(w, &workloads);
+    }
+
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self)?;
+        store::write_atomic(&folder.join(FILE), format!("{text}\n").as_bytes())?;
+        store::write_atomic(&folder.join(CONFIG), self.config.as_bytes())
+    }
+}
+
+/// The folder of all matrices.
+pub fn base(ctx: &Ctx) -> PathBuf {
+    ctx.root.join("target/fpt/bench")
+}

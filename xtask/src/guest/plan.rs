@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! How the guests of a check are made and started.
+
+use std::path::Path;
+
+use fpt_geometry::Mode;
+
+use super::elf;
+use super::parts::{self, Parts};
+use super::qemu::{Program, Spec};
+use super::results::Case;
+use super::rundir::RunDir;
+use super::sanitize::Watched;
+use super::subject::Subject;
+use crate::api::{Ctx, Result};
+use crate::build::{self, Kernel};
+
+/// Kernel, QEMU and an image with all built selftests.
+pub fn build_parts(ctx: &Ctx, kernel: Kernel) -> Result<Parts> {
+    let qemu = parts::qemu(ctx, false)?;
+    let tests = match std::env::var_os("FPT_KSELFTESTS") {
+        Some(dir) => dir.into(),
+        None if std::env::var_os("FPT_INITRD").is_some() => std::path::PathBuf::new(),
+        None => build::kselftests(ctx)?,
+    };
+    let image = parts::image(ctx, |tree| {
+        tree.folder("selftests", &tests)?;
+        tree.text("bin/fpt-prep", 0o755, include_str!("prep.sh"));
+        tree.text("bin/fpt-stress", 0o755, include_str!("stress.sh"));
+        tree.text("bin/fpt-fuzz", 0o755, include_str!("fuzz.sh"));
+        // Upstream's scripts are written for it; without, their programs are red.
+        let bash = Path::new("/bin/bash");
+        if bash.exists() {
+            tree.program("bin/bash", bash)?;
+        }
+        // exec/non-regular starts it under another name, which busybox would take for an applet's.
+        tree.text("bin/true", 0o755, "#!/bin/sh\nexit 0\n");
+        // No program names it, but the C library loads it when a thread is cancelled.
+        if let Some(gcc) = elf::find_library(Path::new("libgcc_s.so.1")) {
+            tree.file("lib64/libgcc_s.so.1", &gcc)?;
+            tree.link("lib/x86_64-linux-gnu/libgcc_s.so.1", "/lib64/libgcc_s.so.1");
+        }
+        Ok(())
+    })?;
+    Ok(Parts {
+        kernel,
+        qemu,
+        image,
+    })
+}
+
+/// How the guests of a comparison are started.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub smp: u32,
+    pub mem: String,
+    pub append: Vec<String>,
+    pub repeat: usize,
+    /// Percentage of order-9 allocations that fail.
+    pub mixed: Option<u32>,
+    /// Watches all guests.
+    pub sanitize: Option<Watched>,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Plan {
+            smp: 2,
+            mem: "4G".into(),
+            append: Vec::new(),
+            repeat: 1,
+            mixed: None,
+            sanitize: None,
+        }
+    }
+}
+
+impl Plan {
+    pub fn spec(&self, parts: &Parts, mode: Mode) -> Spec {
+        self.spec_of(parts, &parts.kernel, Subject::Ours(mode))
+    }
+
+    /// Lets the sanitizer watch a guest, if it is asked for.
+    pub fn watch(&self, run: &RunDir, guest: &str, program: &Program, spec: &mut Spec) {
+        if let Some(watched) = &self.sanitize {
+            watched.attach(&run.path, guest, program, spec);
+        }
+    }
+
+    /// What the sanitizer found in all guests.
+    pub fn sanitizer_cases(&self, run: &RunDir) -> Vec<Case> {
+        let watched = self.sanitize.as_ref();
+        watched.map_or(Vec::new(), |w| w.cases(&run.path))
+    }
+
+    pub fn spec_of(&self, parts: &Parts, kernel: &Kernel, subject: Subject) -> Spec {
+        Spec {
+            kernel: kernel.vmlinux.clone(),
+            initrd: parts.image.path.clone(),
+            mode: subject.mode(),
+            smp: self.smp,
+            mem: self.mem.clone(),
+            append: self.append.clone(),
+            share: None,
+            plugin: None,
+            gdb: None,
+            icount: None,
+            shared_ram: false,
+            drives: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What one figure is made of.
+
+use fpt_geometry::Mode;
+
+use super::draw::{Bar, Chart, Colour, Group};
+use super::metrics::Table;
+use super::row::ALL;
+use super::text::Grid;
+
+/// One figure, drawn for one or several phases.
+pub struct Figure {
+    /// Names files and anchors.
+    pub id: &'static str,
+    pub title: &'static str,
+    /// What it shows, how to read it.
+    pub text: &'static str,
+    /// Phase and chart; the first is the one to look at.
+    pub charts: Vec<(&'static str, Chart)>,
+    /// The same as numbers.
+    pub table: Grid,
+}
+
+pub const PHASES: [(&str, &str); 3] = [
+    (ALL, "load and run together"),
+    ("load", "load phase"),
+    ("run", "run phase"),
+];
+
+pub fn colour(mode: Mode) -> Colour {
+    match mode {
+        Mode::Radix => (0x8c, 0x8c, 0x8c),
+        Mode::L4L3 => (0x7f, 0xb8, 0xda),
+        Mode::L3L2 => (0x2f, 0x6d, 0xb5),
+        Mode::L4L3L2L1 => (0x1b, 0x8a, 0x5a),
+    }
+}
+
+pub fn per_workload(table: &Table, bars: impl Fn(&str) -> Vec<Bar>) -> Vec<Group> {
+    table
+        .matrix
+        .workloads()
+        .iter()
+        .map(|w| Group {
+            label: w.to_string(),
+            bars: bars(w),
+        })
+        .collect()
+}
+
+fn phase_title(phase: &str) -> &'static str {
+    PHASES.iter().find(|p| p.0 == phase).map_or("", |p| p.1)
+}
+
+pub fn sentence(phase: &str) -> String {
+    let text = phase_title(phase);
+    let mut chars = text.chars();
+    chars
+        .next()
+        .map_or(String::new(), |c| c.to_uppercase().chain(chars).collect())
+}
