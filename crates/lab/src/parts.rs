@@ -102,7 +102,7 @@ fn first_line(text: &str) -> String {
 /// The guest's init, static; cached by the hash of its sources.
 pub fn init(ctx: &Ctx) -> Result<PathBuf> {
     let mut inputs = hash::Inputs::new();
-    let source = ctx.root.join("xtask/init");
+    let source = ctx.root.join("guest/init");
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     inputs
         .file("Cargo.lock", &ctx.root.join("Cargo.lock"))?

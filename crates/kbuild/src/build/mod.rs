@@ -4,7 +4,6 @@
 pub mod artefact;
 mod compare;
 mod config;
-#[path = "../patch/each.rs"]
 mod each;
 pub mod hot;
 mod kernel;

@@ -8,6 +8,7 @@ mod parts;
 pub mod plan;
 mod settings;
 #[doc(hidden)]
+#[path = "../../testkit/src/synthetic.rs"]
 pub mod synthetic;
 
 use std::path::{Path, PathBuf};

@@ -25,9 +25,9 @@ pub fn build_parts(ctx: &Ctx, kernel: Kernel) -> Result<Parts> {
     };
     let image = parts::image(ctx, |tree| {
         tree.folder("selftests", &tests)?;
-        tree.text("bin/fpt-prep", 0o755, include_str!("prep.sh"));
-        tree.text("bin/fpt-stress", 0o755, include_str!("stress.sh"));
-        tree.text("bin/fpt-fuzz", 0o755, include_str!("fuzz.sh"));
+        tree.text("bin/fpt-prep", 0o755, include_str!("../../../guest/prep.sh"));
+        tree.text("bin/fpt-stress", 0o755, include_str!("../../../guest/stress.sh"));
+        tree.text("bin/fpt-fuzz", 0o755, include_str!("../../../guest/fuzz.sh"));
         // Upstream's scripts are written for it; without, their programs are red.
         let bash = Path::new("/bin/bash");
         if bash.exists() {
