@@ -9,11 +9,13 @@ use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::api::{code, fail, proc, ui, Cmd, Ctx, ExitCode, Fail, Result};
 use crate::defaults::{self, Defaults};
-use crate::{
-    bench, build, claims, clean, doctor, editor, guest, image, lint, patch, report, sources, sweep,
-};
+use fpt_checks::{agree, fuzz, kcount, selftest, stress, walk};
+use fpt_ci::{claims, lint, test};
+use fpt_kbuild::{build, clean, doctor, editor, image, patch, sources};
+use fpt_kit::{code, fail, proc, ui, Cmd, Ctx, ExitCode, Fail, Result};
+use fpt_lab::{gdb, run};
+use fpt_report::sweep;
 
 /// The end of the help.
 fn after_help() -> String {
@@ -111,27 +113,27 @@ enum Command {
         packages: Vec<String>,
     },
     /// Boot a kernel: a shell, or one command
-    Run(guest::run::Args),
+    Run(run::Args),
     /// Show which page-table entries hardware visits for an address
-    Walk(guest::walk::Args),
+    Walk(walk::Args),
     /// Compare four readings of live processes' page tables, in every mode
-    Agree(guest::agree::Args),
+    Agree(agree::Args),
     /// Run the kernel selftests and compare them with radix
-    Selftest(guest::selftest::Args),
+    Selftest(selftest::Args),
     /// Everything at once for minutes in each mode; page tables must all be given back
-    Stress(guest::stress::Args),
+    Stress(stress::Args),
     /// Random calls against a model that says what memory must hold
-    Fuzz(guest::fuzz::Args),
+    Fuzz(fuzz::Args),
     /// Everything that CI runs
-    Test(guest::test::Args),
+    Test(test::Args),
     /// Boot a kernel and attach gdb
-    Gdb(guest::gdb::Args),
+    Gdb(gdb::Args),
     /// Count kernel instructions over marked regions
-    Kcount(guest::kcount::Args),
+    Kcount(kcount::Args),
     /// Measure every workload in every mode under the simulator
-    Bench(bench::Args),
+    Bench(fpt_bench::Args),
     /// Draw the figures of a matrix of bench: page, SVG, PNG, CSV, JSON
-    Report(report::Args),
+    Report(fpt_report::Args),
     /// Hold what the documents say was measured against the data
     Claims(claims::Args),
     /// The model alone over footprints up to 128 GiB, without guests
@@ -307,17 +309,17 @@ fn run(cli: Cli, all: &Defaults) -> Result<ExitCode> {
         Command::BuildKernel(args) => build::kernel_main(&ctx, args),
         Command::BuildSelftests => made(&ctx, &build::kselftests(&ctx)?),
         Command::BuildImage { packages } => made(&ctx, &image::image(&ctx, &packages)?),
-        Command::Run(args) => guest::run::main(&ctx, args),
-        Command::Walk(args) => guest::walk::main(&ctx, args),
-        Command::Agree(args) => guest::agree::main(&ctx, args),
-        Command::Selftest(args) => guest::selftest::main(&ctx, args),
-        Command::Stress(args) => guest::stress::main(&ctx, args),
-        Command::Fuzz(args) => guest::fuzz::main(&ctx, args),
-        Command::Test(args) => guest::test::main(&ctx, args, COMMAND_LINE),
-        Command::Gdb(args) => guest::gdb::main(&ctx, args),
-        Command::Kcount(args) => guest::kcount::main(&ctx, args),
-        Command::Bench(args) => bench::main(&ctx, args),
-        Command::Report(args) => report::main(&ctx, args),
+        Command::Run(args) => run::main(&ctx, args),
+        Command::Walk(args) => walk::main(&ctx, args),
+        Command::Agree(args) => agree::main(&ctx, args),
+        Command::Selftest(args) => selftest::main(&ctx, args),
+        Command::Stress(args) => stress::main(&ctx, args),
+        Command::Fuzz(args) => fuzz::main(&ctx, args),
+        Command::Test(args) => test::main(&ctx, args, COMMAND_LINE),
+        Command::Gdb(args) => gdb::main(&ctx, args),
+        Command::Kcount(args) => kcount::main(&ctx, args),
+        Command::Bench(args) => fpt_bench::main(&ctx, args),
+        Command::Report(args) => fpt_report::main(&ctx, args),
         Command::Claims(args) => claims::main(&ctx, args),
         Command::Sweep(args) => sweep::main(&ctx, args),
         Command::Clean(args) => clean::main(&ctx, args),

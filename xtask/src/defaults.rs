@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::api::{did_you_mean, Fail, Result};
 use fpt_geometry::Mode;
+use fpt_kit::{did_you_mean, Fail, Result};
 
 /// The name of the file, in the user's folder and in the checkout.
 const FILE: &str = "fpt.toml";

@@ -928,7 +928,7 @@ fn a_report_of_nothing_is_2() {
 
 /// A browser without a screen; `None` only where somebody has said that there is none.
 fn browser() -> Option<PathBuf> {
-    let found = xtask::doctor::BROWSERS
+    let found = fpt_kbuild::doctor::BROWSERS
         .iter()
         .flat_map(|name| ["/usr/bin", "/usr/local/bin"].map(|dir| PathBuf::from(dir).join(name)))
         .find(|path| path.is_file());
@@ -936,7 +936,7 @@ fn browser() -> Option<PathBuf> {
         found.is_some() || std::env::var_os("FPT_NO_BROWSER").is_some(),
         "no browser to look at the page with: `cargo xtask setup` installs one \
          (apt-get install {}); FPT_NO_BROWSER=1 skips this test",
-        xtask::doctor::BROWSERS[0]
+        fpt_kbuild::doctor::BROWSERS[0]
     );
     found
 }

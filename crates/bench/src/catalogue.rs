@@ -6,9 +6,9 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::api::fail::did_you_mean;
-use crate::api::{Fail, Result};
-use crate::formats::matrix::Scale;
+use fpt_formats::matrix::Scale;
+use fpt_kit::fail::did_you_mean;
+use fpt_kit::{Fail, Result};
 
 /// Where the catalogue is, from the checkout's root.
 pub const FILE: &str = "workloads/workloads.toml";
@@ -234,9 +234,9 @@ mod tests {
             (format!("{GOOD}]"), "line 10"),
         ] {
             let err = parse(&bad).unwrap_err();
-            let (line, code) = crate::api::fail::report(&err);
+            let (line, code) = fpt_kit::fail::report(&err);
             assert!(line.contains(why), "{why}: {line}");
-            assert_eq!(code, crate::api::code::USAGE);
+            assert_eq!(code, fpt_kit::code::USAGE);
         }
     }
 
@@ -254,7 +254,7 @@ mod tests {
         assert_eq!(select(more(), &[], Scale::Tiny).unwrap().len(), 1);
         let named = select(more(), &["gups".into()], Scale::Tiny).unwrap();
         assert_eq!(named[0].name, "gups");
-        let line = |e: anyhow::Error| crate::api::fail::report(&e).0;
+        let line = |e: anyhow::Error| fpt_kit::fail::report(&e).0;
         let err = line(select(all(), &["gusp".into()], Scale::Tiny).unwrap_err());
         assert!(err.contains("did you mean 'gups'?"), "{err}");
         let err = line(select(all(), &["gups".into()], Scale::Paper).unwrap_err());

@@ -10,14 +10,14 @@ use fpt_init::proto::Exec;
 use fpt_walksim_model::report::Report;
 
 use super::{catalogue, Bench, Planned};
-use crate::api::{code, fail, proc, store, Fail, Result, Stage};
-use crate::formats::cell::{Cell, Guest as Facts, Provenance, SCHEMA};
-use crate::formats::matrix::Thp;
-use crate::guest::qemu::{self, Spec};
-use crate::guest::rundir::{self, RunDir};
-use crate::guest::subject::check_mode;
-use crate::guest::vm::Guest;
+use fpt_formats::cell::{Cell, Guest as Facts, Provenance, SCHEMA};
+use fpt_formats::matrix::Thp;
 use fpt_geometry::Mode;
+use fpt_kit::{code, fail, proc, store, Fail, Result, Stage};
+use fpt_lab::subject::check_mode;
+use fpt_verdict::rundir::{self, RunDir};
+use fpt_vm::qemu::{self, Spec};
+use fpt_vm::vm::Guest;
 
 impl Bench<'_> {
     pub(super) fn spec(&self, cell: &Planned, config: &Path, out: &Path) -> Spec {
@@ -98,7 +98,7 @@ impl Bench<'_> {
                 qemu_hash: guest.qemu.hash.clone(),
                 initramfs_hash: guest.image.hash.clone(),
                 plugin_hash: self.parts.plugin_hash.clone(),
-                config_hash: crate::api::hash::of_text(&self.settings.config),
+                config_hash: fpt_kit::hash::of_text(&self.settings.config),
                 real_only: cell.mode != Mode::Radix && self.parts.config_of_others.is_some(),
                 commit: self.parts.commit.clone(),
                 argv: cell.size.argv.clone(),
@@ -404,4 +404,42 @@ pub(super) fn check(report: &Report) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check;
+    use fpt_geometry::Mode;
+    use fpt_testkit::synthetic::{report, spoil};
+
+    #[test]
+    fn made_up_results_pass_the_check() {
+        for mode in Mode::ALL {
+            check(&report(mode, "x")).unwrap();
+        }
+        let mut bad = report(Mode::Radix, "x");
+        bad.checks.mismatches = 1;
+        assert!(check(&bad).is_err());
+        let mut bad = report(Mode::Radix, "x");
+        bad.phases.pop();
+        assert!(check(&bad).is_err());
+        let mut bad = report(Mode::Radix, "x");
+        bad.errors.push("x".into());
+        assert!(check(&bad).is_err());
+        let mut bad = report(Mode::Radix, "x");
+        bad.complete = false;
+        assert!(check(&bad).is_err());
+        for what in ["no-walks", "nothing-checked", "no-faults", "stale", "lost"] {
+            let mut bad = report(Mode::Radix, "x");
+            spoil(&mut bad, what);
+            assert!(check(&bad).is_err(), "{what}");
+        }
+        // A few are no fault, and who wants no checks has none.
+        let mut good = report(Mode::Radix, "x");
+        good.checks.stale = 25;
+        good.checks.lost_entries = 2000;
+        good.checks.walks_checked = 0;
+        good.config.sim.check_every = 0;
+        check(&good).unwrap();
+    }
 }

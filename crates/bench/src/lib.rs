@@ -7,9 +7,6 @@ mod cell;
 mod parts;
 pub mod plan;
 mod settings;
-#[doc(hidden)]
-#[path = "../../testkit/src/synthetic.rs"]
-pub mod synthetic;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard};
@@ -17,14 +14,14 @@ use std::time::{Instant, SystemTime};
 
 use anyhow::Context as _;
 
-use crate::api::{code, fail, hash, store, ui, Ctx, ExitCode, Fail, Result};
-use crate::formats::cell::{self as schema, Cell};
-use crate::formats::matrix::{self, base, Old, Scale, Settings, Thp};
-use crate::guest::rundir::{self, RunDir};
-use crate::modes;
-use crate::say;
 use catalogue::Workload;
+use fpt_formats::cell::{self as schema, Cell};
+use fpt_formats::matrix::{self, base, Old, Scale, Settings, Thp};
 use fpt_geometry::Mode;
+use fpt_kbuild::modes;
+use fpt_kit::say;
+use fpt_kit::{code, fail, hash, store, ui, Ctx, ExitCode, Fail, Result};
+use fpt_verdict::rundir::{self, RunDir};
 use parts::BenchParts;
 use plan::{Host, Need};
 
@@ -668,7 +665,7 @@ impl Bench<'_> {
     }
 
     /// One cell. An error here ends the matrix; what ends only the cell is in the result.
-    fn one(&self, run: &RunDir, cell: &Planned, stage: &crate::api::Stage) -> Result<Cell> {
+    fn one(&self, run: &RunDir, cell: &Planned, stage: &fpt_kit::Stage) -> Result<Cell> {
         let mut made = self.blank(cell);
         let start = Instant::now();
         let result = cell::run(self, run, cell, stage, &mut made);

@@ -9,11 +9,11 @@ use anyhow::Context as _;
 
 use super::catalogue::{Kind, Workload};
 use super::Args;
-use crate::api::{hash, Cmd, Ctx, Fail, Result};
-use crate::build::{self, artefact, Profile};
-use crate::formats::matrix::{Edges, Scale, Settings};
-use crate::guest::parts::{self, Parts};
-use crate::image;
+use fpt_formats::matrix::{Edges, Scale, Settings};
+use fpt_kbuild::build::{self, artefact, Profile};
+use fpt_kbuild::image;
+use fpt_kit::{hash, Cmd, Ctx, Fail, Result};
+use fpt_lab::parts::{self, Parts};
 
 pub struct BenchParts {
     pub guest: Parts,

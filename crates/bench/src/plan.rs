@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a matrix costs, and whether this host can pay it: time, memory, disk. Nothing here touches a guest.
 
-use crate::api::{ui, Fail, Result};
+use fpt_kit::{ui, Fail, Result};
 
 /// What QEMU and the simulator need besides the guest's memory: translated code, their own tables.
 pub const OVERHEAD_MIB: u64 = 512;
@@ -247,7 +247,7 @@ mod tests {
             disk_mib,
             cache_mib: None,
         };
-        let line = |h| crate::api::fail::report(&fit(&needs, &[30, 50], 2, h).unwrap_err());
+        let line = |h| fpt_kit::fail::report(&fit(&needs, &[30, 50], 2, h).unwrap_err());
         // A result, both images, the larger of them once more.
         let cost = fit(&needs, &[30, 50], 2, host(20_000, 1000)).unwrap();
         assert_eq!(cost.disk_mib, RESULT_MIB + 130);
@@ -257,10 +257,10 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("8.5 GiB (8.0 GiB for the guest)"), "{text}");
-        assert_eq!(code, crate::api::code::INFRA);
+        assert_eq!(code, fpt_kit::code::INFRA);
         let (text, code) = line(host(20_000, 50));
         assert!(text.contains("it needs 134 MiB, 50 MiB are free"), "{text}");
-        assert_eq!(code, crate::api::code::INFRA);
+        assert_eq!(code, fpt_kit::code::INFRA);
         let apart = |cache| Host {
             cache_mib: Some(cache),
             ..host(20_000, 50)
@@ -275,7 +275,7 @@ mod tests {
             text.contains("it needs 130 MiB, 129 MiB are free"),
             "{text}"
         );
-        assert_eq!(code, crate::api::code::INFRA);
+        assert_eq!(code, fpt_kit::code::INFRA);
     }
 
     #[test]

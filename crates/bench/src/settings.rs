@@ -5,8 +5,8 @@ use std::path::Path;
 
 use super::parts;
 use super::Args;
-use crate::api::{hash, Fail, Result};
-use crate::formats::matrix::{Edges, Old, Scale, Settings, Thp, SCHEMA};
+use fpt_formats::matrix::{Edges, Old, Scale, Settings, Thp, SCHEMA};
+use fpt_kit::{hash, Fail, Result};
 
 /// What the options say; where they say nothing, what the matrix has that they go on with.
 pub fn resolve(args: &Args, old: Option<&Old>) -> Result<Settings> {

@@ -21,19 +21,19 @@ use fpt_init::proto::Exec;
 use fpt_init::sample::TOKEN;
 use serde::Serialize;
 
-use super::parts::{self, Parts};
-use super::qemu::Spec;
-use super::remarks::print_failures;
-use super::results::{Case, Outcome, Report};
-use super::rundir::{self, RunDir};
-use super::subject::check_mode;
-use super::vm::Guest;
 use super::walk::{self, End, Walk};
-use crate::api::{code, fail, locked, store, Cmd, Ctx, ExitCode, Fail, Result};
-use crate::build::{self, Profile};
-use crate::modes;
-use crate::say;
 use fpt_geometry::Mode;
+use fpt_kbuild::build::{self, Profile};
+use fpt_kbuild::modes;
+use fpt_kit::say;
+use fpt_kit::{code, fail, locked, store, Cmd, Ctx, ExitCode, Fail, Result};
+use fpt_lab::parts::{self, Parts};
+use fpt_lab::subject::check_mode;
+use fpt_verdict::remarks::print_failures;
+use fpt_verdict::results::{Case, Outcome, Report};
+use fpt_verdict::rundir::{self, RunDir};
+use fpt_vm::qemu::Spec;
+use fpt_vm::vm::Guest;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {

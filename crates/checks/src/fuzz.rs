@@ -10,22 +10,22 @@ use std::time::{Duration, Instant, SystemTime};
 use fpt_init::proto::Exec;
 use serde::Serialize;
 
-use super::console::Allow;
 use super::list;
-use super::parts::{self, Parts};
-use super::plan::{self, Plan};
-use super::qemu::{self, Spec};
-use super::remarks::print_failures;
-use super::results::{Case, Outcome, Report};
-use super::rundir::{self, RunDir};
-use super::sanitize::{self, Sanitize, Watched};
 use super::stress::{self, Counts};
-use super::subject::{Kernels, OtherKernel, Subject};
-use super::vm::{self, Guest};
-use crate::api::{code, fail, locked, store, Ctx, ExitCode, Fail, Result};
-use crate::build::Profile;
-use crate::modes;
 use fpt_geometry::Mode;
+use fpt_kbuild::build::Profile;
+use fpt_kbuild::modes;
+use fpt_kit::{code, fail, locked, store, Ctx, ExitCode, Fail, Result};
+use fpt_lab::parts::{self, Parts};
+use fpt_lab::plan::{self, Plan};
+use fpt_lab::sanitize::{self, Sanitize, Watched};
+use fpt_lab::subject::{Kernels, OtherKernel, Subject};
+use fpt_verdict::remarks::print_failures;
+use fpt_verdict::results::{Case, Outcome, Report};
+use fpt_verdict::rundir::{self, RunDir};
+use fpt_vm::console::Allow;
+use fpt_vm::qemu::{self, Spec};
+use fpt_vm::vm::{self, Guest};
 
 /// Where the program stands in the guest.
 const FOLDER: &str = "/selftests/fpt";

@@ -10,19 +10,19 @@ use anyhow::Context as _;
 use fpt_init::proto::Exec;
 use serde::{Deserialize, Serialize};
 
-use super::parts::{self, Parts};
-use super::plan::build_parts;
-use super::qemu::{self, Spec};
-use super::remarks::print_failures;
-use super::results::{Case, Report};
-use super::rundir::{self, RunDir};
-use super::subject::{Kernels, OtherKernel, Subject};
-use super::vm::Guest;
-use crate::api::{code, store, Ctx, ExitCode, Fail, Result};
-use crate::build::{self, Profile};
-use crate::modes;
-use crate::say;
 use fpt_geometry::Mode;
+use fpt_kbuild::build::{self, Profile};
+use fpt_kbuild::modes;
+use fpt_kit::say;
+use fpt_kit::{code, store, Ctx, ExitCode, Fail, Result};
+use fpt_lab::parts::{self, Parts};
+use fpt_lab::plan::build_parts;
+use fpt_lab::subject::{Kernels, OtherKernel, Subject};
+use fpt_verdict::remarks::print_failures;
+use fpt_verdict::results::{Case, Report};
+use fpt_verdict::rundir::{self, RunDir};
+use fpt_vm::qemu::{self, Spec};
+use fpt_vm::vm::Guest;
 
 /// The region without work: what the plugin itself would add.
 const NOTHING: &str = "nothing";
@@ -161,7 +161,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
             say!("\n", "limits: {}", report.summary());
         }
         Ok(
-            if args.quick || report.count(super::results::Outcome::Failed) == 0 {
+            if args.quick || report.count(fpt_verdict::results::Outcome::Failed) == 0 {
                 code::OK
             } else {
                 code::TEST_FAILED
@@ -505,7 +505,13 @@ impl Counts {
                 out.push(match self.ratio(subject, region) {
                     Some(ratio) if ratio <= limit => {
                         let said = format!("{ratio:.4}");
-                        Case::new(&suite, &name, super::results::Outcome::Passed, said, 0)
+                        Case::new(
+                            &suite,
+                            &name,
+                            fpt_verdict::results::Outcome::Passed,
+                            said,
+                            0,
+                        )
                     }
                     Some(ratio) => Case::failed(&suite, &name, format!("it is {ratio:.4}"), 0),
                     None => Case::failed(&suite, &name, "was not counted", 0),
@@ -535,7 +541,7 @@ pub fn limits(counts: &[Counts]) -> Vec<Case> {
 mod tests {
     use super::*;
 
-    use super::super::results::Outcome;
+    use fpt_verdict::results::Outcome;
 
     const RADIX: Subject = Subject::RADIX;
     const FLAT: Subject = Subject::Ours(Mode::L3L2);
@@ -598,7 +604,7 @@ mod tests {
 
     #[test]
     fn two_kernels_are_counted_apart_from_the_modes() {
-        let kernel = crate::build::Kernel {
+        let kernel = fpt_kbuild::build::Kernel {
             vmlinux: "/k".into(),
             build_dir: "/".into(),
             src_dir: "/".into(),

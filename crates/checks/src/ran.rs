@@ -8,10 +8,10 @@ use fpt_init::proto::{Exec, Stream};
 use serde::Serialize;
 
 use super::list::Program;
-use super::tap::{self, Status};
 use super::verdict::{LIMIT, PREPARE};
-use super::vm::{self, Guest};
-use crate::api::Result;
+use fpt_kit::Result;
+use fpt_verdict::tap::{self, Status};
+use fpt_vm::vm::{self, Guest};
 
 /// One case of one run of a program. Two runs agree if the outcomes are equal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -8,19 +8,19 @@
 //! differs is run again with one guest at a time, so that timing noise is not mistaken for a finding.
 
 use super::list::{self, Program};
-use super::parts;
-use super::plan::{build_parts, Plan};
-use super::qemu;
-use super::remarks::{print_failures, print_remarks};
-use super::rundir::{self, RunDir};
-use super::sanitize::{self, Sanitize, Watched};
-use super::subject::{Kernels, OtherKernel, Subject};
 use super::suite::Suite;
-use crate::api::{code, Ctx, ExitCode, Fail, Result};
-use crate::build::{Kernel, Profile};
-use crate::modes;
-use crate::say;
 use fpt_geometry::Mode;
+use fpt_kbuild::build::{Kernel, Profile};
+use fpt_kbuild::modes;
+use fpt_kit::say;
+use fpt_kit::{code, Ctx, ExitCode, Fail, Result};
+use fpt_lab::parts;
+use fpt_lab::plan::{build_parts, Plan};
+use fpt_lab::sanitize::{self, Sanitize, Watched};
+use fpt_lab::subject::{Kernels, OtherKernel, Subject};
+use fpt_verdict::remarks::{print_failures, print_remarks};
+use fpt_verdict::rundir::{self, RunDir};
+use fpt_vm::qemu;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {

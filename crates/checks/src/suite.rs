@@ -6,19 +6,19 @@ use std::sync::Mutex;
 
 use fpt_init::proto::Exec;
 
-use super::console::{Allow, Splat};
 use super::list::Program;
-use super::parts::Parts;
-use super::plan::Plan;
 use super::ran::{one, Ran, Seen};
-use super::remarks::{AT_FIRST, CANNOT};
-use super::results::{Case, Outcome, Report};
-use super::rundir::RunDir;
-use super::subject::{Kernels, Subject};
-use super::tap::Status;
 use super::verdict::{Outcomes, Pair, Table, Verdict, LIMIT};
-use super::vm::{self, Guest};
-use crate::api::{code, fail, locked, Ctx, Fail, Result};
+use fpt_kit::{code, fail, locked, Ctx, Fail, Result};
+use fpt_lab::parts::Parts;
+use fpt_lab::plan::Plan;
+use fpt_lab::subject::{Kernels, Subject};
+use fpt_verdict::remarks::{AT_FIRST, CANNOT};
+use fpt_verdict::results::{Case, Outcome, Report};
+use fpt_verdict::rundir::RunDir;
+use fpt_verdict::tap::Status;
+use fpt_vm::console::{Allow, Splat};
+use fpt_vm::vm::{self, Guest};
 
 /// Guests that may die in one mode before the mode is given up.
 const DEATHS: usize = 8;
@@ -242,7 +242,7 @@ impl Suite<'_> {
         );
         let detail = serde_json::json!({ pair.base.name(): base, name: own, "first": first });
         let text = serde_json::to_string_pretty(&detail)?;
-        crate::api::store::write_atomic(
+        fpt_kit::store::write_atomic(
             &self.run.path.join(format!("programs-{name}.json")),
             text.as_bytes(),
         )?;

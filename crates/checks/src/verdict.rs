@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::list::Program;
-use super::subject::Subject;
-use super::tap::Status;
+use fpt_lab::subject::Subject;
+use fpt_verdict::tap::Status;
 
 /// A case of this name stands for a test that could not even start: red, in both subjects too.
 pub const PREPARE: &str = "preparation";

@@ -8,16 +8,16 @@ use fpt_geometry::Level;
 use fpt_init::proto::Exec;
 use serde::Serialize;
 
-use super::parts::{self, Parts};
-use super::qemu::Spec;
-use super::rundir::{self, RunDir};
-use super::subject::check_mode;
-use super::vm::Guest;
-use crate::api::{code, store, Ctx, ExitCode, Fail, Result};
-use crate::build::Profile;
-use crate::modes;
-use crate::say;
 use fpt_geometry::Mode;
+use fpt_kbuild::build::Profile;
+use fpt_kbuild::modes;
+use fpt_kit::say;
+use fpt_kit::{code, store, Ctx, ExitCode, Fail, Result};
+use fpt_lab::parts::{self, Parts};
+use fpt_lab::subject::check_mode;
+use fpt_verdict::rundir::{self, RunDir};
+use fpt_vm::qemu::Spec;
+use fpt_vm::vm::Guest;
 
 const FLAT: u64 = 1 << 52;
 

@@ -8,34 +8,34 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 
-use super::agree;
-use super::fuzz::{self, Fuzz};
-use super::kcount::{self, Count};
-use super::list;
-use super::parts::{self, Parts};
-use super::plan::{self, Plan};
-use super::qemu::Program;
-use super::remarks::{print_failures, print_remarks};
-use super::results::{Case, Outcome, Report};
-use super::rundir::{self, RunDir};
-use super::sanitize;
-use super::stress::{self, Site, Stress};
-use super::subject::{check_mode, Kernels, Subject};
-use super::suite::Suite;
-use super::tap::{self, Status};
-use super::vm::Guest;
-use super::walk;
-use crate::api::{code, fail, proc, store, Cmd, Ctx, ExitCode, Fail, Result};
-use crate::bench::{self, catalogue};
-use crate::build::{self, Kernel, Profile};
 use crate::claims::{self, Outcome as Claimed};
-use crate::formats::matrix::Scale;
 use crate::lint;
-use crate::patch;
-use crate::report::{self, cells::Matrix};
-use crate::say;
-use crate::sources::{self, Project};
+use fpt_bench::catalogue;
+use fpt_checks::agree;
+use fpt_checks::fuzz::{self, Fuzz};
+use fpt_checks::kcount::{self, Count};
+use fpt_checks::list;
+use fpt_checks::stress::{self, Site, Stress};
+use fpt_checks::suite::Suite;
+use fpt_checks::walk;
+use fpt_formats::matrix::Scale;
 use fpt_geometry::Mode;
+use fpt_kbuild::build::{self, Kernel, Profile};
+use fpt_kbuild::patch;
+use fpt_kbuild::sources::{self, Project};
+use fpt_kit::say;
+use fpt_kit::{code, fail, proc, store, Cmd, Ctx, ExitCode, Fail, Result};
+use fpt_lab::parts::{self, Parts};
+use fpt_lab::plan::{self, Plan};
+use fpt_lab::sanitize;
+use fpt_lab::subject::{check_mode, Kernels, Subject};
+use fpt_report::cells::Matrix;
+use fpt_verdict::remarks::{print_failures, print_remarks};
+use fpt_verdict::results::{Case, Outcome, Report};
+use fpt_verdict::rundir::{self, RunDir};
+use fpt_verdict::tap::{self, Status};
+use fpt_vm::qemu::Program;
+use fpt_vm::vm::Guest;
 
 /// Translations of the differential test.
 const TRANSLATIONS: u32 = 120_000;
@@ -244,7 +244,7 @@ pub fn main(ctx: &Ctx, args: Args, line: lint::CommandLine) -> Result<ExitCode> 
             ctx.ui.info(&format!(
                 "--- {name}: {} ({})",
                 part.summary(),
-                crate::api::ui::elapsed(start.elapsed())
+                fpt_kit::ui::elapsed(start.elapsed())
             ));
             report.cases.extend(part.cases);
             // What is known so far survives an interrupt.
@@ -955,8 +955,8 @@ impl Tests<'_> {
         let folder = self.run.path.join("bench");
         let all = catalogue::load(&self.ctx.root)?;
         let workloads: Vec<&str> = all.iter().map(|w| w.name.as_str()).collect();
-        let args = bench::Args::of(Scale::Tiny, &workloads);
-        let (names, failed) = bench::within(self.ctx, self.run, &args, &folder)?;
+        let args = fpt_bench::Args::of(Scale::Tiny, &workloads);
+        let (names, failed) = fpt_bench::within(self.ctx, self.run, &args, &folder)?;
         let mut cases: Vec<Case> = names
             .iter()
             .map(|name| match failed.iter().find(|f| f.0 == *name) {
@@ -968,7 +968,7 @@ impl Tests<'_> {
             return Ok(cases);
         }
         let matrix = Matrix::load(&folder)?;
-        for case in report::sane(&matrix) {
+        for case in fpt_report::sane(&matrix) {
             cases.push(match case {
                 (name, Ok(what)) => Case::new("bench", &name, Outcome::Passed, what, 0),
                 (name, Err(why)) => Case::failed("bench", &name, why, 0),
@@ -978,11 +978,11 @@ impl Tests<'_> {
         for mode in Mode::ALL.into_iter().filter(|m| m.flattens_below_root()) {
             let name = format!("{WIDE}: {mode} reads fewer entries per walk than radix");
             cases.push(case("bench", &name, || {
-                report::fewer_reads(&matrix, WIDE, mode, 0.9)
+                fpt_report::fewer_reads(&matrix, WIDE, mode, 0.9)
             }));
         }
         cases.push(case("bench", "report", || {
-            let page = report::write(
+            let page = fpt_report::write(
                 self.ctx,
                 &matrix,
                 &folder.join("report"),

@@ -9,7 +9,7 @@ use fpt_geometry::Mode;
 use serde::{Deserialize, Serialize};
 
 use super::cell::Cell;
-use crate::api::{store, Ctx, Fail, Result};
+use fpt_kit::{store, Ctx, Fail, Result};
 
 #[derive(
     clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize,

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use crate::api::{code, store, Ctx, ExitCode, Result};
+use fpt_kit::{code, store, Ctx, ExitCode, Result};
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -60,16 +60,16 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
         let bytes = size(&dir);
         if ctx.dry_run {
             ctx.ui
-                .command(&crate::api::Cmd::new("rm").args(["-rf", "--"]).arg(&dir));
+                .command(&fpt_kit::Cmd::new("rm").args(["-rf", "--"]).arg(&dir));
         } else {
             std::fs::remove_dir_all(&dir).map_err(|e| {
                 anyhow::Error::new(e).context(format!("cannot remove {}", dir.display()))
             })?;
-            crate::say!("\n", "removed {} ({} MB)", dir.display(), bytes / 1_000_000);
+            fpt_kit::say!("\n", "removed {} ({} MB)", dir.display(), bytes / 1_000_000);
         }
         freed += bytes;
     }
-    crate::say!(
+    fpt_kit::say!(
         "\n",
         "{} MB {}",
         freed / 1_000_000,

@@ -5,9 +5,9 @@
 use anyhow::Context as _;
 use serde_json::{json, Value};
 
-use crate::api::{code, store, Cmd, Ctx, ExitCode, Fail, Result};
 use crate::build::{self, Compiler, Profile};
 use crate::toolchain;
+use fpt_kit::{code, store, Cmd, Ctx, ExitCode, Fail, Result};
 
 /// The roots of our crates, in the folder of the tree that holds them.
 const FOLDER: &str = "arch/x86/mm/fpt";
@@ -48,7 +48,7 @@ pub fn main(ctx: &Ctx) -> Result<ExitCode> {
     let with_ours = with_ours(&text, &src.join(FOLDER).display().to_string())?;
     store::write_atomic(&project, with_ours.as_bytes())?;
     stage.done("");
-    crate::say!("\n", "{}\n{}", commands.display(), project.display());
+    fpt_kit::say!("\n", "{}\n{}", commands.display(), project.display());
     ctx.ui.info(&format!(
         "open {} in the editor; edit our Rust in rust-mm-fpt/, from where it is placed into the tree",
         src.display()

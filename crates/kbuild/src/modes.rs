@@ -8,12 +8,7 @@ use clap::error::ErrorKind;
 
 use fpt_geometry::Mode;
 
-use crate::api::{code, did_you_mean, Fail, Result};
-
-/// The word of the kernel's command line that selects the mode.
-pub fn kernel_arg(mode: Mode) -> String {
-    format!("fpt={mode}")
-}
+use fpt_kit::{code, did_you_mean, Fail, Result};
 
 /// For clap: a mode by its name, or one line that says which name was meant.
 #[derive(Clone, Copy, Debug)]

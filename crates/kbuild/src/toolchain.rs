@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::api::{Cmd, Ctx, Fail, Result};
+use fpt_kit::{Cmd, Ctx, Fail, Result};
 
 /// The kernel's Rust: release line, and LLVM release of both compilers.
 pub const RUST_LINE: &str = "1.85";

@@ -19,7 +19,7 @@ use super::Cmd;
 macro_rules! say {
     ($end:literal, $($text:tt)*) => {{
         use std::io::Write as _;
-        if !$crate::api::ui::is_json() {
+        if !$crate::ui::is_json() {
             let _ = write!(std::io::stdout(), "{}{}", format_args!($($text)*), $end);
         }
     }};

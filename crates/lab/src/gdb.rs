@@ -8,13 +8,13 @@ use anyhow::Context as _;
 use fpt_init::proto::{Ev, Exec};
 
 use super::parts::{self, Parts};
-use super::qemu::{self, Spec};
-use super::rundir::{self, RunDir};
-use super::vm::Guest;
-use crate::api::{code, Cmd, Ctx, ExitCode, Fail, Result};
-use crate::build::Profile;
-use crate::modes;
 use fpt_geometry::Mode;
+use fpt_kbuild::build::Profile;
+use fpt_kbuild::modes;
+use fpt_kit::{code, Cmd, Ctx, ExitCode, Fail, Result};
+use fpt_verdict::rundir::{self, RunDir};
+use fpt_vm::qemu::{self, Spec};
+use fpt_vm::vm::Guest;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use super::initramfs::{self, Image, Tree};
-use super::qemu::Program;
-use super::rundir::RunDir;
-use crate::api::{hash, store, Cmd, Ctx, Fail, Result};
-use crate::build::{self, Kernel, Profile};
+use fpt_kbuild::build::{self, Kernel, Profile};
+use fpt_kit::{hash, store, Cmd, Ctx, Fail, Result};
+use fpt_verdict::rundir::RunDir;
+use fpt_vm::initramfs::{self, Image, Tree};
+use fpt_vm::qemu::Program;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 

@@ -5,15 +5,15 @@ use std::path::Path;
 
 use fpt_geometry::Mode;
 
-use super::elf;
 use super::parts::{self, Parts};
-use super::qemu::{Program, Spec};
-use super::results::Case;
-use super::rundir::RunDir;
 use super::sanitize::Watched;
 use super::subject::Subject;
-use crate::api::{Ctx, Result};
-use crate::build::{self, Kernel};
+use fpt_kbuild::build::{self, Kernel};
+use fpt_kit::{Ctx, Result};
+use fpt_verdict::results::Case;
+use fpt_verdict::rundir::RunDir;
+use fpt_vm::elf;
+use fpt_vm::qemu::{Program, Spec};
 
 /// Kernel, QEMU and an image with all built selftests.
 pub fn build_parts(ctx: &Ctx, kernel: Kernel) -> Result<Parts> {
@@ -25,9 +25,21 @@ pub fn build_parts(ctx: &Ctx, kernel: Kernel) -> Result<Parts> {
     };
     let image = parts::image(ctx, |tree| {
         tree.folder("selftests", &tests)?;
-        tree.text("bin/fpt-prep", 0o755, include_str!("../../../guest/prep.sh"));
-        tree.text("bin/fpt-stress", 0o755, include_str!("../../../guest/stress.sh"));
-        tree.text("bin/fpt-fuzz", 0o755, include_str!("../../../guest/fuzz.sh"));
+        tree.text(
+            "bin/fpt-prep",
+            0o755,
+            include_str!("../../../guest/prep.sh"),
+        );
+        tree.text(
+            "bin/fpt-stress",
+            0o755,
+            include_str!("../../../guest/stress.sh"),
+        );
+        tree.text(
+            "bin/fpt-fuzz",
+            0o755,
+            include_str!("../../../guest/fuzz.sh"),
+        );
         // Upstream's scripts are written for it; without, their programs are red.
         let bash = Path::new("/bin/bash");
         if bash.exists() {

@@ -9,17 +9,17 @@ use std::time::Duration;
 use anyhow::Context as _;
 use fpt_init::proto::{Bytes, Exec, Op, Stream};
 
-use super::elf;
 use super::parts::{self, Parts};
-use super::qemu::{self, Share, Spec};
-use super::rundir::{self, RunDir};
 use super::sanitize::{self, Sanitize};
-use super::tty::RawTerminal;
-use super::vm::{Guest, Requests};
-use crate::api::{code, Ctx, ExitCode, Fail, Result};
-use crate::build::Profile;
-use crate::modes;
 use fpt_geometry::Mode;
+use fpt_kbuild::build::Profile;
+use fpt_kbuild::modes;
+use fpt_kit::{code, Ctx, ExitCode, Fail, Result};
+use fpt_verdict::rundir::{self, RunDir};
+use fpt_vm::elf;
+use fpt_vm::qemu::{self, Share, Spec};
+use fpt_vm::tty::RawTerminal;
+use fpt_vm::vm::{Guest, Requests};
 
 /// Ctrl-]: ends the session from the keyboard when the guest no longer answers.
 const ESCAPE: u8 = 0x1d;
@@ -109,7 +109,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     let kernel = parts::kernel(ctx, args.profile)?;
     let qemu = parts::qemu(ctx, args.stock_qemu)?;
     let programs = match args.workloads {
-        true => crate::image::programs(ctx)?,
+        true => fpt_kbuild::image::programs(ctx)?,
         false => Vec::new(),
     };
     let image = parts::image(ctx, |tree| {
@@ -270,7 +270,7 @@ fn forward_input(requests: Requests, id: u64, tty: bool) {
                     Err(_) => return,
                 };
             for _ in signals.forever() {
-                let (rows, cols) = super::tty::size();
+                let (rows, cols) = fpt_vm::tty::size();
                 if !requests.send(&Op::Resize { id, rows, cols }) {
                     return;
                 }

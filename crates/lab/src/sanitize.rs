@@ -9,11 +9,11 @@ use anyhow::Context as _;
 use serde::Deserialize;
 
 use super::parts;
-use super::qemu::{self, Program, Spec};
-use super::results::{self, Case};
-use super::rundir::RunDir;
-use crate::api::{Cmd, Ctx, Fail, Result};
-use crate::build;
+use fpt_kbuild::build;
+use fpt_kit::{Cmd, Ctx, Fail, Result};
+use fpt_verdict::results::{self, Case};
+use fpt_verdict::rundir::RunDir;
+use fpt_vm::qemu::{self, Program, Spec};
 
 /// Layout of what the plugin writes.
 const SCHEMA: &str = "fpt-tlbsan/1";

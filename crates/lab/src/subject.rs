@@ -7,10 +7,10 @@ use std::fmt;
 use fpt_init::proto::Exec;
 use serde::{Serialize, Serializer};
 
-use super::vm::Guest;
-use crate::api::{Fail, Result};
-use crate::build::{Kernel, Profile};
 use fpt_geometry::Mode;
+use fpt_kbuild::build::{Kernel, Profile};
+use fpt_kit::{Fail, Result};
+use fpt_vm::vm::Guest;
 
 /// For `--kernel`: a kernel that is none of ours.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]

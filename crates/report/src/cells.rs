@@ -6,9 +6,9 @@ use std::path::Path;
 use anyhow::Context as _;
 use fpt_geometry::Mode;
 
-use crate::api::{Fail, Result};
-use crate::formats::cell::{self, Cell, SCHEMA};
-use crate::formats::matrix::{Old, Settings};
+use fpt_formats::cell::{self, Cell, SCHEMA};
+use fpt_formats::matrix::{Old, Settings};
+use fpt_kit::{Fail, Result};
 
 /// The order of the paper's figures; others follow by name.
 pub const ORDER: [&str; 12] = [
@@ -165,7 +165,7 @@ impl Matrix {
     /// Names exactly these results, wherever they are drawn: of what each cell's figures depend on, and when
     /// it was run.
     pub fn hash(&self) -> String {
-        let mut inputs = crate::api::hash::Inputs::new();
+        let mut inputs = fpt_kit::hash::Inputs::new();
         for cell in &self.cells {
             inputs.text(&cell.name(), &format!("{} {}", cell.hash, cell.began_utc));
         }
@@ -192,7 +192,7 @@ impl Matrix {
             values.sort();
             values.dedup();
             if values.len() > 1 {
-                let short: Vec<&str> = values.iter().map(|v| crate::api::hash::short(v)).collect();
+                let short: Vec<&str> = values.iter().map(|v| fpt_kit::hash::short(v)).collect();
                 out.push(format!("{what}: {}", short.join(", ")));
             }
         }

@@ -198,7 +198,7 @@ pub fn page(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::metrics::tests::matrix;
+    use crate::metrics::tests::matrix;
 
     #[test]
     fn known_differences() {

@@ -12,7 +12,7 @@ use super::cells::Matrix;
 use super::markup::{esc, table};
 use super::metrics::Table;
 use super::text::{number, percent, Grid};
-use crate::formats::cell::Cell;
+use fpt_formats::cell::Cell;
 
 /// Functions on the page.
 const TOP: usize = 30;
@@ -263,7 +263,7 @@ pub fn tasks_page(t: &Table) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::metrics::tests::matrix;
+    use crate::metrics::tests::matrix;
 
     #[test]
     fn functions_stand_side_by_side() {

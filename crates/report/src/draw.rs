@@ -8,7 +8,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{register_font, FontStyle};
 
-use crate::api::{Fail, Result};
+use fpt_kit::{Fail, Result};
 
 pub type Colour = (u8, u8, u8);
 

@@ -9,7 +9,7 @@ use serde_json::{json, Value};
 use super::figure::PHASES;
 use super::metrics::{Of, Range, Row, Table, GRAPHS};
 use super::published::{CITED, PUBLISHED};
-use crate::api::Result;
+use fpt_kit::Result;
 
 pub const SCHEMA: &str = "fpt-report/2";
 
@@ -174,7 +174,7 @@ pub fn json(table: &Table, command: &str, date: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::metrics::tests::matrix;
+    use crate::metrics::tests::matrix;
 
     #[test]
     fn csv_is_whole() {
@@ -216,7 +216,7 @@ mod tests {
         assert_eq!(value["cells"].as_array().unwrap().len(), 9);
         assert_eq!(value["published"][0]["mode"], "l3l2");
         assert_eq!(mean["interval"], Value::Null);
-        let matrix = crate::report::metrics::tests::repeated();
+        let matrix = crate::metrics::tests::repeated();
         let text = json(&Table::new(&matrix), "cmd", "now").unwrap();
         let value: Value = serde_json::from_str(&text).unwrap();
         let ratio = (value["ratios"].as_array().unwrap().iter())

@@ -607,7 +607,7 @@ pub fn all(table: &Table, source: &str) -> Vec<Figure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::metrics::tests::matrix;
+    use crate::metrics::tests::matrix;
 
     #[test]
     fn numbers_are_readable() {
@@ -691,7 +691,7 @@ mod tests {
 
     #[test]
     fn several_runs_show_their_range() {
-        let matrix = crate::report::metrics::tests::repeated();
+        let matrix = crate::metrics::tests::repeated();
         let table = Table::new(&matrix);
         let figures = all(&table, "made up");
         let four = &figures[2].charts[0].1.groups[0].bars;

@@ -137,7 +137,7 @@ pub fn section(t: &Table) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::metrics::tests;
+    use crate::metrics::tests;
 
     #[test]
     fn verdicts() {

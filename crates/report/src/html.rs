@@ -7,8 +7,8 @@ use super::metrics::{Of, Table, GRAPHS};
 use super::published::{Over, CITED, PUBLISHED};
 use super::text::{number, percent, percent_in, Grid};
 use super::{detail, headline, sensitivity};
-use crate::api::hash;
 use fpt_geometry::Mode;
+use fpt_kit::hash;
 
 const CSS: &str = "
 :root { color-scheme: light; }

@@ -19,6 +19,7 @@ pub mod sensitivity;
 mod split;
 pub mod stats;
 mod sum;
+pub mod sweep;
 pub mod text;
 pub mod weights;
 
@@ -27,13 +28,13 @@ use std::time::SystemTime;
 
 use anyhow::Context as _;
 
-use crate::api::fail::did_you_mean;
-use crate::api::{code, hash, store, ui, Ctx, ExitCode, Fail, Result};
-use crate::formats::matrix;
-use crate::guest::rundir;
-use crate::say;
 use cells::Matrix;
+use fpt_formats::matrix;
 use fpt_geometry::Mode;
+use fpt_kit::fail::did_you_mean;
+use fpt_kit::say;
+use fpt_kit::{code, hash, store, ui, Ctx, ExitCode, Fail, Result};
+use fpt_verdict::rundir;
 use metrics::{Of, Table};
 
 /// Widths in pixels: of a picture that stands alone or on a wide page, and on a narrow page.

@@ -5,7 +5,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::HPos;
 
 use super::draw::{self, bold, plain, Colour, Pen, GRID, INK, SOFT};
-use crate::api::Result;
+use fpt_kit::Result;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Series {

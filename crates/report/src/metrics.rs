@@ -11,7 +11,7 @@ use super::cells::{rank, Matrix, ORDER};
 use super::stats;
 use super::sum::{machines, means, per, rows};
 use super::weights::{self, Weights};
-use crate::api::{Fail, Result};
+use fpt_kit::{Fail, Result};
 
 pub use super::cells::GRAPHS;
 pub use super::row::{Of, Range, Row, ALL, CATEGORIES};
@@ -304,8 +304,8 @@ impl Figures {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::bench::synthetic;
-    use crate::formats::cell::{Cell, Guest, Provenance, SCHEMA};
+    use fpt_formats::cell::{Cell, Guest, Provenance, SCHEMA};
+    use fpt_testkit::synthetic;
 
     pub fn cell(workload: &str, mode: Mode) -> Cell {
         Cell {
@@ -461,7 +461,7 @@ pub mod tests {
     fn a_run_that_failed_is_not_in_the_mean() {
         let mut matrix = repeated();
         let first = matrix.cells.iter_mut().find(|c| c.name() == "bfs-l3l2");
-        first.unwrap().error = Some(crate::formats::cell::Failure {
+        first.unwrap().error = Some(fpt_formats::cell::Failure {
             code: 71,
             line: "the guest crashed".into(),
         });
@@ -528,7 +528,7 @@ pub mod tests {
     #[test]
     fn a_failed_cell_has_no_figures() {
         let mut matrix = matrix();
-        matrix.cells[0].error = Some(crate::formats::cell::Failure {
+        matrix.cells[0].error = Some(fpt_formats::cell::Failure {
             code: 71,
             line: "the guest crashed".into(),
         });

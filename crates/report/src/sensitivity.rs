@@ -129,7 +129,7 @@ pub fn table(figures: &Figures, modes: &[Mode], phases: &[&str]) -> Grid {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::metrics::{tests, Table, ALL};
+    use crate::metrics::{tests, Table, ALL};
 
     #[test]
     fn cases_by_hand() {

@@ -109,7 +109,7 @@ pub fn figure(table: &Table, source: &str) -> Figure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::metrics::{tests::matrix, ALL};
+    use crate::metrics::{tests::matrix, ALL};
 
     #[test]
     fn parts_are_the_whole() {

@@ -6,7 +6,7 @@ use fpt_walksim_model::report::{ByCache, Categories, Kind, Organisation, Phase, 
 
 use super::cells::Matrix;
 use super::row::{Row, ALL};
-use crate::formats::cell::Cell;
+use fpt_formats::cell::Cell;
 
 pub fn per(value: f64, by: f64) -> Option<f64> {
     (by > 0.0).then(|| value / by)

@@ -95,7 +95,7 @@ fn sum(a: &Row, by_a: f64, b: &Row, by_b: f64) -> Row {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::metrics::{tests, Table};
+    use crate::metrics::{tests, Table};
 
     #[test]
     fn weights_are_of_user_instructions() {

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::results::{Case, Outcome, Report};
-use crate::api::Ctx;
+use fpt_kit::Ctx;
 
 /// A case of this name stands for results that differed until they were looked at again.
 pub const AT_FIRST: &str = "differed at first";

@@ -4,8 +4,8 @@
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{ExitCode, Result};
-use crate::say;
+use fpt_kit::say;
+use fpt_kit::{ExitCode, Result};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

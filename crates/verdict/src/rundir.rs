@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use serde_json::{json, Map, Value};
 
 use super::results::Report;
-use crate::api::{locked, proc, store, ui, Ctx, ExitCode, Result};
+use fpt_kit::{locked, proc, store, ui, Ctx, ExitCode, Result};
 
 pub struct RunDir {
     pub path: PathBuf,
@@ -138,7 +138,7 @@ pub fn recorded(run: &RunDir, body: impl FnOnce() -> Result<ExitCode>) -> Result
     let code = match &result {
         Ok(code) => *code,
         Err(err) => {
-            let (line, code) = crate::api::fail::report(err);
+            let (line, code) = fpt_kit::fail::report(err);
             run.set("error", line);
             code
         }
@@ -240,8 +240,8 @@ mod tests {
             file: OpenOptions::new().write(true).open("/dev/full").unwrap(),
             path: "/dev/full".into(),
         };
-        let (line, code) = crate::api::fail::report(&log.write(b"x").unwrap_err());
-        assert_eq!(code, crate::api::code::INFRA);
+        let (line, code) = fpt_kit::fail::report(&log.write(b"x").unwrap_err());
+        assert_eq!(code, fpt_kit::code::INFRA);
         assert!(line.contains("the disk is full"), "{line}");
     }
 }

@@ -70,7 +70,7 @@ pub struct Allow {
 }
 
 pub fn is_splat(line: &str) -> bool {
-    let line = super::tap::strip_time(line);
+    let line = fpt_verdict::tap::strip_time(line);
     // "bad pgd", "bad p4d", "bad pud", "bad pmd", but not any other word with p.
     SPLATS.iter().any(|s| {
         line.contains(s)
@@ -90,7 +90,7 @@ pub fn scan<'a>(lines: impl IntoIterator<Item = &'a str>, allow: &[Allow]) -> Ve
     let mut program = String::new();
     let mut found = Vec::new();
     for raw in lines {
-        let line = super::tap::strip_time(raw.trim_end());
+        let line = fpt_verdict::tap::strip_time(raw.trim_end());
         if let Some(name) = line.strip_prefix(BEGIN) {
             program = name.to_string();
         } else if line.starts_with(END) {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use crate::api::{Fail, Result};
+use fpt_kit::{Fail, Result};
 
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Needs {

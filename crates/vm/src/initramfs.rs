@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 
 use super::elf;
-use crate::api::{hash, store, Ctx, Fail, Result};
+use fpt_kit::{hash, store, Ctx, Fail, Result};
 
 enum Node {
     Dir(u32),

@@ -5,9 +5,13 @@ use std::path::{Path, PathBuf};
 
 use fpt_init::proto::PORT;
 
-use crate::api::{Cmd, Fail, Result};
-use crate::modes;
 use fpt_geometry::Mode;
+use fpt_kit::{Cmd, Fail, Result};
+
+/// The word of the kernel's command line that selects the mode.
+fn kernel_arg(mode: Mode) -> String {
+    format!("fpt={mode}")
+}
 
 /// A QEMU to run: ours, or the distribution's.
 #[derive(Debug, Clone)]
@@ -78,7 +82,7 @@ impl Spec {
             // spins for a few ticks to see whether the timer works, and it would panic.
             args.extend(["clocksource=hpet", "tsc=unstable", "no_timer_check"].map(str::to_string));
         }
-        args.extend(self.mode.map(modes::kernel_arg));
+        args.extend(self.mode.map(kernel_arg));
         args.extend(self.append.iter().cloned());
         args.join(" ")
     }

@@ -6,7 +6,7 @@ use std::io;
 use anyhow::Context as _;
 use rustix::termios::{tcgetattr, tcgetwinsize, tcsetattr, OptionalActions, Termios};
 
-use crate::api::Result;
+use fpt_kit::Result;
 
 /// Every key goes to the guest. Dropped, the terminal is as before.
 pub struct RawTerminal {

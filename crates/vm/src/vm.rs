@@ -18,9 +18,9 @@ use fpt_init::proto::{Ev, Exec, Op, Stream, VERSION};
 
 use super::console::{self, Allow, Splat};
 use super::qemu::{Program, Spec};
-use super::rundir::{Log, RunDir};
-use crate::api::proc::{self, Io, Job, RemoveOnExit};
-use crate::api::{code, locked, Ctx, Fail, Result, Stage};
+use fpt_kit::proc::{self, Io, Job, RemoveOnExit};
+use fpt_kit::{code, locked, Ctx, Fail, Result, Stage};
+use fpt_verdict::rundir::{Log, RunDir};
 
 /// Without a sign of life for so long (init sends one every few seconds) a guest has hung.
 pub const SILENCE: Duration = Duration::from_secs(90);
@@ -108,7 +108,7 @@ pub struct Guest {
 /// Was this error the guest's own end (a crash, or a hang)?
 pub fn is_guest_end(err: &anyhow::Error) -> bool {
     matches!(
-        crate::api::fail::report(err).1,
+        fpt_kit::fail::report(err).1,
         code::GUEST_CRASHED | code::TIMEOUT
     )
 }
@@ -418,7 +418,7 @@ impl Guest {
             .find(|l| console::is_fatal(l))
             .or_else(|| lines.iter().find(|l| console::is_splat(l)));
         let why = match (panic, status) {
-            (Some(line), _) => super::tap::strip_time(line).to_string(),
+            (Some(line), _) => fpt_verdict::tap::strip_time(line).to_string(),
             (None, Some(s)) if !s.success() => {
                 format!("QEMU ended with {} {stderr}", proc::describe(s))
             }

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 
 use super::command;
-use crate::api::{code, did_you_mean, store, ui, ExitCode, Fail, Result};
 use crate::defaults::Defaults;
+use fpt_kit::{code, did_you_mean, store, ui, ExitCode, Fail, Result};
 
 #[derive(clap::Args, Debug)]
 pub struct Args {

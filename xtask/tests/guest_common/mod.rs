@@ -41,7 +41,7 @@ fn fake_qemu() -> PathBuf {
         let fpt = Path::new(env!("CARGO_BIN_EXE_fpt"));
         let (profile, target) = (fpt.parent().unwrap(), fpt.ancestors().nth(2).unwrap());
         let mut cmd = Command::new(env!("CARGO"));
-        cmd.args(["build", "--quiet", "--locked", "--package", "fake-qemu"])
+        cmd.args(["build", "--quiet", "--locked", "--package", "fpt-testkit"])
             .args([
                 "--manifest-path",
                 concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"),

@@ -8,13 +8,13 @@ use serde::Deserialize;
 
 use super::grid;
 use super::Outcome;
-use crate::api::Result;
-use crate::report::metrics::{Figures, Of, Row, GRAPHS};
-use crate::report::text::{percent, percent_in};
-use crate::report::weights::Weights;
-use crate::report::{sensitivity, stats};
-use crate::sweep::{self, Point};
 use fpt_geometry::Mode;
+use fpt_kit::Result;
+use fpt_report::metrics::{Figures, Of, Row, GRAPHS};
+use fpt_report::sweep::{self, Point};
+use fpt_report::text::{percent, percent_in};
+use fpt_report::weights::Weights;
+use fpt_report::{sensitivity, stats};
 
 /// Percentages are of changes against radix unless something else is said.
 #[derive(Debug, Deserialize)]

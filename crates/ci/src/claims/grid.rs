@@ -2,8 +2,8 @@
 //! Tables of documents, cell by cell.
 
 use super::Outcome;
-use crate::report::metrics::{Figures, Of};
 use fpt_geometry::Mode;
+use fpt_report::metrics::{Figures, Of};
 
 /// The lines of the first table whose head begins with this cell, as cells.
 fn table(document: &str, head: &str) -> Vec<Vec<String>> {

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::api::{code, Cmd, Ctx, ExitCode, Fail, Result};
-use crate::say;
 use check::{Check, Data};
+use fpt_kit::say;
+use fpt_kit::{code, Cmd, Ctx, ExitCode, Fail, Result};
 
 /// The list, from the root of the checkout.
 const FILE: &str = "docs/claims.toml";
@@ -179,7 +179,7 @@ fn command(ctx: &Ctx, line: &str) -> Option<Outcome> {
     match Cmd::new(program).args(words).cwd(&ctx.root).output() {
         Ok(out) if out.status.success() => None,
         Ok(_) => Some(Outcome::Fails(format!("`{line}` failed"))),
-        Err(err) => Some(Outcome::Fails(crate::api::fail::report(&err).0)),
+        Err(err) => Some(Outcome::Fails(fpt_kit::fail::report(&err).0)),
     }
 }
 
@@ -305,7 +305,7 @@ cycles_data,cycles_instruction,cycles_tlb,page_table_kb,untranslated_data,untran
             let said = format!("{:#}", all(&ctx, false).unwrap_err());
             let said = format!(
                 "{said} {:?}",
-                crate::api::fail::report(&all(&ctx, false).unwrap_err())
+                fpt_kit::fail::report(&all(&ctx, false).unwrap_err())
             );
             assert!(said.contains(why), "{said}");
         }

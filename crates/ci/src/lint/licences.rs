@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use anyhow::Context as _;
 use serde::Deserialize;
 
-use crate::api::{Cmd, Ctx, Result};
+use fpt_kit::{Cmd, Ctx, Result};
 
 /// Licences under which a dependency may be, alone or as a choice.
 const GOOD: [&str; 9] = [
@@ -70,7 +70,7 @@ fn of_others(all: &Metadata) -> Vec<String> {
         .filter_map(|p| match &p.license {
             Some(l) if is_good(l) => None,
             Some(l) => Some(format!(
-                "{}: {l} is not in GOOD of xtask/src/lint/licences.rs",
+                "{}: {l} is not in GOOD of crates/ci/src/lint/licences.rs",
                 p.name
             )),
             None => Some(format!("{}: it says no licence", p.name)),

@@ -62,7 +62,7 @@ fn pages_named_elsewhere(tree: &Tree) -> Vec<String> {
         .files
         .iter()
         .filter(|f| !f.has_extension(&["md", "patch"]));
-    for file in others.filter(|f| !f.path.starts_with("xtask/src/lint/")) {
+    for file in others.filter(|f| !f.path.starts_with("crates/ci/src/lint/")) {
         for (n, line) in file.lines() {
             let words = line.split(|c: char| !(c.is_ascii_alphanumeric() || "/-_.".contains(c)));
             for word in words.filter(|w| w.starts_with("docs/") && w.contains(".md")) {

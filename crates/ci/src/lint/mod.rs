@@ -13,10 +13,10 @@ mod tree;
 
 use std::time::Instant;
 
-use crate::api::{fail, Ctx, Result};
-use crate::doctor;
-use crate::guest::results::{Case, Outcome};
-use crate::guest::rundir::RunDir;
+use fpt_kbuild::doctor;
+use fpt_kit::{fail, Ctx, Result};
+use fpt_verdict::results::{Case, Outcome};
+use fpt_verdict::rundir::RunDir;
 use tree::Tree;
 
 /// What the command line tells of itself. It lies above this module, which must not import it.
@@ -95,7 +95,7 @@ fn excerpt(found: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::Fail;
+    use fpt_kit::Fail;
 
     #[test]
     fn a_complaint_is_red_and_so_is_a_check_that_could_not_look() {

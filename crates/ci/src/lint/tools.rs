@@ -5,8 +5,8 @@ use std::path::Path;
 
 use super::tree::Tree;
 use super::Found;
-use crate::api::{proc, Cmd, Ctx, Result};
-use crate::guest::rundir::RunDir;
+use fpt_kit::{proc, Cmd, Ctx, Result};
+use fpt_verdict::rundir::RunDir;
 
 /// A program that looks at the whole checkout.
 pub struct Tool {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::api::{Cmd, Ctx, Fail, Result};
+use fpt_kit::{Cmd, Ctx, Fail, Result};
 
 /// One text file.
 #[derive(Debug, Clone)]

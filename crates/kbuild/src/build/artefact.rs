@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use crate::api::{store, Ctx, Result};
+use fpt_kit::{store, Ctx, Result};
 
 /// Facts about an artefact, kept beside it.
 pub type Meta = BTreeMap<String, String>;

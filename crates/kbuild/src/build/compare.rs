@@ -15,9 +15,9 @@ use object::{Object, ObjectSection, ObjectSymbol, RelocationTarget, SectionFlags
 
 use super::kernel::{objects, prepare_tree, OBJECT_DIRS};
 use super::{Compiler, Profile};
-use crate::api::{hash, Ctx, Result};
 use crate::patch;
 use crate::sources::{self, Project};
+use fpt_kit::{hash, Ctx, Result};
 
 /// Objects whose source the queue changes whatever the option says: four that the EMT layer rewrites,
 /// and the LRU_GEN walker, which is given a PUD slot in place of a copy of it. What they cost is
@@ -254,7 +254,7 @@ mod tests {
         let source = dir.path().join("x.c");
         std::fs::write(&source, text).expect("written");
         let out = dir.path().join("mm/x.o");
-        let cc = crate::api::Cmd::new("gcc").args(["-O2", "-c", "-o"]);
+        let cc = fpt_kit::Cmd::new("gcc").args(["-O2", "-c", "-o"]);
         cc.arg(&out).arg(&source).read().expect("compiled");
         dir
     }

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 
 use super::{Profile, Toolchain};
-use crate::api::{hash, store, Cmd, Ctx, Fail, Result, Steps};
 use crate::sources::git;
+use fpt_kit::{hash, store, Cmd, Ctx, Fail, Result, Steps};
 
 /// A fragment's name (for messages) and text.
 #[derive(Clone, Debug)]

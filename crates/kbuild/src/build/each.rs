@@ -8,9 +8,9 @@
 use anyhow::Context as _;
 
 use super::{objects, Compiler, Profile};
-use crate::api::{hash, Ctx, Result};
 use crate::patch::{self, Check, Queue, Scratch};
 use crate::sources::{self, git, Project};
+use fpt_kit::{hash, Ctx, Result};
 
 pub fn each(ctx: &Ctx) -> Result<Vec<Check>> {
     let project = Project::Linux;
@@ -39,7 +39,7 @@ pub fn each(ctx: &Ctx) -> Result<Vec<Check>> {
         head = commit;
         git(&work).args(["reset", "-q", "--hard", &head]).read()?;
         for (from, to) in patch::placed_files(&ctx.root)? {
-            crate::api::store::write_if_changed(&work.join(to), &std::fs::read(from)?)?;
+            fpt_kit::store::write_if_changed(&work.join(to), &std::fs::read(from)?)?;
         }
         let kconfig = work.join("arch/x86/Kconfig");
         let text = std::fs::read_to_string(&kconfig)

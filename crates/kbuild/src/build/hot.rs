@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use object::{Object, ObjectSection, ObjectSymbol, RelocationTarget};
 
-use crate::api::Result;
+use fpt_kit::Result;
 
 /// Objects on the hot paths.
 pub const OBJECTS: [&str; 6] = [
@@ -90,14 +90,14 @@ mod tests {
         let (source, out) = (dir.join("x.c"), dir.join(name));
         std::fs::create_dir_all(out.parent().expect("a folder")).expect("made");
         std::fs::write(&source, text).expect("written");
-        let cc = crate::api::Cmd::new("gcc").args(["-O2", "-c", "-o"]);
+        let cc = fpt_kit::Cmd::new("gcc").args(["-O2", "-c", "-o"]);
         cc.arg(&out).arg(&source).read().expect("compiled");
     }
 
     /// A hook of another name would be looked for in vain.
     #[test]
     fn hooks_are_those_of_the_kernel() {
-        let at = Path::new(env!("CARGO_MANIFEST_DIR")).join("../rust-mm-fpt/kernel/hot.rs");
+        let at = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../rust-mm-fpt/kernel/hot.rs");
         let text = std::fs::read_to_string(at).expect("readable");
         let names: Vec<&str> = text
             .lines()

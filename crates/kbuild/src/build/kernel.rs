@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use super::artefact::{self, Meta};
 use super::{compare, config, hot, Compiler, Kernel, Profile, Toolchain};
-use crate::api::{code, hash, proc, ui, Ctx, ExitCode, Fail, Result, Steps};
 use crate::doctor;
 use crate::modes;
 use crate::patch::{self, Queue};
 use crate::sources::{self, git, Project, Source};
 use crate::toolchain;
 use fpt_geometry::Mode;
+use fpt_kit::{code, hash, proc, ui, Ctx, ExitCode, Fail, Result, Steps};
 
 /// Raised when the way of building changes in a way that the other inputs do not show.
 const RECIPE: &str = "2";
@@ -42,7 +42,7 @@ pub fn main(ctx: &Ctx, args: KernelArgs) -> Result<ExitCode> {
         if ctx.dry_run {
             return Ok(code::OK);
         }
-        crate::say!("\n", "{result}");
+        fpt_kit::say!("\n", "{result}");
         return Ok(ExitCode::of_check(result.same()));
     }
     for mode in args.mode.iter().copied() {
@@ -150,7 +150,7 @@ pub fn kernel_with(ctx: &Ctx, profile: Profile, compiler: Compiler) -> Result<Ke
         format!("{} {}", source.version, source.sha256),
     );
     meta.insert("tools".into(), tools.versions.join("; "));
-    meta.insert("built_in".into(), crate::api::ui::elapsed(stage.elapsed()));
+    meta.insert("built_in".into(), fpt_kit::ui::elapsed(stage.elapsed()));
     // Without the bitcode (gcc, another LLVM) the hooks are ordinary calls.
     let hot_calls = match profile == Profile::Fpt && out.join(HOT_BITCODE).is_file() {
         true => Some(hot::report(&out)?),

@@ -14,10 +14,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use crate::api::{hash, Cmd, Ctx, Fail, Result};
 use crate::doctor;
 use crate::toolchain::find_program;
 use fpt_geometry::Mode;
+use fpt_kit::{hash, Cmd, Ctx, Fail, Result};
 
 pub use crate::toolchain::{Compiler, Toolchain};
 pub use compare::compare_off;

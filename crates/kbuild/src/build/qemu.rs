@@ -8,11 +8,11 @@ use anyhow::Context as _;
 
 use super::artefact::{self, Meta};
 use super::Qemu;
-use crate::api::{code, hash, ui, Cmd, Ctx, ExitCode, Fail, Result, Stage};
 use crate::doctor;
 use crate::patch::{self, Queue};
 use crate::sources::{self, Project, Source};
 use crate::toolchain::clean_env;
+use fpt_kit::{code, hash, ui, Cmd, Ctx, ExitCode, Fail, Result, Stage};
 
 const RECIPE: &str = "1";
 
@@ -102,7 +102,7 @@ pub fn qemu(ctx: &Ctx) -> Result<Qemu> {
         if log.exists() {
             std::fs::remove_file(&log)?;
         }
-        crate::api::store::make_dir(&out)?;
+        fpt_kit::store::make_dir(&out)?;
     }
     configure(ctx, &stage, &log, &src, &out)?;
     let ninja = Cmd::new("ninja")
@@ -126,7 +126,7 @@ pub fn qemu(ctx: &Ctx) -> Result<Qemu> {
         "source".into(),
         format!("{} {}", source.version, source.sha256),
     );
-    meta.insert("built_in".into(), crate::api::ui::elapsed(stage.elapsed()));
+    meta.insert("built_in".into(), fpt_kit::ui::elapsed(stage.elapsed()));
     artefact::create(ctx, "qemu", &hash, &meta, |dir| {
         let bin = dir.join("qemu-system-x86_64");
         artefact::copy(&out.join("qemu-system-x86_64"), &bin)?;
@@ -200,7 +200,7 @@ fn configure(ctx: &Ctx, stage: &Stage, log: &Path, src: &Path, out: &Path) -> Re
     let cmd = Cmd::new(src.join("configure")).args(CONFIGURE).cwd(out);
     ctx.step(stage, log, &clean_env(cmd))?;
     if !ctx.dry_run {
-        crate::api::store::write_atomic(&stamp, line.as_bytes())?;
+        fpt_kit::store::write_atomic(&stamp, line.as_bytes())?;
     }
     Ok(())
 }
@@ -215,7 +215,7 @@ fn provide_meson(ctx: &Ctx, src: &Path) -> Result<()> {
         return Ok(());
     }
     if !to.is_file() {
-        crate::api::store::make_dir(to.parent().unwrap_or(src))?;
+        fpt_kit::store::make_dir(to.parent().unwrap_or(src))?;
         artefact::copy(&wheel, &to)?;
     }
     Ok(())
@@ -229,8 +229,8 @@ fn option_roms(ctx: &Ctx, stage: &Stage, log: &Path, src: &Path, out: &Path) -> 
         src.display()
     );
     if !ctx.dry_run {
-        crate::api::store::make_dir(&dir)?;
-        crate::api::store::write_if_changed(&dir.join("config.mak"), config.as_bytes())?;
+        fpt_kit::store::make_dir(&dir)?;
+        fpt_kit::store::write_if_changed(&dir.join("config.mak"), config.as_bytes())?;
         let makefile = dir.join("Makefile");
         if !makefile.exists() {
             artefact::copy(&src.join("pc-bios/optionrom/Makefile"), &makefile)?;

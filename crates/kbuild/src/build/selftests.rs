@@ -7,11 +7,11 @@ use anyhow::Context as _;
 
 use super::artefact::{self, Meta};
 use super::{kernel, Compiler, Profile};
-use crate::api::{hash, Cmd, Ctx, Fail, Result};
 use crate::doctor;
 use crate::patch::{self, Queue};
 use crate::sources::{self, Project, Source};
 use crate::toolchain::clean_env;
+use fpt_kit::{hash, Cmd, Ctx, Fail, Result};
 
 const RECIPE: &str = "2";
 
@@ -71,7 +71,7 @@ pub fn kselftests(ctx: &Ctx) -> Result<PathBuf> {
         if log.exists() {
             std::fs::remove_file(&log)?;
         }
-        crate::api::store::make_dir(&out)?;
+        fpt_kit::store::make_dir(&out)?;
     }
     let headers = Cmd::new("make")
         .arg("-C")

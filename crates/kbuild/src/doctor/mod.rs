@@ -9,8 +9,8 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use crate::api::{code, ui, Cmd, Ctx, ExitCode, Fail, Result};
 use crate::toolchain::{self, Compiler};
+use fpt_kit::{code, ui, Cmd, Ctx, ExitCode, Fail, Result};
 
 pub use setup::{setup, SetupArgs};
 pub use table::{meson_wheel, system_meson, BROWSERS};
@@ -148,10 +148,10 @@ pub fn doctor(ctx: &Ctx, _args: DoctorArgs) -> Result<ExitCode> {
     for item in TABLE {
         let used: Vec<&str> = item.needed.iter().map(|n| n.command()).collect();
         match (item.check)(ctx) {
-            Ok(version) => crate::say!("\n", "ok       {:<22} {version}", item.name),
+            Ok(version) => fpt_kit::say!("\n", "ok       {:<22} {version}", item.name),
             Err(why) => {
                 bad += 1;
-                crate::say!(
+                fpt_kit::say!(
                     "\n",
                     "missing  {:<22} {why}; for {}: {}",
                     item.name,
@@ -161,10 +161,10 @@ pub fn doctor(ctx: &Ctx, _args: DoctorArgs) -> Result<ExitCode> {
             }
         }
     }
-    crate::say!("\n", "{}", compilers());
-    crate::say!("\n", "{}", disk(ctx));
+    fpt_kit::say!("\n", "{}", compilers());
+    fpt_kit::say!("\n", "{}", disk(ctx));
     if distro == Distro::Other {
-        crate::say!("\n", "This is neither Debian 12 nor 13: package names are Debian 13's, `setup` installs nothing here.");
+        fpt_kit::say!("\n", "This is neither Debian 12 nor 13: package names are Debian 13's, `setup` installs nothing here.");
     }
     if bad > 0 {
         return Err(Fail::infra(
@@ -173,7 +173,7 @@ pub fn doctor(ctx: &Ctx, _args: DoctorArgs) -> Result<ExitCode> {
             "`cargo xtask setup` installs them",
         ));
     }
-    crate::say!("\n", "Everything is there.");
+    fpt_kit::say!("\n", "Everything is there.");
     Ok(code::OK)
 }
 

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::table::{cargo_part, meson_requirement, meson_wheel, rust_packages, CargoPart, How};
 use super::{missing, Distro};
-use crate::api::{code, proc, store, Cmd, Ctx, ExitCode, Fail, Result, Stage};
 use crate::toolchain::{self, BINDGEN, RUST_LINE};
+use fpt_kit::{code, proc, store, Cmd, Ctx, ExitCode, Fail, Result, Stage};
 
 #[derive(clap::Args, Debug)]
 pub struct SetupArgs {
@@ -89,10 +89,10 @@ pub fn setup(ctx: &Ctx, args: SetupArgs) -> Result<ExitCode> {
     let distro = Distro::detect();
     let plan = Plan::make(ctx, distro);
     if plan.is_empty() {
-        crate::say!("\n", "Everything is there; nothing to install.");
+        fpt_kit::say!("\n", "Everything is there; nothing to install.");
         return Ok(code::OK);
     }
-    crate::say!("\n", "To be installed:\n{}", plan.describe(ctx, distro));
+    fpt_kit::say!("\n", "To be installed:\n{}", plan.describe(ctx, distro));
     if distro == Distro::Other {
         return Err(Fail::infra(
             "cannot install packages here",
@@ -101,7 +101,7 @@ pub fn setup(ctx: &Ctx, args: SetupArgs) -> Result<ExitCode> {
         ));
     }
     if !args.yes && !ctx.dry_run && !confirmed()? {
-        crate::say!("\n", "Nothing was installed.");
+        fpt_kit::say!("\n", "Nothing was installed.");
         return Ok(code::OK);
     }
     let _lock = if ctx.dry_run {
@@ -165,7 +165,7 @@ pub fn setup(ctx: &Ctx, args: SetupArgs) -> Result<ExitCode> {
             format!("see {} and `cargo xtask doctor`", log.display()),
         ));
     }
-    crate::say!("\n", "Everything is there.");
+    fpt_kit::say!("\n", "Everything is there.");
     Ok(code::OK)
 }
 

@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use super::{dpkg_version, Distro, For};
-use crate::api::{Cmd, Ctx};
 use crate::toolchain::{self, find_program, BINDGEN, RUST_LINE};
+use fpt_kit::{Cmd, Ctx};
 
 /// The meson release that is taken where the system's is too old for QEMU.
 const MESON: &str = "1.5.0";

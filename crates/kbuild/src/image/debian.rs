@@ -10,12 +10,12 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{hash, store, Cmd, Ctx, Fail, Result, Stage, Steps};
 use crate::build::artefact;
 use crate::doctor;
 use crate::sources::debian::{own_entries, stanzas, Apt};
 use crate::sources::PackageKind;
 use crate::toolchain::find_program;
+use fpt_kit::{hash, store, Cmd, Ctx, Fail, Result, Stage, Steps};
 
 const KIND: &str = "image";
 /// To be raised when the way of making changes.

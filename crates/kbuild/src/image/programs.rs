@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use crate::api::{hash, store, Cmd, Ctx, Result};
+use fpt_kit::{hash, store, Cmd, Ctx, Result};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 const PACKAGE: &str = "fpt-workloads";

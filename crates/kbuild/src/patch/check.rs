@@ -8,8 +8,8 @@ use std::path::Path;
 
 use super::queue::{Patch, Queue};
 use super::{refresh, Scratch};
-use crate::api::{proc, Cmd, Ctx, Result};
 use crate::sources::{self, Project};
+use fpt_kit::{proc, Cmd, Ctx, Result};
 
 /// The outcome of one check.
 #[derive(Clone, Debug)]

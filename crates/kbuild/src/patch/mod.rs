@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use crate::api::{code, hash, proc, store, Cmd, Ctx, ExitCode, Fail, Result, Stage};
 use crate::doctor;
 use crate::sources::{self, git, Project, Source};
+use fpt_kit::{code, hash, proc, store, Cmd, Ctx, ExitCode, Fail, Result, Stage};
 
 pub use check::{check, Check};
 pub use queue::Queue;
@@ -89,7 +89,7 @@ pub fn main(ctx: &Ctx, args: Args, each: Each) -> Result<ExitCode> {
                 let source = sources::ensure(ctx, project)?;
                 let _lock = tree_lock(ctx, project, &source)?;
                 let applied = apply_with(ctx, project, &source, force)?;
-                crate::say!(
+                fpt_kit::say!(
                     "\n",
                     "{project} {}: {}",
                     source.release,
@@ -111,12 +111,12 @@ pub fn main(ctx: &Ctx, args: Args, each: Each) -> Result<ExitCode> {
             for project in some(project) {
                 for check in check::check(ctx, project)? {
                     failed |= !check.ok();
-                    crate::say!("\n", "{check}");
+                    fpt_kit::say!("\n", "{check}");
                 }
                 if build && project == Project::Linux {
                     for check in each(ctx)? {
                         failed |= !check.ok();
-                        crate::say!("\n", "{check}");
+                        fpt_kit::say!("\n", "{check}");
                     }
                 }
             }
@@ -129,7 +129,7 @@ fn status(ctx: &Ctx, project: Project) -> Result<()> {
     let queue = Queue::load(&ctx.root, project)?;
     let source = sources::planned(ctx, project)?;
     let dir = sources::tree_dir(ctx, project, &source);
-    crate::say!(
+    fpt_kit::say!(
         "\n",
         "{project}: {} patches for {}.*, source {} ({})",
         queue.patches.len(),
@@ -138,14 +138,14 @@ fn status(ctx: &Ctx, project: Project) -> Result<()> {
         hash::short(&source.sha256)
     );
     if !dir.is_dir() {
-        crate::say!(
+        fpt_kit::say!(
             "\n",
             "  tree: not unpacked yet (`cargo xtask patch apply {}`)",
             project.name()
         );
         return Ok(());
     }
-    crate::say!("\n", "  tree: {}", dir.display());
+    fpt_kit::say!("\n", "  tree: {}", dir.display());
     let head = rev(&dir, "HEAD")?;
     let wanted = git(&dir)
         .args(["rev-parse", "-q", "--verify", &queue_ref(&dir, &queue)?])
@@ -165,10 +165,10 @@ fn status(ctx: &Ctx, project: Project) -> Result<()> {
             project.name()
         )
     };
-    crate::say!("\n", "  {state}");
+    fpt_kit::say!("\n", "  {state}");
     let dirty = edits(&dir)?;
     if !dirty.is_empty() {
-        crate::say!("\n", "  edited, not committed: {}", dirty.join(", "));
+        fpt_kit::say!("\n", "  edited, not committed: {}", dirty.join(", "));
     }
     Ok(())
 }

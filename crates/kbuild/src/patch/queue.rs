@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use crate::api::{hash, Fail, Result};
 use crate::sources::{Base, Project};
+use fpt_kit::{hash, Fail, Result};
 
 #[derive(Clone, Debug)]
 pub struct Queue {

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::queue::{self, Queue};
-use crate::api::{code, proc, store, Ctx, ExitCode, Fail, Result};
 use crate::sources::{self, git, Project};
+use fpt_kit::{code, proc, store, Ctx, ExitCode, Fail, Result};
 
 pub fn refresh(
     ctx: &Ctx,
@@ -53,7 +53,7 @@ pub fn refresh(
     let mut changed = 0;
     for name in queue::names(&old).filter(|n| !new.iter().any(|m| m == n)) {
         changed += 1;
-        crate::say!("\n", "- {name}");
+        fpt_kit::say!("\n", "- {name}");
         if !ctx.dry_run {
             let _ = fs::remove_file(queue_dir.join(name));
         }
@@ -66,7 +66,7 @@ pub fn refresh(
             continue;
         }
         changed += 1;
-        crate::say!("\n", "{sign} {name}");
+        fpt_kit::say!("\n", "{sign} {name}");
         if !ctx.dry_run {
             store::write_atomic(&path, &data)?;
         }
@@ -74,7 +74,7 @@ pub fn refresh(
     if !ctx.dry_run {
         store::write_if_changed(&series, queue::rewrite_series(&old, &new).as_bytes())?;
     }
-    crate::say!("\n", "{project}: {} patches, {changed} changed", new.len());
+    fpt_kit::say!("\n", "{project}: {} patches, {changed} changed", new.len());
     if !ctx.dry_run {
         // The queue now names what stands there.
         Queue::load(&ctx.root, project)?;

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-use crate::api::Result;
+use fpt_kit::Result;
 
 /// One archive: an URI with one suite.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 
 use super::{aptlists, release_of, Base, Entry, PackageKind, Project, Source};
-use crate::api::{fail, hash, store, Cmd, Ctx, Fail, Result, Stage, Steps};
+use fpt_kit::{fail, hash, store, Cmd, Ctx, Fail, Result, Stage, Steps};
 
 /// Names of suites that mean the machine's own release.
 const ALIASES: [&str; 3] = ["stable", "oldstable", "testing"];

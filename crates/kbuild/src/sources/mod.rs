@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{code, hash, store, Cmd, Ctx, ExitCode, Fail, Result, Stage};
 use crate::doctor;
+use fpt_kit::{code, hash, store, Cmd, Ctx, ExitCode, Fail, Result, Stage};
 
 pub use aptlists::Entry;
 
@@ -232,7 +232,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
 }
 
 fn print_source(project: Project, source: &Source) {
-    crate::say!(
+    fpt_kit::say!(
         "\n",
         "{project} {} ({}), sha256 {}",
         source.version,

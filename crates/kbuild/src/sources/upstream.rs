@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 
 use super::{Base, Project, Source};
-use crate::api::{hash, store, Cmd, Ctx, Fail, Result};
+use fpt_kit::{hash, store, Cmd, Ctx, Fail, Result};
 
 pub fn fetch(ctx: &Ctx, project: Project, base: &Base, from: &str, sha256: &str) -> Result<Source> {
     let sha256 = sha256.to_ascii_lowercase();

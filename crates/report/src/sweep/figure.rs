@@ -6,11 +6,11 @@ use fpt_walksim_model::config::Pwc;
 use fpt_walksim_model::synthetic::Pattern;
 
 use super::{size, Point};
-use crate::report::draw::Colour;
-use crate::report::figure::colour;
-use crate::report::lines::{Lines, Mark, Panel, Series};
-use crate::report::metrics::{Of, ALL};
-use crate::report::published::PUBLISHED;
+use crate::draw::Colour;
+use crate::figure::colour;
+use crate::lines::{Lines, Mark, Panel, Series};
+use crate::metrics::{Of, ALL};
+use crate::published::PUBLISHED;
 
 pub const WIDE: u32 = 1000;
 const ECPT: Colour = (0xb0, 0x7a, 0xc0);

@@ -15,12 +15,12 @@ use fpt_walksim_model::report::{Organisation, WASTED_CYCLES};
 use fpt_walksim_model::synthetic::{self, Pattern, Run};
 use serde::{Deserialize, Serialize};
 
-use crate::api::fail::did_you_mean;
-use crate::api::{code, store, Ctx, ExitCode, Fail, Result};
-use crate::guest::rundir;
-use crate::report::{draw, export, lines, text};
-use crate::say;
+use crate::{draw, export, lines, text};
 use fpt_geometry::Mode;
+use fpt_kit::fail::did_you_mean;
+use fpt_kit::say;
+use fpt_kit::{code, store, Ctx, ExitCode, Fail, Result};
+use fpt_verdict::rundir;
 
 pub const SCHEMA: &str = "fpt-sweep/1";
 

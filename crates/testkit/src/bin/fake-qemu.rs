@@ -214,7 +214,7 @@ impl Fake {
         if let (Some(out), Some(_)) = (option("out="), option("fpt=")) {
             leave_findings(&out, &self.what);
         }
-        xtask::bench::synthetic::leave(option, self.mode, &self.what);
+        fpt_testkit::synthetic::leave(option, self.mode, &self.what);
     }
 
     fn send(&mut self, ev: &Ev) {

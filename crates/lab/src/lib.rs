@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Guests of this project: what they are made of, which tables they are asked for, who watches them; `run` and `gdb`.
+
+pub mod gdb;
+pub mod parts;
+pub mod plan;
+pub mod run;
+pub mod sanitize;
+pub mod subject;

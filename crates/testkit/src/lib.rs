@@ -1,0 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Made-up results of the simulator, for tests; the stand-in for QEMU is this crate's program.
+
+pub mod synthetic;
