@@ -5,22 +5,24 @@
 //! silent for too long ends the run at once; nothing here waits for a wall clock to run out.
 
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{channel, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::mpsc::{channel, Receiver, RecvTimeoutError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use fpt_init::proto::{Ev, Exec, Op, Stream, VERSION};
 
+use super::channels::{
+    listen, read_console, read_ctl, read_stderr, send, triple_fault, Event, Lines, Writer,
+};
 use super::console::{self, Allow, Splat};
+use super::monitor::Monitor;
 use super::qemu::{Program, Spec};
 use fpt_kit::proc::{self, Io, Job, RemoveOnExit};
 use fpt_kit::{code, locked, Ctx, Fail, Result, Stage};
-use fpt_verdict::rundir::{Log, RunDir};
+use fpt_verdict::rundir::RunDir;
 
 /// Without a sign of life for so long (init sends one every few seconds) a guest has hung.
 pub const SILENCE: Duration = Duration::from_secs(90);
@@ -29,15 +31,6 @@ const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// After being told to restart. As with silence, counted time needs more of it.
 const FAREWELL: Duration = Duration::from_secs(15);
-
-enum Event {
-    Console(String),
-    ConsoleEnd,
-    LogFailed(anyhow::Error),
-    Ctl(Ev),
-    CtlBad(String),
-    CtlEnd,
-}
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,9 +64,6 @@ pub struct Boot {
     pub host: bool,
 }
 
-type Lines = Arc<Mutex<Vec<String>>>;
-type Writer = Arc<Mutex<Option<UnixStream>>>;
-
 pub struct Guest {
     pub name: String,
     pub boot: Boot,
@@ -81,8 +71,7 @@ pub struct Guest {
     job: Job,
     events: Receiver<Event>,
     ctl: Writer,
-    monitor: Writer,
-    monitor_buffer: Vec<u8>,
+    monitor: Monitor,
     lines: Lines,
     stderr: Lines,
     stderr_done: Arc<AtomicBool>,
@@ -225,8 +214,7 @@ impl Guest {
             job,
             events,
             ctl,
-            monitor,
-            monitor_buffer: Vec::new(),
+            monitor: Monitor::new(monitor),
             lines,
             stderr,
             stderr_done,
@@ -633,68 +621,7 @@ impl Guest {
 
     /// A command of the human monitor; its text.
     pub fn monitor(&mut self, line: &str) -> Result<String> {
-        if self.monitor_buffer.is_empty() {
-            self.qmp("qmp_capabilities", None)?;
-        }
-        let value = self.qmp(
-            "human-monitor-command",
-            Some(serde_json::json!({ "command-line": line })),
-        )?;
-        Ok(value.as_str().unwrap_or("").replace("\r\n", "\n"))
-    }
-
-    fn qmp(&mut self, name: &str, args: Option<serde_json::Value>) -> Result<serde_json::Value> {
-        let broken = |why: String| {
-            Fail::infra(
-                "the monitor does not answer",
-                why,
-                "see qemu.log of the run folder",
-            )
-        };
-        let mut request = serde_json::json!({ "execute": name });
-        if let Some(args) = args {
-            request["arguments"] = args;
-        }
-        // QEMU connected before the guest began, but the thread that accepts may be late on a busy host.
-        let give_up = Instant::now() + Duration::from_secs(5);
-        let mut stream = loop {
-            if let Some(stream) = locked(&self.monitor).as_ref() {
-                break stream.try_clone().map_err(|e| broken(e.to_string()))?;
-            }
-            if Instant::now() >= give_up {
-                return Err(broken("QEMU never connected".into()));
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        };
-        stream
-            .set_read_timeout(Some(Duration::from_secs(20)))
-            .map_err(|e| broken(e.to_string()))?;
-        stream
-            .write_all(format!("{request}\n").as_bytes())
-            .map_err(|e| broken(e.to_string()))?;
-        loop {
-            while let Some(end) = self.monitor_buffer.iter().position(|b| *b == b'\n') {
-                let line: Vec<u8> = self.monitor_buffer.drain(..=end).collect();
-                let value: serde_json::Value =
-                    serde_json::from_slice(&line).map_err(|e| broken(e.to_string()))?;
-                if let Some(error) = value.get("error") {
-                    return Err(broken(error.to_string()));
-                }
-                if let Some(answer) = value.get("return") {
-                    // Never empty again: the handshake is done once.
-                    if self.monitor_buffer.is_empty() {
-                        self.monitor_buffer.push(b' ');
-                    }
-                    return Ok(answer.clone());
-                }
-            }
-            let mut raw = [0; 4096];
-            match stream.read(&mut raw) {
-                Ok(0) => return Err(broken("it was closed".into())),
-                Ok(len) => self.monitor_buffer.extend_from_slice(&raw[..len]),
-                Err(e) => return Err(broken(e.to_string())),
-            }
-        }
+        self.monitor.command(line)
     }
 
     /// Asks the guest to end and waits for QEMU.
@@ -778,117 +705,5 @@ impl Requests {
     /// False if the guest is gone.
     pub fn send(&self, op: &Op) -> bool {
         send(&self.0, op)
-    }
-}
-
-fn send(writer: &Writer, op: &Op) -> bool {
-    let Ok(mut line) = serde_json::to_vec(op) else {
-        return false;
-    };
-    line.push(b'\n');
-    locked(writer)
-        .as_mut()
-        .is_some_and(|s| s.write_all(&line).is_ok())
-}
-
-/// Waits in a thread for QEMU to connect, keeps a writer, then serves the connection.
-/// The instruction pointer of the triple fault in QEMU's log, if there is one.
-fn triple_fault(log: &Path) -> Option<String> {
-    let text = std::fs::read(log).ok()?;
-    let text = String::from_utf8_lossy(&text);
-    let (_, after) = text.split_once("Triple fault")?;
-    let (_, rip) = after.split_once("RIP=")?;
-    rip.split_whitespace()
-        .next()
-        .map(|word| format!("rip {word}"))
-}
-
-fn listen(
-    path: &Path,
-    writer: &Writer,
-    stop: &Arc<AtomicBool>,
-    serve: impl FnOnce(UnixStream) + Send + 'static,
-) -> Result<()> {
-    let context = || format!("cannot listen on {}", path.display());
-    let listener = UnixListener::bind(path).with_context(context)?;
-    listener.set_nonblocking(true).with_context(context)?;
-    let (writer, stop) = (writer.clone(), stop.clone());
-    std::thread::spawn(move || {
-        while !stop.load(Ordering::SeqCst) {
-            match listener.accept() {
-                Ok((stream, _)) => {
-                    let both = stream
-                        .set_nonblocking(false)
-                        .and_then(|()| stream.try_clone());
-                    if let Ok(copy) = both {
-                        *locked(&writer) = Some(copy);
-                        serve(stream);
-                    }
-                    return;
-                }
-                Err(_) => std::thread::sleep(Duration::from_millis(3)),
-            }
-        }
-    });
-    Ok(())
-}
-
-fn read_ctl(stream: UnixStream, send: &Sender<Event>) {
-    let mut reader = BufReader::new(stream);
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        match reader.read_until(b'\n', &mut line) {
-            Ok(len) if len > 0 => {}
-            _ => break,
-        }
-        let event = match serde_json::from_slice(&line) {
-            Ok(ev) => Event::Ctl(ev),
-            Err(e) => Event::CtlBad(format!(
-                "{e}: {}",
-                String::from_utf8_lossy(&line).trim_end()
-            )),
-        };
-        if send.send(event).is_err() {
-            return;
-        }
-    }
-    let _ = send.send(Event::CtlEnd);
-}
-
-fn read_console(pipe: os_pipe::PipeReader, mut log: Log, lines: &Lines, send: &Sender<Event>) {
-    let mut reader = BufReader::new(pipe);
-    let mut raw = Vec::new();
-    let mut log_ok = true;
-    loop {
-        raw.clear();
-        match reader.read_until(b'\n', &mut raw) {
-            Ok(len) if len > 0 => {}
-            _ => break,
-        }
-        if log_ok {
-            if let Err(err) = log.write(&raw) {
-                log_ok = false;
-                let _ = send.send(Event::LogFailed(err));
-            }
-        }
-        let line: String = String::from_utf8_lossy(&raw)
-            .trim_end()
-            .chars()
-            .filter(|c| !c.is_control() || *c == '\t')
-            .collect();
-        locked(lines).push(line.clone());
-        let _ = send.send(Event::Console(line));
-    }
-    let _ = send.send(Event::ConsoleEnd);
-}
-
-fn read_stderr(pipe: os_pipe::PipeReader, mut log: Log, lines: &Lines) {
-    let mut reader = BufReader::new(pipe);
-    let mut raw = Vec::new();
-    while matches!(reader.read_until(b'\n', &mut raw), Ok(len) if len > 0) {
-        let _ = log.write(&raw);
-        locked(lines).push(String::from_utf8_lossy(&raw).trim_end().to_string());
-        raw.clear();
     }
 }
