@@ -10,8 +10,8 @@ use std::time::{Duration, Instant, SystemTime};
 use fpt_init::proto::Exec;
 use serde::Serialize;
 
+use super::counts::{self, Counts};
 use super::list;
-use super::stress::{self, Counts};
 use fpt_geometry::Mode;
 use fpt_kbuild::build::Profile;
 use fpt_kbuild::modes;
@@ -51,7 +51,7 @@ pub struct Args {
     #[arg(long, value_enum, value_name = "KERNEL")]
     kernel: Option<OtherKernel>,
     /// Minutes of each mode
-    #[arg(long, value_name = "N", default_value = "1", value_parser = stress::minutes, allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = counts::minutes, allow_negative_numbers = true)]
     minutes: f64,
     /// Of the random numbers [default: from the clock]
     #[arg(long)]
@@ -78,7 +78,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     qemu::check_size(&args.mem)?;
     let fuzz = Fuzz {
         seconds: (args.minutes * 60.0).round() as u64,
-        seed: args.seed.unwrap_or_else(stress::clock_seed),
+        seed: args.seed.unwrap_or_else(counts::clock_seed),
         plan: Plan {
             smp: args.smp,
             mem: args.mem.clone(),
@@ -179,7 +179,7 @@ struct Story {
 /// The program's lines `fuzz NAME NUMBER`.
 fn program_counts(text: &str) -> Counts {
     let lines = text.lines().filter_map(|l| l.strip_prefix("fuzz "));
-    stress::counts(&lines.collect::<Vec<_>>().join("\n"))
+    counts::counts(&lines.collect::<Vec<_>>().join("\n"))
 }
 
 /// What is wrong, without what differs each time; `None`: no mismatch.
@@ -236,7 +236,7 @@ impl Story {
     }
 
     fn count(&self, name: &str) -> i64 {
-        stress::count(&self.counts, name)
+        counts::count(&self.counts, name)
     }
 }
 
@@ -370,7 +370,7 @@ impl One<'_> {
         let mut cases = model_cases(&suite, &story);
         match result {
             Ok(()) => {
-                story.outcome = stress::IN_ORDER.into();
+                story.outcome = counts::IN_ORDER.into();
                 cases.extend(self.end_cases(&suite, &story));
             }
             Err(err) => {
@@ -390,7 +390,7 @@ impl One<'_> {
         }
         let failed = cases.iter().filter(|c| c.outcome == Outcome::Failed);
         let failed = failed.count();
-        if failed > 0 && story.outcome == stress::IN_ORDER {
+        if failed > 0 && story.outcome == counts::IN_ORDER {
             story.outcome = format!("{failed} cases failed");
         }
         story.ended_utc = rundir::utc(SystemTime::now());
@@ -416,9 +416,9 @@ impl One<'_> {
         guest.wait_ready(None)?;
         self.subject.check(guest)?;
         story.uname = guest.boot.uname.clone();
-        stress::ask(guest, &["fpt-fuzz", "setup"])?;
+        counts::ask(guest, &["fpt-fuzz", "setup"])?;
         self.program(guest, story, &["-n", WARM_UP, "-s", "1"], 60)?;
-        story.start = stress::state(guest)?;
+        story.start = counts::state(guest)?;
         let begin = Instant::now();
         let threads_from = self.fuzz.seconds - self.fuzz.seconds / 4;
         for (threads, until) in [("1", threads_from), ("3", self.fuzz.seconds)] {
@@ -445,7 +445,7 @@ impl One<'_> {
                 n += 1;
             }
         }
-        story.kernel = stress::change(&story.start, &stress::state(guest)?);
+        story.kernel = counts::change(&story.start, &counts::state(guest)?);
         // Everything but process 1 ends here.
         guest.run(Exec {
             argv: vec!["true".into()],
@@ -453,11 +453,11 @@ impl One<'_> {
             timeout_s: 60,
             ..Exec::default()
         })?;
-        stress::ask(guest, &["fpt-fuzz", "finish"])?;
-        let give_up = Instant::now() + stress::SETTLE;
+        counts::ask(guest, &["fpt-fuzz", "finish"])?;
+        let give_up = Instant::now() + counts::SETTLE;
         loop {
-            story.end = stress::state(guest)?;
-            if stress::left_over(&story.start, &story.end).is_empty() || Instant::now() >= give_up {
+            story.end = counts::state(guest)?;
+            if counts::left_over(&story.start, &story.end).is_empty() || Instant::now() >= give_up {
                 break;
             }
             std::thread::sleep(Duration::from_millis(500));
@@ -491,7 +491,7 @@ impl One<'_> {
         if !judged || !text.contains("\nfuzz mismatches ") {
             return Err(Fail::test(
                 format!("'{line}' ended with {}", exit.status()),
-                stress::last_lines(&text),
+                counts::last_lines(&text),
                 format!("see {log} in the run folder"),
             ));
         }
@@ -504,7 +504,7 @@ impl One<'_> {
         let mut cases = Vec::new();
         for kind in self.subject.tables().kinds() {
             let name = format!("{kind} nodes were made");
-            let n = stress::count(&story.kernel, &format!("{kind}_installs"));
+            let n = counts::count(&story.kernel, &format!("{kind}_installs"));
             cases.push(match n > 0 {
                 true => Case::new(suite, &name, Outcome::Passed, n.to_string(), 0),
                 false => Case::failed(suite, &name, "none", 0),
@@ -517,7 +517,7 @@ impl One<'_> {
                 _ => Case::failed(suite, name, "fpt/check was never read (too short?)", 0),
             });
         }
-        let swapped = stress::count(&story.kernel, "pswpout");
+        let swapped = counts::count(&story.kernel, "pswpout");
         cases.push(match swapped > 0 {
             true => Case::new(
                 suite,
@@ -528,7 +528,7 @@ impl One<'_> {
             ),
             false => Case::failed(suite, "pages were swapped", "none (too short?)", 0),
         });
-        cases.extend(stress::left_cases(suite, &story.start, &story.end));
+        cases.extend(counts::left_cases(suite, &story.start, &story.end));
         cases
     }
 

@@ -2,6 +2,7 @@
 //! The checks that boot guests. Each is a command, and a stage of `test` that uses the same functions.
 
 pub mod agree;
+mod counts;
 pub mod fuzz;
 pub mod kcount;
 pub mod list;

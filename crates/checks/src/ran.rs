@@ -314,10 +314,10 @@ fn cannot_start(exit: &vm::Exit) -> Option<&'static str> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn program(tap: bool) -> Program {
+    pub fn program(tap: bool) -> Program {
         let text = format!(
             "name='mm/x'\ndir='mm'\nargv=['./x']\ntimeout_s=5\ntap={tap}\n{}",
             if tap { "" } else { "cases=['Testing ']\n" }
@@ -325,7 +325,7 @@ mod tests {
         toml::from_str(&text).unwrap()
     }
 
-    fn exit(code: i32, signal: i32, timeout: bool) -> vm::Exit {
+    pub fn exit(code: i32, signal: i32, timeout: bool) -> vm::Exit {
         vm::Exit {
             code,
             signal,

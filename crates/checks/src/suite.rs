@@ -625,25 +625,9 @@ fn table(program: &Program, base: &Runs, own: &Runs) -> Table {
 #[cfg(test)]
 mod tests {
     use super::super::ran::judge;
+    use super::super::ran::tests::{exit, program};
     use super::*;
     use fpt_geometry::Mode;
-
-    fn program(tap: bool) -> Program {
-        let text = format!(
-            "name='mm/x'\ndir='mm'\nargv=['./x']\ntimeout_s=5\ntap={tap}\n{}",
-            if tap { "" } else { "cases=['Testing ']\n" }
-        );
-        toml::from_str(&text).unwrap()
-    }
-
-    fn exit(code: i32, signal: i32, timeout: bool) -> vm::Exit {
-        vm::Exit {
-            code,
-            signal,
-            timeout,
-            ms: 1,
-        }
-    }
 
     fn runs(list: &[Ran]) -> Runs {
         [("mm/x".to_string(), list.to_vec())].into()
