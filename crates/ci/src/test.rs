@@ -2,8 +2,10 @@
 //! `cargo xtask test`: everything that CI runs, stage by stage. A stage that cannot run is a failure that says
 //! so; nothing is left out silently.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+mod qemu;
+mod reading;
+mod stage;
+
 use std::time::Instant;
 
 use anyhow::Context as _;
@@ -22,23 +24,21 @@ use fpt_formats::matrix::Scale;
 use fpt_geometry::Mode;
 use fpt_kbuild::build::{self, Kernel, Profile};
 use fpt_kbuild::patch;
-use fpt_kbuild::sources::{self, Project};
+use fpt_kbuild::sources::Project;
 use fpt_kit::say;
-use fpt_kit::{code, fail, proc, store, Cmd, Ctx, ExitCode, Fail, Result};
+use fpt_kit::{code, fail, proc, Cmd, Ctx, ExitCode, Fail, Result};
 use fpt_lab::parts::{self, Parts};
 use fpt_lab::plan::{self, Plan};
-use fpt_lab::sanitize;
 use fpt_lab::subject::{check_mode, Kernels, Subject};
 use fpt_report::cells::Matrix;
 use fpt_verdict::remarks::{print_failures, print_remarks};
 use fpt_verdict::results::{Case, Outcome, Report};
 use fpt_verdict::rundir::{self, RunDir};
-use fpt_verdict::tap::{self, Status};
-use fpt_vm::qemu::Program;
+use fpt_verdict::tap;
 use fpt_vm::vm::Guest;
+use reading::{cargo_cases, kunit_cases, never_run};
+use stage::Stage;
 
-/// Translations of the differential test.
-const TRANSLATIONS: u32 = 120_000;
 /// Seconds of stress in each mode; with `--long`.
 const STRESS_S: u64 = 60;
 const STRESS_LONG_S: u64 = 600;
@@ -57,113 +57,6 @@ const QUICK: [&str; 6] = [
 
 /// Beyond what the PDPT cache reaches: the workload of the stage `bench` that shows what merging that level saves.
 const WIDE: &str = "gups-wide";
-
-/// In the order in which they run.
-#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Lint,
-    Host,
-    Claims,
-    Patches,
-    Build,
-    Differential,
-    Qemu,
-    Boot,
-    Walk,
-    Agree,
-    Kunit,
-    Selftest,
-    Stress,
-    Fuzz,
-    OptionOff,
-    Kcount,
-    Bench,
-}
-
-impl Stage {
-    fn all() -> &'static [Stage] {
-        <Stage as clap::ValueEnum>::value_variants()
-    }
-
-    /// Its name, whether `--quick` has it, what it does.
-    fn row(self) -> (&'static str, bool, &'static str) {
-        match self {
-            Stage::Lint => ("lint", true, "text: format, lints, spelling, licences, links, command lines"),
-            Stage::Host => ("host", true, "cargo test of the workspace"),
-            Stage::Claims => (
-                "claims",
-                true,
-                "what the documents say was measured, against the committed data",
-            ),
-            Stage::Patches => ("patches", true, "the patch queues"),
-            Stage::Build => ("build", true, "QEMU, two kernels, selftests"),
-            Stage::Differential => ("differential", true, "QEMU's walk against the Rust core's"),
-            Stage::Qemu => ("qemu", true, "bare-metal programs on QEMU"),
-            Stage::Boot => (
-                "boot",
-                true,
-                "every mode on the patched QEMU, radix on the distribution's",
-            ),
-            Stage::Walk => ("walk", true, "what hardware visits, against pagemap"),
-            Stage::Agree => (
-                "agree",
-                true,
-                "core, kernel, QEMU and pagemap on live processes",
-            ),
-            Stage::Kunit => ("kunit", true, "the kernel's unit tests"),
-            Stage::Selftest => (
-                "selftest",
-                true,
-                "selftests: radix compared with the unpatched kernel, modes with radix",
-            ),
-            Stage::Stress => (
-                "stress",
-                false,
-                "everything at once for a minute a mode; page tables are given back",
-            ),
-            Stage::Fuzz => (
-                "fuzz",
-                false,
-                "random calls against a model of memory, for a minute a mode and on the unpatched kernel",
-            ),
-            Stage::OptionOff => (
-                "option-off",
-                false,
-                "code with CONFIG_X86_FPT=n against the unpatched tree",
-            ),
-            Stage::Kcount => ("kcount", false, "kernel instructions against their limits"),
-            Stage::Bench => (
-                "bench",
-                false,
-                "every workload at scale tiny in every mode under the simulator, and their report",
-            ),
-        }
-    }
-
-    fn name(self) -> &'static str {
-        self.row().0
-    }
-
-    fn is_quick(self) -> bool {
-        self.row().1
-    }
-
-    fn what(self) -> &'static str {
-        self.row().2
-    }
-
-    fn parse(word: &str) -> Result<Stage> {
-        let named = Stage::all().iter().find(|s| s.name() == word);
-        named.copied().ok_or_else(|| {
-            let names = Stage::all().iter().map(|s| s.name());
-            let hint = match fail::did_you_mean(word, names) {
-                Some(near) => format!("did you mean '{near}'?"),
-                None => "`cargo xtask test --list` shows them".to_string(),
-            };
-            Fail::usage(format!("unknown stage '{word}'"), "", hint)
-        })
-    }
-}
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -293,17 +186,6 @@ fn hot_case(report: Result<String>) -> Case {
         Ok(none) if none.is_empty() => Case::passed("build", name, 0),
         Ok(some) => Case::failed("build", name, some.join("; "), 0),
     }
-}
-
-fn kunit_cases(group: &str, tap: &tap::Tap) -> Vec<Case> {
-    let case = |c: &tap::Case| match c.status {
-        Status::Pass | Status::Xfail => Case::passed(group, &c.name, 0),
-        Status::Skip => Case::skipped(group, &c.name, c.note.clone()),
-        Status::Fail | Status::Absent => Case::failed(group, &c.name, c.note.clone(), 0),
-    };
-    let problem = |p: &String| Case::failed(group, "KTAP", p.clone(), 0);
-    let cases = tap.cases.iter().map(case);
-    cases.chain(tap.problems.iter().map(problem)).collect()
 }
 
 /// Suite `emt` once more, when processes run: address spaces that the kernel makes while it boots are
@@ -480,219 +362,6 @@ impl Tests<'_> {
         step("selftests and guest image", &mut || self.parts().map(drop));
         cases.push(hot_hooks(ctx));
         Ok(cases)
-    }
-
-    fn differential(&mut self) -> Result<Vec<Case>> {
-        let target = build::cargo(
-            self.ctx,
-            "build the differential test",
-            &["build", "--release", "-p", "fpt-host", "--bin", "fpt-diff"],
-            &[],
-        )?;
-        let qemu = parts::qemu(self.ctx, false)?;
-        let mut cmd = Cmd::new(target.join("release/fpt-diff"))
-            .arg("--qemu")
-            .arg(&qemu.bin)
-            .args(["--count", &TRANSLATIONS.to_string()]);
-        if let Some(dir) = &qemu.datadir {
-            cmd = cmd.arg("-L").arg(dir);
-        }
-        self.program(
-            "differential",
-            &format!("{TRANSLATIONS} random translations"),
-            &cmd,
-            |out| {
-                let compared = out
-                    .split_whitespace()
-                    .next()
-                    .and_then(|w| w.parse::<u64>().ok())
-                    .unwrap_or(0);
-                if compared >= u64::from(TRANSLATIONS) && out.contains("all equal") {
-                    return Ok(());
-                }
-                Err(format!("it compared {compared}"))
-            },
-        )
-        .map(|case| vec![case])
-    }
-
-    /// Runs a program of the host; its exit code and what `judge` says of its output decide.
-    fn program(
-        &self,
-        suite: &str,
-        name: &str,
-        cmd: &Cmd,
-        judge: impl Fn(&str) -> Result<(), String>,
-    ) -> Result<Case> {
-        let start = Instant::now();
-        let stage = self.ctx.ui.stage(name);
-        let out = cmd.output()?;
-        let all = format!("$ {}\n{}{}", cmd.quoted(), out.stdout, out.stderr);
-        let mut lines = out.stdout.lines();
-        let first = lines.next().unwrap_or("");
-        let said = lines.find(|l| l.starts_with("PASS: ")).unwrap_or(first);
-        let log = format!("{suite}.log");
-        self.run.append(&log, &all)?;
-        let ms = start.elapsed().as_millis() as u64;
-        let verdict = if out.status.success() {
-            judge(&out.stdout)
-        } else {
-            Err(proc::describe(out.status))
-        };
-        Ok(match verdict {
-            Ok(()) => {
-                stage.done(said);
-                Case::new(suite, name, Outcome::Passed, said, ms)
-            }
-            Err(why) => {
-                stage.failed(&why);
-                Case::failed(suite, name, format!("{why}\n{}", tail(&all)), ms)
-            }
-        })
-    }
-
-    /// QEMU's bare-metal programs, built from the patched tree: they need a C compiler and nothing else.
-    fn bare_metal(&mut self) -> Result<Vec<Case>> {
-        let qemu = parts::qemu(self.ctx, false)?;
-        let source = sources::ensure(self.ctx, Project::Qemu)?;
-        let lock = patch::tree_lock(self.ctx, Project::Qemu, &source)?;
-        let tree = patch::apply(self.ctx, Project::Qemu, &source)?.dir;
-        let tcg = tree.join("tests/tcg");
-        let system = tcg.join("x86_64/system");
-        let out = self.run.path.join("bare-metal");
-        store::make_dir(&out)?;
-        let cc = |more: &[&str]| {
-            Cmd::new("cc")
-                .args([
-                    "-nostdlib",
-                    "-ggdb",
-                    "-O0",
-                    "-mno-red-zone",
-                    "-mgeneral-regs-only",
-                    "-m64",
-                    "-mcx16",
-                ])
-                .args([
-                    "-ffreestanding",
-                    "-fno-stack-protector",
-                    "-fno-pie",
-                    "-isystem",
-                ])
-                .arg(tcg.join("minilib"))
-                .args(more)
-                .cwd(&out)
-        };
-        cc(&["-Wa,--noexecstack", "-c", "-o", "boot.o"])
-            .arg(system.join("boot.S"))
-            .read()?;
-        cc(&["-c", "-o", "printf.o"])
-            .arg(tcg.join("minilib/printf.c"))
-            .read()?;
-        for (name, source, define) in [
-            ("fpt", "fpt.c", "-DFPT_TEST"),
-            ("fpt-off", "fpt.c", "-DEXPECT_FPT=0"),
-            ("fpt-hold", "fpt.c", "-DHOLD"),
-            ("tlbsan", "tlbsan.c", "-DPSC_TCE=0"),
-            ("tlbsan-tce", "tlbsan.c", "-DPSC_TCE=1"),
-        ] {
-            cc(&[define, "-o", name])
-                .arg(system.join(source))
-                .arg(format!("-Wl,-T{}", system.join("kernel.ld").display()))
-                .args([
-                    "-Wl,-melf_x86_64",
-                    "-static",
-                    "-no-pie",
-                    "boot.o",
-                    "printf.o",
-                    "-lgcc",
-                ])
-                .read()?;
-        }
-        drop(lock);
-        let run = |cpu: &str, smp: &str, name: &str| {
-            let mut cmd = Cmd::new(&qemu.bin);
-            if let Some(dir) = &qemu.datadir {
-                cmd = cmd.arg("-L").arg(dir);
-            }
-            cmd.args([
-                "-M",
-                "q35",
-                "-nodefaults",
-                "-display",
-                "none",
-                "-vga",
-                "none",
-                "-no-reboot",
-                "-accel",
-                "tcg,thread=multi",
-            ])
-            .args([
-                "-chardev",
-                "stdio,id=output",
-                "-device",
-                "isa-debugcon,chardev=output",
-            ])
-            .args([
-                "-device",
-                "isa-debug-exit,iobase=0xf4,iosize=0x4",
-                "-cpu",
-                cpu,
-                "-smp",
-                smp,
-                "-kernel",
-            ])
-            .arg(out.join(name))
-        };
-        // A triple fault ends QEMU with 0, too: only the line counts.
-        let judge = |text: &str| match text
-            .lines()
-            .find(|l| l.starts_with("PASS: ") && l.ends_with(" 0 failed"))
-        {
-            Some(_) => Ok(()),
-            None => Err("no line 'PASS: N checks, 0 failed'".to_string()),
-        };
-        let monitor = {
-            let mut cmd = Cmd::new(system.join("fpt-monitor.py")).arg(&qemu.bin);
-            if let Some(dir) = &qemu.datadir {
-                cmd = cmd.arg("-L").arg(dir);
-            }
-            cmd.arg(out.join("fpt-hold")).cwd(&out)
-        };
-        Ok(vec![
-            self.program(
-                "qemu",
-                "walks, faults and control registers, two CPUs",
-                &run("max,fpt=on", "2", "fpt"),
-                judge,
-            )?,
-            self.program(
-                "qemu",
-                "nothing changes with the feature off",
-                &run("max", "1", "fpt-off"),
-                judge,
-            )?,
-            self.program("qemu", "monitor, memory dump, migration", &monitor, judge)?,
-            self.sanitizer_cases(&qemu, &out, ("tlbsan", "psc=intel"))?,
-            self.sanitizer_cases(&qemu, &out, ("tlbsan-tce", "psc=tce"))?,
-        ])
-    }
-
-    /// Page tables that change under two CPUs: the flush sanitizer must find what the program says.
-    fn sanitizer_cases(
-        &self,
-        qemu: &Program,
-        dir: &Path,
-        (name, psc): (&str, &str),
-    ) -> Result<Case> {
-        let plugin = sanitize::plugin(self.ctx)?;
-        let result = dir.join(format!("{name}.json"));
-        let cmd = sanitize::cases_command(qemu, &plugin, (&dir.join(name), psc), &result);
-        self.program(
-            "qemu",
-            &format!("what the flush sanitizer finds, {psc}"),
-            &cmd,
-            |said| sanitize::judge_cases(said, &result),
-        )
     }
 
     fn boot(&mut self) -> Result<Vec<Case>> {
@@ -994,19 +663,6 @@ impl Tests<'_> {
     }
 }
 
-/// KUnit cases that every mode skips: nobody runs them, which is a failure.
-fn never_run(cases: &[Case]) -> Vec<Case> {
-    let mut all = BTreeMap::<&str, bool>::new();
-    for case in cases {
-        let skipped = all.entry(&case.name).or_insert(true);
-        *skipped &= case.outcome == Outcome::Skipped;
-    }
-    all.into_iter()
-        .filter(|(_, skipped)| *skipped)
-        .map(|(name, _)| Case::failed("kunit", name, "it was skipped in every mode", 0))
-        .collect()
-}
-
 fn case(suite: &str, name: &str, body: impl FnOnce() -> Result<String>) -> Case {
     let start = Instant::now();
     let result = body();
@@ -1017,81 +673,9 @@ fn case(suite: &str, name: &str, body: impl FnOnce() -> Result<String>) -> Case 
     }
 }
 
-fn tail(text: &str) -> String {
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(25)..].join("\n")
-}
-
-/// With one of these a line of a test's output begins that says why the test did nothing.
-const NOT_RUN: [&str; 2] = ["not run: ", "skipped: "];
-
-/// One case for each `test NAME ... ok` of libtest, grouped by the binary that ran it. A test that says it did not
-/// run is a skip, whatever libtest calls it.
-fn cargo_cases(text: &str) -> Vec<Case> {
-    let mut suite = String::from("host");
-    let mut cases: Vec<Case> = Vec::new();
-    // Whose output follows.
-    let mut speaker = String::new();
-    for line in text.lines() {
-        let line = line.trim();
-        if let Some(rest) = line.strip_prefix("Running ") {
-            let binary = rest.rsplit('(').next().unwrap_or("").trim_end_matches(')');
-            let name = Path::new(binary)
-                .file_name()
-                .map(PathBuf::from)
-                .unwrap_or_default();
-            let name = name.to_string_lossy();
-            suite = format!("host {}", name.rsplit_once('-').map_or(&*name, |(n, _)| n));
-            speaker.clear();
-        } else if let Some(krate) = line.strip_prefix("Doc-tests ") {
-            suite = format!("host {krate} doc");
-            speaker.clear();
-        } else if let Some(name) = line
-            .strip_prefix("---- ")
-            .and_then(|r| r.strip_suffix(" stdout ----"))
-        {
-            speaker = name.to_string();
-        } else if let Some(why) = NOT_RUN.iter().find_map(|m| line.strip_prefix(m)) {
-            let fits = |c: &&mut Case| {
-                c.suite == suite && c.name == speaker && c.outcome == Outcome::Passed
-            };
-            if let Some(case) = cases.iter_mut().rev().find(fits) {
-                *case = Case::skipped(&suite, &speaker, why);
-            }
-        } else if let Some((name, word)) = line
-            .strip_prefix("test ")
-            .and_then(|r| r.rsplit_once(" ... "))
-        {
-            let word = word.trim();
-            if word == "ok" {
-                cases.push(Case::passed(&suite, name, 0));
-            } else if word.starts_with("FAILED") {
-                cases.push(Case::failed(&suite, name, "see cargo-test.log", 0));
-            } else if word.starts_with("ignored") {
-                cases.push(Case::skipped(&suite, name, word));
-            }
-        }
-    }
-    cases
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_case_that_every_mode_skips_is_red() {
-        let cases = [
-            Case::skipped("kunit/radix", "fpt/a", ""),
-            Case::passed("kunit/l3l2", "fpt/a", 0),
-            Case::skipped("kunit/radix", "fpt/b", ""),
-            Case::skipped("kunit/l3l2", "fpt/b", ""),
-        ];
-        let red = never_run(&cases);
-        assert_eq!(red.len(), 1);
-        assert_eq!(red[0].name, "fpt/b");
-        assert_eq!(red[0].outcome, Outcome::Failed);
-    }
 
     #[test]
     fn hooks_that_nobody_looked_at_are_red() {
@@ -1100,46 +684,5 @@ mod tests {
         for bad in [Ok(String::new()), Err(Fail::test("no bitcode", "", ""))] {
             assert_eq!(hot_case(bad).outcome, Outcome::Failed);
         }
-    }
-
-    #[test]
-    fn a_test_that_did_not_run_is_a_skip() {
-        let cases = cargo_cases(
-            "     Running tests/x.rs (target/debug/deps/x-0123)\ntest a ... ok\ntest b ... ok\n\n\
-             successes:\n\n---- a stdout ----\nnot run: no browser here\n\n---- b stdout ----\nit is not run: no\n\n\
-             successes:\n    a\n    b\n\ntest result: ok. 2 passed\n\
-                  Running tests/y.rs (target/debug/deps/y-0123)\ntest a ... ok\nskipped: of nobody\n",
-        );
-        let list: Vec<_> = cases
-            .iter()
-            .map(|c| (c.name.as_str(), c.outcome, c.detail.as_str()))
-            .collect();
-        assert_eq!(
-            list,
-            [
-                ("a", Outcome::Skipped, "no browser here"),
-                ("b", Outcome::Passed, ""),
-                ("a", Outcome::Passed, "")
-            ]
-        );
-    }
-
-    #[test]
-    fn libtest_output() {
-        let cases = cargo_cases(
-            "     Running unittests src/lib.rs (target/debug/deps/fpt_core-0123)\ntest a::b ... ok\ntest c ... FAILED\ntest d ... ignored, slow\ntest result: FAILED. 1 passed\n",
-        );
-        let list: Vec<_> = cases
-            .iter()
-            .map(|c| (c.suite.as_str(), c.name.as_str(), c.outcome))
-            .collect();
-        assert_eq!(
-            list,
-            [
-                ("host fpt_core", "a::b", Outcome::Passed),
-                ("host fpt_core", "c", Outcome::Failed),
-                ("host fpt_core", "d", Outcome::Skipped)
-            ]
-        );
     }
 }
