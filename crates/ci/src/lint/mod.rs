@@ -7,6 +7,7 @@
 mod licences;
 mod markdown;
 mod prose;
+mod rooms;
 mod text;
 mod tools;
 mod tree;
@@ -37,10 +38,12 @@ type Found = Result<Vec<String>>;
 /// A check that needs nothing but the files: its name, and itself.
 type Check = (&'static str, fn(&Tree) -> Vec<String>);
 
-const OF_TEXT: [Check; 7] = [
+const OF_TEXT: [Check; 9] = [
     ("licence lines", text::spdx),
     ("sizes of files", text::sizes),
     ("parameters of functions", text::parameters),
+    ("imports between crates", rooms::walls),
+    ("shares of the host's code", rooms::shares),
     ("no path or host of a machine", text::machines),
     ("prose", prose::patterns),
     ("doc comments", prose::doc_comments),
