@@ -290,7 +290,7 @@ fn run(cli: Cli, all: &Defaults) -> Result<ExitCode> {
         }
         ui::be_json();
     }
-    let mut ctx = Ctx::new(&find_root(cli.root.as_deref(), all)?)?;
+    let mut ctx = Ctx::new(&find_root(cli.root.as_deref(), all)?, defaults::cache()?);
     ctx.dry_run = cli.dry_run;
     ctx.verbose = cli.verbose;
     if cli.quiet {

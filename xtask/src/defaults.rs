@@ -105,6 +105,29 @@ pub fn user_file() -> Option<PathBuf> {
         .map(|dir| dir.join("fpt-linux").join(FILE))
 }
 
+/// The cache folder: `$FPT_CACHE`, or `fpt-linux` in the user's cache folder.
+pub fn cache() -> Result<PathBuf> {
+    let absolute = |name: &str| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|p| p.is_absolute())
+    };
+    if let Some(dir) = absolute("FPT_CACHE") {
+        return Ok(dir);
+    }
+    if let Some(dir) = absolute("XDG_CACHE_HOME") {
+        return Ok(dir.join("fpt-linux"));
+    }
+    match absolute("HOME") {
+        Some(home) => Ok(home.join(".cache/fpt-linux")),
+        None => Err(Fail::infra(
+            "no cache folder",
+            "neither FPT_CACHE, XDG_CACHE_HOME nor HOME is an absolute path",
+            "set FPT_CACHE to a folder with 15 GB of free space",
+        )),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

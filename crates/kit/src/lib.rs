@@ -40,16 +40,16 @@ pub struct Ctx {
 
 impl Ctx {
     /// A context for the checkout at `root` with everything else from the environment.
-    pub fn new(root: &Path) -> Result<Ctx> {
-        Ok(Ctx {
+    pub fn new(root: &Path, cache: PathBuf) -> Ctx {
+        Ctx {
             root: root.to_path_buf(),
-            cache: default_cache()?,
+            cache,
             dry_run: false,
             verbose: 0,
             jobs: std::thread::available_parallelism().map_or(1, |n| n.get()),
             guests: None,
             ui: Ui::from_env(),
-        })
+        }
     }
 
     /// Guests at a time, where the command's own number is `usual`.
@@ -96,28 +96,5 @@ impl Steps<'_> {
     /// See [`Ctx::step`].
     pub fn run(&self, cmd: &Cmd) -> Result<()> {
         self.ctx.step(self.stage, self.log, cmd)
-    }
-}
-
-/// `$FPT_CACHE`, or `fpt-linux` in the user's cache folder.
-fn default_cache() -> Result<PathBuf> {
-    let absolute = |name: &str| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|p| p.is_absolute())
-    };
-    if let Some(dir) = absolute("FPT_CACHE") {
-        return Ok(dir);
-    }
-    if let Some(dir) = absolute("XDG_CACHE_HOME") {
-        return Ok(dir.join("fpt-linux"));
-    }
-    match absolute("HOME") {
-        Some(home) => Ok(home.join(".cache/fpt-linux")),
-        None => Err(Fail::infra(
-            "no cache folder",
-            "neither FPT_CACHE, XDG_CACHE_HOME nor HOME is an absolute path",
-            "set FPT_CACHE to a folder with 15 GB of free space",
-        )),
     }
 }

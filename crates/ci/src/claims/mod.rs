@@ -212,8 +212,7 @@ cycles_data,cycles_instruction,cycles_tlb,page_table_kb,untranslated_data,untran
             runs.push_str(&row("l3l2", latency, run));
         }
         std::fs::write(at("docs/m/runs.csv"), runs).unwrap();
-        let mut ctx = Ctx::new(dir.path()).unwrap();
-        ctx.root = dir.path().to_path_buf();
+        let ctx = Ctx::new(dir.path(), dir.path().join("cache"));
         (dir, ctx)
     }
 
