@@ -9,7 +9,8 @@ use anyhow::Context as _;
 
 use super::catalogue::{Kind, Workload};
 use super::Args;
-use fpt_formats::matrix::{Edges, Scale, Settings};
+use fpt_formats::cell::Edges;
+use fpt_formats::matrix::{Scale, Settings};
 use fpt_kbuild::build::{self, artefact, Profile};
 use fpt_kbuild::image;
 use fpt_kit::{hash, Cmd, Ctx, Fail, Result};

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use super::parts;
 use super::Args;
-use fpt_formats::matrix::{Edges, Old, Scale, Settings, Thp, SCHEMA};
+use fpt_formats::cell::Edges;
+use fpt_formats::matrix::{Old, Scale, Settings, Thp, SCHEMA};
 use fpt_kit::{hash, Fail, Result};
 
 /// What the options say; where they say nothing, what the matrix has that they go on with.

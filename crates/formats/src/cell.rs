@@ -2,6 +2,7 @@
 //! The result of one cell: `fpt-bench/1`. docs/explanation/evaluation.md describes every field.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use fpt_geometry::Mode;
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,13 @@ pub fn name(workload: &str, mode: Mode, run: u32) -> String {
         1 => format!("{workload}-{mode}"),
         n => format!("{workload}-{mode}.{n}"),
     }
+}
+
+/// Edges that graph programs read instead of generating them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Edges {
+    pub file: PathBuf,
+    pub sha256: String,
 }
 
 /// One run of one workload in one mode.
@@ -95,7 +103,7 @@ pub struct Provenance {
     pub argv: Vec<String>,
     /// What graph programs read instead of generating it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub edges: Option<super::matrix::Edges>,
+    pub edges: Option<Edges>,
     /// The kernel's command line.
     pub kernel_args: String,
     /// Virtual time counts instructions: two runs give nearly the same figures.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use fpt_geometry::Mode;
 use serde::{Deserialize, Serialize};
 
-use super::cell::Cell;
+use super::cell::{Cell, Edges};
 use fpt_kit::{store, Ctx, Fail, Result};
 
 #[derive(
@@ -58,13 +58,6 @@ pub const SCHEMA: &str = "fpt-matrix/1";
 const FILE: &str = "matrix.json";
 
 pub const CONFIG: &str = "config.toml";
-
-/// Edges that graph programs read instead of generating them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Edges {
-    pub file: PathBuf,
-    pub sha256: String,
-}
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
