@@ -365,6 +365,107 @@ impl Mode {
     }
 }
 
+/// What a kernel is booted with, `fpt=`: one mode for all processes, or nodes of every kind.
+///
+/// It is no mode: under [`Boot::Mixed`] each process has a mode of its own. The policy, which decides
+/// when a node is made, is a third thing.
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Boot {
+    /// Each process has this mode, unless it asks for conventional tables.
+    Mode(Mode),
+    /// Nodes of every kind are possible.
+    Mixed,
+}
+
+impl Boot {
+    /// Number of choices.
+    pub const COUNT: usize = 5;
+    /// Every choice, in the order of [`Boot::as_u8`].
+    pub const ALL: [Boot; Boot::COUNT] = [
+        Boot::Mode(Mode::Radix),
+        Boot::Mode(Mode::L4L3),
+        Boot::Mode(Mode::L3L2),
+        Boot::Mode(Mode::L4L3L2L1),
+        Boot::Mixed,
+    ];
+    /// What a kernel does that is told nothing.
+    pub const DEFAULT: Boot = Boot::Mixed;
+
+    /// 0 to 3: the mode's discriminant; 4: mixed.
+    #[inline]
+    pub const fn as_u8(self) -> u8 {
+        match self {
+            Boot::Mode(mode) => mode as u8,
+            Boot::Mixed => 4,
+        }
+    }
+
+    /// The choice with this number.
+    #[inline]
+    pub const fn from_u8(v: u8) -> Option<Boot> {
+        match v {
+            4 => Some(Boot::Mixed),
+            mode => match Mode::from_u8(mode) {
+                Some(mode) => Some(Boot::Mode(mode)),
+                None => None,
+            },
+        }
+    }
+
+    /// Parses the name of a mode, or `mixed`; anything else is `None`.
+    #[inline]
+    pub fn from_str_bytes(s: &[u8]) -> Option<Boot> {
+        match s {
+            b"mixed" => Some(Boot::Mixed),
+            mode => Mode::from_str_bytes(mode).map(Boot::Mode),
+        }
+    }
+
+    /// The name that [`Boot::from_str_bytes`] accepts.
+    #[inline]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Boot::Mode(mode) => mode.name(),
+            Boot::Mixed => "mixed",
+        }
+    }
+
+    /// The name of the policy that it comes with, where `fpt.policy` does not say another.
+    #[inline]
+    pub const fn policy_name(self) -> &'static str {
+        match self {
+            Boot::Mode(_) => "eager",
+            Boot::Mixed => "auto",
+        }
+    }
+
+    /// The mode of all processes; `None` where each has its own.
+    #[inline(always)]
+    pub const fn mode(self) -> Option<Mode> {
+        match self {
+            Boot::Mode(mode) => Some(mode),
+            Boot::Mixed => None,
+        }
+    }
+
+    /// May there be nodes of this kind?
+    #[inline(always)]
+    pub const fn allows(self, kind: NodeKind) -> bool {
+        match self {
+            Boot::Mode(mode) => mode.flattens(kind),
+            Boot::Mixed => true,
+        }
+    }
+
+    /// May a process have this mode? Its kinds of nodes must all be possible, so each may have radix.
+    #[inline]
+    pub const fn offers(self, mode: Mode) -> bool {
+        (self.allows(NodeKind::Root) || !mode.flattens_root())
+            && (self.allows(NodeKind::Mid) || !mode.flattens_mid())
+            && (self.allows(NodeKind::Bottom) || !mode.flattens_bottom())
+    }
+}
+
 const RADIX_STEPS: &[IndexStep] = &[
     IndexStep::table(Level::L4),
     IndexStep::table(Level::L3),

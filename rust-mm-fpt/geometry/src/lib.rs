@@ -15,7 +15,7 @@
 pub mod addr;
 pub mod geometry;
 
-pub use geometry::{Level, Mode, NodeKind};
+pub use geometry::{Boot, Level, Mode, NodeKind};
 
 use core::fmt;
 use core::str::FromStr;
@@ -60,6 +60,33 @@ impl Mode {
     }
 }
 
+impl Boot {
+    /// The modes that a process may have, in the order of [`Mode::ALL`].
+    pub fn modes(self) -> impl Iterator<Item = Mode> {
+        Mode::ALL.into_iter().filter(move |mode| self.offers(*mode))
+    }
+
+    /// The kinds of nodes that may come, from the root down. Empty for radix.
+    pub fn kinds(self) -> impl Iterator<Item = NodeKind> {
+        NodeKind::ALL
+            .into_iter()
+            .filter(move |kind| self.allows(*kind))
+    }
+}
+
+impl From<Mode> for Boot {
+    fn from(mode: Mode) -> Boot {
+        Boot::Mode(mode)
+    }
+}
+
+/// The name, padded as the format asks.
+impl fmt::Display for Boot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
 /// The name, padded as the format asks.
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -99,16 +126,42 @@ impl FromStr for Mode {
     }
 }
 
+/// A word that names no boot choice.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct UnknownBoot;
+
+impl fmt::Display for UnknownBoot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{UnknownMode}, {}", Boot::Mixed)
+    }
+}
+
+impl core::error::Error for UnknownBoot {}
+
+impl FromStr for Boot {
+    type Err = UnknownBoot;
+
+    fn from_str(word: &str) -> Result<Boot, UnknownBoot> {
+        Boot::from_str_bytes(word.as_bytes()).ok_or(UnknownBoot)
+    }
+}
+
 #[cfg(feature = "serde")]
 mod text {
     //! In data formats a mode is its name, and a level its number.
 
-    use super::{Level, Mode};
+    use super::{Boot, Level, Mode};
     use core::fmt;
     use serde::de::{Deserialize, Deserializer, Error, Visitor};
     use serde::ser::{Serialize, Serializer};
 
     impl Serialize for Mode {
+        fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+            to.serialize_str(self.name())
+        }
+    }
+
+    impl Serialize for Boot {
         fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
             to.serialize_str(self.name())
         }
@@ -160,6 +213,40 @@ mod tests {
         assert!(UnknownMode
             .to_string()
             .ends_with("radix, l4l3, l3l2, l4l3-l2l1"));
+    }
+
+    #[test]
+    fn a_boot_choice_is_a_mode_or_mixed() {
+        for (n, boot) in (0..).zip(Boot::ALL) {
+            assert_eq!((boot.as_u8(), Boot::from_u8(n)), (n, Some(boot)));
+            assert_eq!(boot.to_string().parse(), Ok(boot));
+            assert_eq!(boot.mode().map(Boot::from), boot.mode().and(Some(boot)));
+        }
+        assert_eq!((Boot::from_u8(5), Boot::from_u8(255)), (None, None));
+        assert_eq!("mixed".parse(), Ok(Boot::Mixed));
+        for word in ["", "Mixed", "mixed ", "mix", "auto", "eager"] {
+            assert_eq!(word.parse::<Boot>(), Err(UnknownBoot), "{word}");
+        }
+        assert!(UnknownBoot.to_string().ends_with("l4l3-l2l1, mixed"));
+        let policies = Boot::ALL.map(Boot::policy_name);
+        assert_eq!(policies, ["eager", "eager", "eager", "eager", "auto"]);
+    }
+
+    #[test]
+    fn modes_of_processes_by_boot_choice() {
+        let modes = |boot: Boot| boot.modes().collect::<Vec<_>>();
+        assert_eq!(modes(Boot::Mixed), Mode::ALL);
+        assert_eq!(modes(Mode::Radix.into()), [Mode::Radix]);
+        assert_eq!(modes(Mode::L3L2.into()), [Mode::Radix, Mode::L3L2]);
+        assert_eq!(
+            modes(Mode::L4L3L2L1.into()),
+            [Mode::Radix, Mode::L4L3, Mode::L4L3L2L1]
+        );
+        for mode in Mode::ALL {
+            let kinds = Boot::from(mode).kinds().collect::<Vec<_>>();
+            assert_eq!(kinds, mode.kinds().collect::<Vec<_>>());
+        }
+        assert_eq!(Boot::Mixed.kinds().collect::<Vec<_>>(), NodeKind::ALL);
     }
 
     #[test]
