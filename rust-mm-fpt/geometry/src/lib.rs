@@ -72,6 +72,19 @@ impl Boot {
             .into_iter()
             .filter(move |kind| self.allows(*kind))
     }
+
+    /// The kinds of nodes that come without a process asking for them, from the root down.
+    ///
+    /// Under mixed, roots and L3+L2 nodes would have to be decided on while a process is small.
+    pub fn kinds_unasked(self) -> impl Iterator<Item = NodeKind> {
+        self.kinds()
+            .filter(move |kind| self != Boot::Mixed || *kind == NodeKind::Bottom)
+    }
+
+    /// May there be nodes below the root? Those can be detached, and they fall back span by span.
+    pub fn flattens_below_root(self) -> bool {
+        self.kinds().any(|kind| kind != NodeKind::Root)
+    }
 }
 
 impl From<Mode> for Boot {
@@ -247,6 +260,12 @@ mod tests {
             assert_eq!(kinds, mode.kinds().collect::<Vec<_>>());
         }
         assert_eq!(Boot::Mixed.kinds().collect::<Vec<_>>(), NodeKind::ALL);
+        let unasked = |boot: Boot| boot.kinds_unasked().collect::<Vec<_>>();
+        assert_eq!(unasked(Boot::Mixed), [NodeKind::Bottom]);
+        let both = [NodeKind::Root, NodeKind::Bottom];
+        assert_eq!(unasked(Mode::L4L3L2L1.into()), both);
+        let below = Boot::ALL.map(Boot::flattens_below_root);
+        assert_eq!(below, [false, false, true, true, true]);
     }
 
     #[test]
