@@ -193,9 +193,11 @@ pub fn command(defaults: &Defaults) -> clap::Command {
         sub.mut_args(|arg| {
             let id = arg.get_id().as_str().to_string();
             match (id.as_str(), defaults.mode, &defaults.mem, defaults.smp) {
-                ("mode", Some(mode), _, _) if arg.is_required_set() => {
-                    arg.required(false).default_value(mode.name())
-                }
+                // `run` needs none with --process-mode.
+                ("mode", Some(mode), _, _) if arg.is_required_set() || name == "run" => arg
+                    .required(false)
+                    .required_unless_present(clap::builder::Resettable::Reset)
+                    .default_value(mode.name()),
                 ("mem", _, Some(mem), _) if guest => arg.default_value(mem.clone()),
                 ("smp", _, _, Some(smp)) if guest => arg.default_value(smp.to_string()),
                 _ => arg,

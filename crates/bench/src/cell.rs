@@ -29,7 +29,7 @@ impl Bench<'_> {
         Spec {
             kernel: self.parts.guest.kernel.vmlinux.clone(),
             initrd: self.parts.guest.image.path.clone(),
-            mode: Some(cell.mode),
+            mode: Some(cell.mode.into()),
             smp: self.settings.vcpus,
             mem: format!("{}M", cell.size.memory_mib),
             append,

@@ -33,6 +33,7 @@ use fpt_verdict::remarks::print_failures;
 use fpt_verdict::results::{Case, Outcome, Report};
 use fpt_verdict::rundir::{self, RunDir};
 use fpt_vm::qemu::Spec;
+use fpt_vm::tables;
 use fpt_vm::vm::Guest;
 
 use answers::{compare, crossed, Coverage, Look, Shape, Sum, PM_ENTRY};
@@ -310,7 +311,7 @@ fn spec(parts: &Parts, mode: Mode) -> Spec {
     Spec {
         kernel: parts.kernel.vmlinux.clone(),
         initrd: parts.image.path.clone(),
-        mode: Some(mode),
+        mode: Some(mode.into()),
         // One CPU: a process that is in its loop there is the only one.
         smp: 1,
         // Below the hole for devices, so that the file's offsets are physical addresses.
@@ -487,6 +488,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
         }
         return Ok(code::OK);
     }
+    ctx.ui.info(&tables::all_described(&modes, &[]));
     let run = RunDir::new(ctx, "agree")?;
     parts.record(&run);
     rundir::recorded(&run, || {

@@ -12,14 +12,15 @@ use serde::Serialize;
 
 use super::counts::{self, Counts};
 use super::list;
-use fpt_geometry::Mode;
+use fpt_geometry::Boot;
 use fpt_kbuild::build::Profile;
 use fpt_kbuild::modes;
 use fpt_kit::{code, fail, locked, store, Ctx, ExitCode, Fail, Result};
 use fpt_lab::parts::{self, Parts};
 use fpt_lab::plan::{self, Plan};
+use fpt_lab::process_mode;
 use fpt_lab::sanitize::{self, Sanitize, Watched};
-use fpt_lab::subject::{Kernels, OtherKernel, Subject};
+use fpt_lab::subject::{self, Kernels, OtherKernel, Subject};
 use fpt_verdict::remarks::print_failures;
 use fpt_verdict::results::{Case, Outcome, Report};
 use fpt_verdict::rundir::{self, RunDir};
@@ -35,6 +36,9 @@ const WARM_UP: &str = "300";
 const FAILURES_MOST: usize = 5;
 /// Shrinking takes the program 90 seconds at most, and the runs before and after it some more.
 const SHRINK_S: u64 = 400;
+/// Under mixed each run has another mode: so many runs, but none shorter than that, in seconds.
+const MIXED_TURNS: u64 = 12;
+const MIXED_TURN_S: u64 = 3;
 /// No kind of call may be more of the steps than that.
 const SHARE_MOST: f64 = 0.20;
 /// From so many steps on each call must have been made.
@@ -45,8 +49,8 @@ const OPTIONAL: [&str; 4] = ["demote", "pkey_mprotect", "pkey_rights", "uffd_mov
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Modes, separated by commas
-    #[arg(long, alias = "modes", value_name = "M[,M...]", value_delimiter = ',', required_unless_present = "kernel", value_parser = modes::Parser)]
-    mode: Vec<Mode>,
+    #[arg(long, alias = "modes", value_name = "M[,M...]", value_delimiter = ',', required_unless_present = "kernel", value_parser = modes::BootParser)]
+    mode: Vec<Boot>,
     /// This kernel, too, or alone without --mode
     #[arg(long, value_enum, value_name = "KERNEL")]
     kernel: Option<OtherKernel>,
@@ -109,6 +113,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
         }
         return Ok(code::OK);
     }
+    ctx.ui.info(&subject::described(&subjects, &args.append));
     let allow = list::allowed(&ctx.root.join("selftests/console-allow.toml"))?;
     let run = RunDir::new(ctx, "fuzz")?;
     parts.record(&run);
@@ -174,6 +179,8 @@ struct Story {
     start: Counts,
     end: Counts,
     outcome: String,
+    /// Runs of the program.
+    programs: usize,
 }
 
 /// The program's lines `fuzz NAME NUMBER`.
@@ -209,6 +216,7 @@ impl Story {
             start: Counts::new(),
             end: Counts::new(),
             outcome: String::new(),
+            programs: 0,
         }
     }
 
@@ -428,6 +436,7 @@ impl One<'_> {
                 if left == 0 {
                     break;
                 }
+                let left = left.min(self.turn_s());
                 let (left_s, seed) = (left.to_string(), self.fuzz.seed.wrapping_add(n).to_string());
                 self.program(
                     guest,
@@ -467,6 +476,14 @@ impl One<'_> {
         Ok(())
     }
 
+    /// Seconds of one run at most: under mixed every mode has its turns.
+    fn turn_s(&self) -> u64 {
+        match self.subject.tables() {
+            Boot::Mode(_) => self.fuzz.seconds,
+            Boot::Mixed => (self.fuzz.seconds / MIXED_TURNS).max(MIXED_TURN_S),
+        }
+    }
+
     /// One run of the program: 0 is good, 1 a mismatch that it reports, everything else a mistake.
     fn program(
         &self,
@@ -477,6 +494,8 @@ impl One<'_> {
     ) -> Result<()> {
         let mut argv = vec!["./fpt_fuzz".to_string(), "-R".to_string()];
         argv.extend(args.iter().map(|a| a.to_string()));
+        let argv = process_mode::dealt(self.subject.tables(), story.programs, argv);
+        story.programs += 1;
         let line = argv.join(" ");
         let (exit, text) = guest.run(Exec {
             argv,

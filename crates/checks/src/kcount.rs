@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use fpt_init::proto::Exec;
 use serde::{Deserialize, Serialize};
 
-use fpt_geometry::Mode;
+use fpt_geometry::{Boot, Mode};
 use fpt_kbuild::build::{self, Profile};
 use fpt_kbuild::modes;
 use fpt_kit::say;
@@ -22,6 +22,7 @@ use fpt_verdict::remarks::print_failures;
 use fpt_verdict::results::{Case, Report};
 use fpt_verdict::rundir::{self, RunDir};
 use fpt_vm::qemu::{self, Spec};
+use fpt_vm::tables;
 use fpt_vm::vm::Guest;
 
 /// The region without work: what the plugin itself would add.
@@ -139,6 +140,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
         }
         return Ok(code::OK);
     }
+    ctx.ui.info(&tables::all_described(&modes, &[]));
     let run = RunDir::new(ctx, "kcount")?;
     parts.record(&run);
     if let Some(kernel) = &unpatched {
@@ -242,7 +244,7 @@ fn groups(modes: &[Mode], kernels: Kernels) -> Vec<(Placement, Vec<Subject>)> {
         modes
             .iter()
             .cloned()
-            .map(Subject::Ours)
+            .map(Subject::from)
             .filter(|s| *s != radix),
     );
     let alone = ours.len() == 1 && kernels.unpatched.is_some();
@@ -488,7 +490,7 @@ impl Counts {
             (Subject::Ours(_), Some(Subject::Unpatched)) => RADIX_LIMITS.to_vec(),
             (Subject::Ours(mode), Some(Subject::Ours(_))) => MODE_LIMITS
                 .iter()
-                .filter(|l| l.0 == mode)
+                .filter(|l| Boot::from(l.0) == mode)
                 .map(|l| (l.1, l.2))
                 .collect(),
         }
@@ -544,7 +546,7 @@ mod tests {
     use fpt_verdict::results::Outcome;
 
     const RADIX: Subject = Subject::RADIX;
-    const FLAT: Subject = Subject::Ours(Mode::L3L2);
+    const FLAT: Subject = Subject::Ours(Boot::Mode(Mode::L3L2));
 
     fn counted(placement: Placement, columns: &[(Subject, u64)]) -> Counts {
         let regions = |n: u64| collect(LIST, &lines(n), 2).unwrap();
@@ -578,7 +580,7 @@ mod tests {
         assert_eq!(counts.ratio(RADIX, "fork_exit"), None);
         let cases = limits(std::slice::from_ref(&counts));
         // 1.01 is over the limit of 1.00, and what was not counted is no pass.
-        let of_flat = MODE_LIMITS.iter().filter(|l| FLAT == Subject::Ours(l.0));
+        let of_flat = MODE_LIMITS.iter().filter(|l| FLAT == Subject::from(l.0));
         assert_eq!(cases.len(), of_flat.count());
         assert!(cases.iter().all(|c| c.outcome == Outcome::Failed));
         assert!(tables(&[counts]).contains("1.0100"));

@@ -9,7 +9,7 @@
 
 use super::list::{self, Program};
 use super::suite::Suite;
-use fpt_geometry::Mode;
+use fpt_geometry::Boot;
 use fpt_kbuild::build::{Kernel, Profile};
 use fpt_kbuild::modes;
 use fpt_kit::say;
@@ -17,7 +17,7 @@ use fpt_kit::{code, Ctx, ExitCode, Fail, Result};
 use fpt_lab::parts;
 use fpt_lab::plan::{build_parts, Plan};
 use fpt_lab::sanitize::{self, Sanitize, Watched};
-use fpt_lab::subject::{Kernels, OtherKernel, Subject};
+use fpt_lab::subject::{self, Kernels, OtherKernel, Subject};
 use fpt_verdict::remarks::{print_failures, print_remarks};
 use fpt_verdict::rundir::{self, RunDir};
 use fpt_vm::qemu;
@@ -25,8 +25,8 @@ use fpt_vm::qemu;
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Compare these modes, separated by commas, with radix, and radix with the unpatched kernel
-    #[arg(long, alias = "modes", value_name = "M[,M...]", value_delimiter = ',', value_parser = modes::Parser)]
-    mode: Vec<Mode>,
+    #[arg(long, alias = "modes", value_name = "M[,M...]", value_delimiter = ',', value_parser = modes::BootParser)]
+    mode: Vec<Boot>,
     /// Without --mode: run the programs on this kernel and on no other
     #[arg(long, value_enum, value_name = "KERNEL", conflicts_with_all = ["profile", "same_image"])]
     kernel: Option<OtherKernel>,
@@ -116,6 +116,10 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
         }
         return Ok(code::OK);
     }
+    ctx.ui.info(&subject::described(
+        &kernels.with_references(&subjects),
+        &args.append,
+    ));
     let allow = list::allowed(&ctx.root.join("selftests/console-allow.toml"))?;
     let run = RunDir::new(ctx, "selftest")?;
     parts.record(&run);

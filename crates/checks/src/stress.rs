@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Mutex;
 
-use fpt_geometry::Mode;
+use fpt_geometry::Boot;
 use fpt_kbuild::build::Profile;
 use fpt_kbuild::image;
 use fpt_kbuild::modes;
@@ -25,7 +25,7 @@ use fpt_kit::{code, fail, locked, store, Ctx, ExitCode, Fail, Result};
 use fpt_lab::parts::{self, Parts};
 use fpt_lab::plan::{self, Plan};
 use fpt_lab::sanitize::{self, Sanitize, Watched};
-use fpt_lab::subject::{Kernels, OtherKernel, Subject};
+use fpt_lab::subject::{self, Kernels, OtherKernel, Subject};
 use fpt_verdict::remarks::print_failures;
 use fpt_verdict::results::{Case, Outcome, Report};
 use fpt_verdict::rundir::{self, RunDir};
@@ -48,8 +48,8 @@ const AGAIN_MOST_S: u64 = 240;
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Modes, separated by commas
-    #[arg(long, alias = "modes", value_name = "M[,M...]", value_delimiter = ',', required_unless_present_any = ["kernel", "list"], value_parser = modes::Parser)]
-    mode: Vec<Mode>,
+    #[arg(long, alias = "modes", value_name = "M[,M...]", value_delimiter = ',', required_unless_present_any = ["kernel", "list"], value_parser = modes::BootParser)]
+    mode: Vec<Boot>,
     /// This kernel, too, or alone without --mode
     #[arg(long, value_enum, value_name = "KERNEL")]
     kernel: Option<OtherKernel>,
@@ -137,6 +137,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
         }
         return Ok(code::OK);
     }
+    ctx.ui.info(&subject::described(&subjects, &args.append));
     let allow = list::allowed(&ctx.root.join("selftests/console-allow.toml"))?;
     let run = RunDir::new(ctx, "stress")?;
     parts.record(&run);

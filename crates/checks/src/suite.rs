@@ -643,7 +643,7 @@ mod tests {
             said(
                 "a",
                 (Subject::RADIX, &radix),
-                (Subject::Ours(Mode::L3L2), &mode),
+                (Subject::from(Mode::L3L2), &mode),
                 "mm/x",
             )
         };

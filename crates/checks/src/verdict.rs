@@ -164,7 +164,7 @@ mod tests {
     }
 
     fn modes() -> Pair {
-        Pair::of(Subject::Ours(Mode::L3L2)).unwrap()
+        Pair::of(Subject::from(Mode::L3L2)).unwrap()
     }
 
     fn kernels() -> Pair {

@@ -17,6 +17,7 @@ use fpt_lab::parts::{self, Parts};
 use fpt_lab::subject::check_mode;
 use fpt_verdict::rundir::{self, RunDir};
 use fpt_vm::qemu::Spec;
+use fpt_vm::tables;
 use fpt_vm::vm::Guest;
 
 const FLAT: u64 = 1 << 52;
@@ -183,6 +184,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
         }
         return Ok(code::OK);
     }
+    ctx.ui.info(&tables::all_described(&modes, &args.append));
     let run = RunDir::new(ctx, "walk")?;
     parts.record(&run);
     rundir::recorded(&run, || {
@@ -223,7 +225,7 @@ fn spec(parts: &Parts, mode: Mode, append: &[String]) -> Spec {
     Spec {
         kernel: parts.kernel.vmlinux.clone(),
         initrd: parts.image.path.clone(),
-        mode: Some(mode),
+        mode: Some(mode.into()),
         // One CPU: what it runs is the program.
         smp: 1,
         mem: "1G".into(),

@@ -21,7 +21,7 @@ use fpt_checks::stress::{self, Site, Stress};
 use fpt_checks::suite::Suite;
 use fpt_checks::walk;
 use fpt_formats::matrix::Scale;
-use fpt_geometry::Mode;
+use fpt_geometry::{Boot, Mode};
 use fpt_kbuild::build::{self, Kernel, Profile};
 use fpt_kbuild::patch;
 use fpt_kbuild::sources::Project;
@@ -536,7 +536,7 @@ impl Tests<'_> {
             allow: &allow,
             all_modes: true,
         };
-        Ok(suite.compare(&Mode::ALL.map(Subject::Ours))?.cases)
+        Ok(suite.compare(&Boot::ALL.map(Subject::Ours))?.cases)
     }
 
     fn stress(&mut self) -> Result<Vec<Case>> {
@@ -560,14 +560,14 @@ impl Tests<'_> {
             allow: &allow,
         };
         Ok(Stress::short(seconds)
-            .all(&site, &Mode::ALL.map(Subject::Ours))?
+            .all(&site, &Boot::ALL.map(Subject::Ours))?
             .cases)
     }
 
     fn fuzz(&mut self) -> Result<Vec<Case>> {
         let (ctx, run) = (self.ctx, self.run);
         let unpatched = self.unpatched()?;
-        let mut subjects: Vec<Subject> = Mode::ALL.into_iter().map(Subject::Ours).collect();
+        let mut subjects: Vec<Subject> = Boot::ALL.into_iter().map(Subject::Ours).collect();
         // First: what fails there is wrong in the model, or in the distribution's kernel.
         subjects.splice(0..0, unpatched.iter().map(|_| Subject::Unpatched));
         let allow = list::allowed(&ctx.root.join("selftests/console-allow.toml"))?;

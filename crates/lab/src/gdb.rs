@@ -62,7 +62,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     let spec = Spec {
         kernel: kernel.vmlinux.clone(),
         initrd: image.path.clone(),
-        mode: Some(mode),
+        mode: Some(mode.into()),
         smp: args.smp,
         mem: args.mem.clone(),
         append: args.append.clone(),

@@ -4,6 +4,7 @@
 pub mod gdb;
 pub mod parts;
 pub mod plan;
+pub mod process_mode;
 pub mod run;
 pub mod sanitize;
 pub mod subject;

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use fpt_geometry::Mode;
+use fpt_geometry::Boot;
 
 use super::parts::{self, Parts};
 use super::sanitize::Watched;
@@ -88,8 +88,8 @@ impl Default for Plan {
 }
 
 impl Plan {
-    pub fn spec(&self, parts: &Parts, mode: Mode) -> Spec {
-        self.spec_of(parts, &parts.kernel, Subject::Ours(mode))
+    pub fn spec(&self, parts: &Parts, mode: impl Into<Boot>) -> Spec {
+        self.spec_of(parts, &parts.kernel, Subject::Ours(mode.into()))
     }
 
     /// Lets the sanitizer watch a guest, if it is asked for.

@@ -10,14 +10,16 @@ use anyhow::Context as _;
 use fpt_init::proto::{Bytes, Exec, Op, Stream};
 
 use super::parts::{self, Parts};
+use super::process_mode;
 use super::sanitize::{self, Sanitize};
-use fpt_geometry::Mode;
+use fpt_geometry::{Boot, Mode};
 use fpt_kbuild::build::Profile;
 use fpt_kbuild::modes;
 use fpt_kit::{code, Ctx, ExitCode, Fail, Result};
 use fpt_verdict::rundir::{self, RunDir};
 use fpt_vm::elf;
 use fpt_vm::qemu::{self, Share, Spec};
+use fpt_vm::tables;
 use fpt_vm::tty::RawTerminal;
 use fpt_vm::vm::{Guest, Requests};
 
@@ -27,8 +29,11 @@ const ESCAPE: u8 = 0x1d;
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Shape of user page tables: one mode
-    #[arg(long, alias = "modes", value_name = "M", value_delimiter = ',', required = true, value_parser = modes::Parser)]
-    mode: Vec<Mode>,
+    #[arg(long, alias = "modes", value_name = "M", value_delimiter = ',', required_unless_present = "process_mode", value_parser = modes::BootParser)]
+    mode: Vec<Boot>,
+    /// Boot with --mode mixed, and start CMD (or the shell) in a mode of its own
+    #[arg(long, value_name = "M", conflicts_with = "mode", value_parser = modes::Parser)]
+    process_mode: Option<Mode>,
     /// Virtual CPUs
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=qemu::MAX_CPUS))]
     smp: u32,
@@ -71,7 +76,10 @@ pub struct Args {
 }
 
 pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
-    let mode = modes::one(&args.mode)?;
+    let mode = match args.process_mode {
+        Some(_) => Boot::Mixed,
+        None => modes::one(&args.mode)?,
+    };
     args.profile.check_mode(mode)?;
     qemu::check_size(&args.mem)?;
     if let Some(sanitize) = &args.sanitize {
@@ -152,6 +160,10 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     };
     parts.record(&run);
     run.set("mode", mode.name());
+    run.set("policy", tables::policy(mode, &args.append));
+    if let Some(mode) = args.process_mode {
+        run.set("process_mode", mode.name());
+    }
     rundir::recorded(&run, || session(ctx, &run, &parts, &spec, &args))
 }
 
@@ -159,9 +171,10 @@ fn session(ctx: &Ctx, run: &RunDir, parts: &Parts, spec: &Spec, args: &Args) -> 
     let mut guest = Guest::boot(ctx, run, &parts.qemu, spec, "")?;
     let boot = guest.boot.clone();
     ctx.ui.info(&format!(
-        "boot to init: {:.2} s ({})",
+        "boot to init: {:.2} s ({}; {})",
         boot.wall.as_secs_f64(),
-        boot.uname
+        boot.uname,
+        asked_tables(spec, args)
     ));
     run.set("boot", serde_json::json!({ "seconds": boot.wall.as_secs_f64(), "kernel_ms": boot.kernel_ms, "uname": boot.uname }));
     if !boot.host {
@@ -170,12 +183,15 @@ fn session(ctx: &Ctx, run: &RunDir, parts: &Parts, spec: &Spec, args: &Args) -> 
     let shell = args.command.is_empty();
     let tty =
         std::io::stdin().is_terminal() && std::io::stdout().is_terminal() && (shell || args.tty);
+    let command = match shell {
+        true => vec!["/bin/sh".into(), "-l".into()],
+        false => args.command.clone(),
+    };
     let mut exec = Exec {
         id: guest.new_id(),
-        argv: if shell {
-            vec!["/bin/sh".into(), "-l".into()]
-        } else {
-            args.command.clone()
+        argv: match args.process_mode {
+            Some(mode) => process_mode::started(mode, command),
+            None => command,
         },
         env: BTreeMap::new(),
         tty,
@@ -240,6 +256,14 @@ fn session(ctx: &Ctx, run: &RunDir, parts: &Parts, spec: &Spec, args: &Args) -> 
         0 if found > 0 => Ok(code::TEST_FAILED),
         status => Ok(ExitCode::Theirs(status)),
     }
+}
+
+/// What page tables the guest was asked for.
+fn asked_tables(spec: &Spec, args: &Args) -> String {
+    let guest = spec.mode.map(|boot| tables::described(boot, &spec.append));
+    let process = args.process_mode.map(process_mode::described);
+    let told: Vec<String> = guest.into_iter().chain(process).collect();
+    told.join(", ")
 }
 
 /// Why a program that is there may not have started, or could not write.

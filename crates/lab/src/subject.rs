@@ -7,9 +7,10 @@ use std::fmt;
 use fpt_init::proto::Exec;
 use serde::{Serialize, Serializer};
 
-use fpt_geometry::Mode;
+use fpt_geometry::{Boot, Mode};
 use fpt_kbuild::build::{Kernel, Profile};
 use fpt_kit::{Fail, Result};
+use fpt_vm::tables;
 use fpt_vm::vm::Guest;
 
 /// For `--kernel`: a kernel that is none of ours.
@@ -24,23 +25,23 @@ pub enum OtherKernel {
 pub enum Subject {
     /// The distribution's kernel as it is, which knows no modes.
     Unpatched,
-    /// Our image in a mode.
-    Ours(Mode),
+    /// Our image, booted with that choice.
+    Ours(Boot),
 }
 
 impl Subject {
-    pub const RADIX: Subject = Subject::Ours(Mode::Radix);
+    pub const RADIX: Subject = Subject::Ours(Boot::Mode(Mode::Radix));
 
     /// As tables, reports and files call it.
     pub fn name(self) -> &'static str {
         match self {
             Subject::Unpatched => "unpatched",
-            Subject::Ours(mode) => mode.name(),
+            Subject::Ours(boot) => boot.name(),
         }
     }
 
-    /// A mode of a profile's image.
-    pub fn of(profile: Profile, mode: Mode) -> Subject {
+    /// A boot choice of a profile's image.
+    pub fn of(profile: Profile, mode: Boot) -> Subject {
         match profile {
             Profile::Unpatched => Subject::Unpatched,
             Profile::Fpt | Profile::OptionOff | Profile::Debug | Profile::Kasan => {
@@ -52,7 +53,7 @@ impl Subject {
     /// What `--profile`, `--mode` and `--kernel` name, each once and in that order.
     pub fn asked_for(
         profile: Profile,
-        modes: &[Mode],
+        modes: &[Boot],
         kernel: Option<OtherKernel>,
     ) -> Result<Vec<Subject>> {
         let mut subjects = Vec::new();
@@ -76,13 +77,15 @@ impl Subject {
     pub fn reference(self) -> Option<Subject> {
         match self {
             Subject::Unpatched => None,
-            Subject::Ours(Mode::Radix) => Some(Subject::Unpatched),
-            Subject::Ours(Mode::L4L3 | Mode::L3L2 | Mode::L4L3L2L1) => Some(Subject::RADIX),
+            Subject::Ours(Boot::Mode(Mode::Radix)) => Some(Subject::Unpatched),
+            Subject::Ours(Boot::Mode(Mode::L4L3 | Mode::L3L2 | Mode::L4L3L2L1) | Boot::Mixed) => {
+                Some(Subject::RADIX)
+            }
         }
     }
 
     /// `fpt=` of the kernel. The unpatched one would pass the word on to init.
-    pub fn mode(self) -> Option<Mode> {
+    pub fn mode(self) -> Option<Boot> {
         match self {
             Subject::Unpatched => None,
             Subject::Ours(mode) => Some(mode),
@@ -90,13 +93,13 @@ impl Subject {
     }
 
     /// The tables that its processes can have.
-    pub fn tables(self) -> Mode {
-        self.mode().unwrap_or(Mode::Radix)
+    pub fn tables(self) -> Boot {
+        self.mode().unwrap_or(Boot::Mode(Mode::Radix))
     }
 
     /// Can its tables be flattened?
     pub fn is_flat(self) -> bool {
-        self.tables() != Mode::Radix
+        self.tables().kinds().next().is_some()
     }
 
     /// A guest that is another than was asked for would compare something with itself and find everything equal.
@@ -105,6 +108,12 @@ impl Subject {
             Subject::Unpatched => check_unpatched(guest),
             Subject::Ours(mode) => check_mode(guest, mode),
         }
+    }
+}
+
+impl From<Mode> for Subject {
+    fn from(mode: Mode) -> Subject {
+        Subject::Ours(mode.into())
     }
 }
 
@@ -118,6 +127,15 @@ impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
     }
+}
+
+/// What page tables the guests of a run have, in one line.
+pub fn described(subjects: &[Subject], append: &[String]) -> String {
+    let of = |subject: &Subject| match subject {
+        Subject::Unpatched => "unpatched kernel".to_string(),
+        Subject::Ours(boot) => tables::described(*boot, append),
+    };
+    subjects.iter().map(of).collect::<Vec<_>>().join("; ")
 }
 
 /// The kernels of a comparison.
@@ -161,7 +179,8 @@ impl<'a> Kernels<'a> {
 }
 
 /// A guest in the wrong mode would compare radix with radix and find everything equal.
-pub fn check_mode(guest: &mut Guest, mode: Mode) -> Result<()> {
+pub fn check_mode(guest: &mut Guest, mode: impl Into<Boot>) -> Result<()> {
+    let mode = mode.into();
     let (exit, text) = guest.run(Exec {
         argv: vec!["cat".into(), "/sys/kernel/debug/fpt/mode".into()],
         timeout_s: 30,
@@ -170,7 +189,7 @@ pub fn check_mode(guest: &mut Guest, mode: Mode) -> Result<()> {
     let found = text.trim();
     // A kernel without flattened tables can only be radix.
     if (exit.status() == 0 && found == mode.name())
-        || (exit.status() != 0 && mode == Mode::Radix)
+        || (exit.status() != 0 && mode == Mode::Radix.into())
         || std::env::var_os("FPT_ANY_MODE").is_some()
     {
         return Ok(());
@@ -214,7 +233,7 @@ fn check_unpatched(guest: &mut Guest) -> Result<()> {
 mod tests {
     use super::*;
 
-    const FLAT: Subject = Subject::Ours(Mode::L3L2);
+    const FLAT: Subject = Subject::Ours(Boot::Mode(Mode::L3L2));
 
     #[test]
     fn each_has_one_reference() {
@@ -225,10 +244,13 @@ mod tests {
         assert!(flat.is_flat() && !radix.is_flat() && !Subject::Unpatched.is_flat());
         assert_eq!(Subject::Unpatched.mode(), None);
         assert_eq!(
-            Subject::of(Profile::Unpatched, Mode::Radix),
+            Subject::of(Profile::Unpatched, Mode::Radix.into()),
             Subject::Unpatched
         );
-        assert_eq!(Subject::of(Profile::Debug, Mode::Radix), radix);
+        assert_eq!(Subject::of(Profile::Debug, Mode::Radix.into()), radix);
+        let mixed = Subject::Ours(Boot::Mixed);
+        assert_eq!(mixed.reference(), Some(radix));
+        assert!(mixed.is_flat());
     }
 
     #[test]

@@ -275,6 +275,7 @@ pub fn base(init: &Path, busybox: &Path, applets: &[String]) -> Result<Tree> {
         }
     }
     tree.link("bin/fpt-init", "/init");
+    tree.link("bin/fptctl", "/init");
     tree.text(
         "etc/passwd",
         0o644,

@@ -7,5 +7,6 @@ pub mod elf;
 pub mod initramfs;
 mod monitor;
 pub mod qemu;
+pub mod tables;
 pub mod tty;
 pub mod vm;

@@ -5,13 +5,9 @@ use std::path::{Path, PathBuf};
 
 use fpt_init::proto::PORT;
 
-use fpt_geometry::Mode;
+use super::tables;
+use fpt_geometry::Boot;
 use fpt_kit::{Cmd, Fail, Result};
-
-/// The word of the kernel's command line that selects the mode.
-fn kernel_arg(mode: Mode) -> String {
-    format!("fpt={mode}")
-}
 
 /// A QEMU to run: ours, or the distribution's.
 #[derive(Debug, Clone)]
@@ -40,8 +36,8 @@ pub struct Share {
 pub struct Spec {
     pub kernel: PathBuf,
     pub initrd: PathBuf,
-    /// `fpt=` of the kernel; `None` leaves it to the kernel's own default.
-    pub mode: Option<Mode>,
+    /// `fpt=` and `fpt.policy=` of the kernel; `None` leaves them to the kernel's own default.
+    pub mode: Option<Boot>,
     pub smp: u32,
     pub mem: String,
     /// More words for the kernel's command line.
@@ -82,7 +78,7 @@ impl Spec {
             // spins for a few ticks to see whether the timer works, and it would panic.
             args.extend(["clocksource=hpet", "tsc=unstable", "no_timer_check"].map(str::to_string));
         }
-        args.extend(self.mode.map(kernel_arg));
+        args.extend(self.mode.map(tables::kernel_args));
         args.extend(self.append.iter().cloned());
         args.join(" ")
     }
@@ -235,12 +231,13 @@ pub fn check_size(text: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fpt_geometry::Mode;
 
     fn spec() -> Spec {
         Spec {
             kernel: "/k/vmlinux".into(),
             initrd: "/k/i.cpio".into(),
-            mode: Some(Mode::L3L2),
+            mode: Some(Mode::L3L2.into()),
             smp: 2,
             mem: "1G".into(),
             append: vec!["kunit.enable=1".into()],
@@ -290,7 +287,7 @@ mod tests {
             "-cpu max,fpt=on,-erms,-fsrm,-fsrs,-fsrc,-fzrm",
             "-smp 2 -m 1G",
             "-object memory-backend-memfd,id=ram,size=1G,share=on -machine memory-backend=ram",
-            "fpt=l3l2 kunit.enable=1'",
+            "fpt=l3l2 fpt.policy=eager kunit.enable=1'",
             "path=/a,,b,security_model=none,multidevs=remap,readonly=on",
             "-gdb tcp:127.0.0.1:1234 -S",
             "name=fpt.ctl",

@@ -4,10 +4,12 @@
 //! Not as process 1 it is a small program: behind `cargo xtask walk` (`walk-target`), behind
 //! `cargo xtask agree` (`agree-target`, `agree-read`), the one that tells `cargo xtask stress` which
 //! page tables are left (`state`), or one that keeps a signal from a test (`withhold`).
+//! Under the name `fptctl` it is the user's program for choosing page tables per process.
 
 #![deny(unsafe_code)]
 
 mod agree;
+mod fptctl;
 mod state;
 mod supervise;
 #[allow(unsafe_code)]
@@ -23,7 +25,9 @@ use std::time::{Duration, Instant};
 use fpt_init::proto::PORT;
 
 fn main() {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+    let mut words = std::env::args();
+    let called = words.next().unwrap_or_default();
+    let args: Vec<String> = words.collect();
     if sys::pid() == 1 {
         let boot_ms = sys::uptime_ms();
         let why = init(boot_ms);
@@ -31,6 +35,9 @@ fn main() {
         let error = sys::restart();
         eprintln!("fpt-init: cannot restart the machine: {error}");
         std::process::exit(1);
+    }
+    if Path::new(&called).file_name() == Some(fptctl::NAME.as_ref()) {
+        std::process::exit(fptctl::main(&args));
     }
     let code = match args.split_first() {
         Some((name, rest)) if name == "walk-target" => walk_target::main(rest),

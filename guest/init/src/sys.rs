@@ -321,6 +321,13 @@ pub fn ask(path: &str, question: &str) -> io::Result<String> {
     Ok(answer)
 }
 
+/// prctl() of an option that takes numbers and no addresses.
+pub fn prctl(option: i32, args: [u64; 4]) -> io::Result<i32> {
+    let [a, b, c, d] = args;
+    // SAFETY: the callers' options (PR_SET_PGTABLES, PR_GET_PGTABLES) take no pointer.
+    check(unsafe { libc::prctl(option, a, b, c, d) })
+}
+
 pub fn uname() -> String {
     let mut name = MaybeUninit::<libc::utsname>::uninit();
     // SAFETY: uname fills the structure; its fields are NUL-terminated strings.

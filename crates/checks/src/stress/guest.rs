@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use fpt_init::proto::{Ev, Exec, Op};
 
 use fpt_kit::{code, fail, Fail, Result};
+use fpt_lab::process_mode;
 use fpt_lab::subject::Subject;
 use fpt_verdict::results::{Case, Outcome};
 use fpt_verdict::rundir;
@@ -31,6 +32,8 @@ pub(super) struct Load {
     pub(super) loops: Vec<Scenario>,
     /// Scenarios that had a turn.
     pub(super) done: BTreeSet<Scenario>,
+    /// Turns so far.
+    pub(super) started: usize,
 }
 
 /// One subject.
@@ -160,6 +163,7 @@ impl One<'_> {
             lanes: self.lanes(&vm_class, &loops)?,
             loops,
             done: BTreeSet::new(),
+            started: 0,
         };
         let mut last = state(guest)?;
         story.start = last.clone();
@@ -308,7 +312,12 @@ impl One<'_> {
         last: bool,
         progress: &dyn Fn(&str),
     ) -> Result<()> {
-        let Load { lanes, loops, done } = load;
+        let Load {
+            lanes,
+            loops,
+            done,
+            started,
+        } = load;
         let start = Instant::now();
         let end = start + Duration::from_secs(phase.seconds);
         let mut looping: BTreeMap<u64, (Scenario, String)> = BTreeMap::new();
@@ -349,7 +358,10 @@ impl One<'_> {
                     _ => lane.slice,
                 };
                 let seconds = seconds.min(phase.seconds);
-                guest.start_exec(turn.exec(id, seconds, self.stress.seed))?;
+                let mut exec = turn.exec(id, seconds, self.stress.seed);
+                exec.argv = process_mode::dealt(self.subject.tables(), *started, exec.argv);
+                *started += 1;
+                guest.start_exec(exec)?;
                 lane.running = Some(Running {
                     id,
                     turn,

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use fpt_geometry::Mode;
+use fpt_geometry::Boot;
 use fpt_lab::subject::Subject;
 use fpt_verdict::rundir;
 use fpt_vm::vm::Exit;
@@ -146,7 +146,7 @@ pub(super) fn suite(subject: Subject) -> String {
 }
 
 /// Over the kinds of nodes that the mode has.
-pub(super) fn sum(counts: &Counts, mode: Mode, what: &str) -> i64 {
+pub(super) fn sum(counts: &Counts, mode: Boot, what: &str) -> i64 {
     mode.kinds()
         .map(|k| count(counts, &format!("{k}_{what}")))
         .sum()

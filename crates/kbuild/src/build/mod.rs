@@ -16,7 +16,7 @@ use anyhow::Context as _;
 
 use crate::doctor;
 use crate::toolchain::find_program;
-use fpt_geometry::Mode;
+use fpt_geometry::{Boot, Mode};
 use fpt_kit::{hash, Cmd, Ctx, Fail, Result};
 
 pub use crate::toolchain::{Compiler, Toolchain};
@@ -53,12 +53,13 @@ impl Profile {
     }
 
     /// Refuses a mode with nodes for a kernel that is built without them.
-    pub fn check_mode(self, mode: Mode) -> Result<()> {
+    pub fn check_mode(self, mode: impl Into<Boot>) -> Result<()> {
+        let mode = mode.into();
         let has_fpt = match self {
             Profile::Fpt | Profile::Debug | Profile::Kasan => true,
             Profile::Unpatched | Profile::OptionOff => false,
         };
-        if has_fpt || mode == Mode::Radix {
+        if has_fpt || mode == Mode::Radix.into() {
             return Ok(());
         }
         Err(Fail::usage(

@@ -7,13 +7,13 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use fpt_geometry::Mode;
+use fpt_geometry::{Boot, Mode};
 use fpt_init::proto::{Bytes, Ev, Exec, Op, Stream, VERSION};
 
 struct Fake {
     ctl: UnixStream,
     what: String,
-    mode: Mode,
+    mode: Boot,
     /// Nobody asked for a mode: it is another kernel.
     unpatched: bool,
     /// Its options: where a simulator would leave its result.
@@ -98,8 +98,8 @@ fn main() {
     };
     let ctl = socket("ctl");
     let monitor = socket("mon");
-    let mode: Mode = match word("fpt=").as_str() {
-        "" => Mode::Radix,
+    let mode: Boot = match word("fpt=").as_str() {
+        "" => Mode::Radix.into(),
         word => word.parse().expect("a mode on the command line"),
     };
     std::thread::spawn(move || serve_monitor(&monitor, mode));
@@ -163,14 +163,14 @@ fn leave_findings(out: &str, what: &str) {
 }
 
 /// The monitor of a guest whose only program is at `walk-target`.
-fn serve_monitor(stream: &UnixStream, mode: Mode) {
+fn serve_monitor(stream: &UnixStream, mode: Boot) {
     let root = "entry 4 PML4E pa 0x0000000001234120 value 0x0000000012200067 bits 9\n";
-    let upper = match mode {
-        Mode::Radix => {
+    let upper = match mode.mode() {
+        Some(Mode::Radix) | None => {
             "entry 3 PDPTE pa 0x0000000012200120 value 0x0000000012212067 bits 9\n\
              entry 2 PDE pa 0x0000000012212340 value 0x0000000002a00067 bits 9\n"
         }
-        Mode::L4L3 | Mode::L3L2 | Mode::L4L3L2L1 => {
+        Some(Mode::L4L3 | Mode::L3L2 | Mode::L4L3L2L1) => {
             "entry 2 PDE pa 0x0000000012212340 value 0x0000000002a00067 bits 18\n"
         }
     };
@@ -214,7 +214,8 @@ impl Fake {
         if let (Some(out), Some(_)) = (option("out="), option("fpt=")) {
             leave_findings(&out, &self.what);
         }
-        fpt_testkit::synthetic::leave(option, self.mode, &self.what);
+        let mode = self.mode.mode().unwrap_or(Mode::Radix);
+        fpt_testkit::synthetic::leave(option, mode, &self.what);
     }
 
     fn send(&mut self, ev: &Ev) {
@@ -245,11 +246,16 @@ impl Fake {
     fn exec(&mut self, exec: &Exec) {
         let id = exec.id;
         let argv: Vec<&str> = exec.argv.iter().map(String::as_str).collect();
+        // Tables are all the same to it.
+        let argv = match argv.as_slice() {
+            ["fptctl", "exec", _, "--", command @ ..] => command.to_vec(),
+            _ => argv,
+        };
         match argv.as_slice() {
             // What the runner itself asks.
             ["cat", "/sys/kernel/debug/fpt/mode"] => {
                 let mode = match self.what.as_str() {
-                    "wrong-mode" => Mode::Radix,
+                    "wrong-mode" => Mode::Radix.into(),
                     _ => self.mode,
                 };
                 self.out(id, Stream::Stdout, &format!("{mode}\n"));
@@ -319,9 +325,10 @@ impl Fake {
         } else {
             1000 - n
         };
+        let roots = if self.mode == Boot::Mixed { n } else { 0 };
         format!(
             "others_kb {}\nothers_root 0\nothers_mid {leak}\nothers_bottom 0\nothers_bytes 0\n\
-             root_installs 0\nmid_installs {n}\nmid_fallbacks {fallbacks}\ndemotions {n}\ntainted {}\n\
+             root_installs {roots}\nbottom_installs {roots}\nmid_installs {n}\nmid_fallbacks {fallbacks}\ndemotions {n}\ntainted {}\n\
              pswpout {n}\noom_kill 0\ninjections_left {left}\n",
             100 + grown,
             i64::from(self.what == "tainted"),
@@ -332,7 +339,7 @@ impl Fake {
     /// time; "-u" on a kernel without modes; "-ours" on one with modes, "-ours-once" the first time.
     fn misdeed(&self, exec: &Exec) -> String {
         let once = || exec.mark.is_some() && first_time();
-        let flat = self.mode != Mode::Radix;
+        let flat = self.mode != Mode::Radix.into();
         let ours = !self.unpatched;
         let ends = |end: &str| self.what.strip_suffix(end);
         let (what, here) = if let Some(what) = ends("-ours-once") {
