@@ -176,7 +176,7 @@ FPT_TEST(page_table_bytes_of_one_page)
 	 * for the two tables that it merges, and has an index page beside it: the table
 	 * that software reads instead of the merged one.
 	 */
-	static const long want[] = { 12, 8, 2048 + 4 + 4, 2048 + 4 };
+	static const long want[] = { 12, 8, 2048 + 4 + 4, 2048 + 4, 12 };
 	struct fpt_nodes a, b;
 	char *p = map_at(BASE, PAGE);
 	long before;
