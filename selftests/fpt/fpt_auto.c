@@ -386,8 +386,8 @@ AUTO_TEST(what_is_unmapped_is_trimmed)
 	double end;
 
 	NEED_AUTO;
-	if (available_gib() < 3)
-		SKIP(return, "needs 3 GiB of free memory");
+	if (available_gib() < 2)
+		SKIP(return, "needs 2 GiB of free memory");
 	ASSERT_TRUE(start_run(&radix, PGT_RADIX, &dense));
 	ASSERT_TRUE(order(&radix, THIN));
 	thin_kb = vmpte_kb(radix.pid);

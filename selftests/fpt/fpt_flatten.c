@@ -149,7 +149,7 @@ FPT_TEST(huge_pages_in_the_span)
 
 FPT_TEST(hugetlb_in_the_span)
 {
-	char *p = map_at(BASE, 16 * HUGE), *huge;
+	char *p = map_at(BASE, 16 * HUGE), *huge, *alone;
 
 	NEED_FLATTEN;
 	if (file_value("/proc/meminfo", "HugePages_Free") < 2)
@@ -161,6 +161,12 @@ FPT_TEST(hugetlb_in_the_span)
 		    MAP_HUGETLB | MAP_FIXED_NOREPLACE, -1, 0);
 	ASSERT_EQ(p + 32 * HUGE, huge);
 	EXPECT_EQ(-EBUSY, flatten(p, 16 * HUGE));
+	/* nor in a span that has nothing else, and not even that so far */
+	alone = mmap(p + GIB, HUGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS |
+		     MAP_NORESERVE | MAP_HUGETLB | MAP_FIXED_NOREPLACE, -1, 0);
+	ASSERT_EQ(p + GIB, alone);
+	EXPECT_EQ(-EBUSY, flatten(alone, HUGE));
+	ASSERT_EQ(0, munmap(alone, HUGE));
 	fill(huge, 1024, PAGE, 2);
 	EXPECT_EQ(-EBUSY, flatten(p, 16 * HUGE));
 	EXPECT_EQ(-EBUSY, flatten(huge, 2 * HUGE));
@@ -290,7 +296,7 @@ static void join(pthread_t *t, int n)
 		pthread_join(t[i], NULL);
 }
 
-FPT_TEST(while_threads_write)
+RACE_TEST(while_threads_write)
 {
 	double end = seconds() + SECONDS;
 	pthread_t t[3];
@@ -301,7 +307,7 @@ FPT_TEST(while_threads_write)
 	start_toggling(_metadata, BASE, 0, 0, 0);
 	ids = 0;
 	start(_metadata, t, 3, writer);
-	while (seconds() < end) {
+	while (go_on(end)) {
 		EXPECT_TRUE(tables_ok(0));
 		msleep(50);
 	}
@@ -311,7 +317,32 @@ FPT_TEST(while_threads_write)
 	ASSERT_EQ(0, munmap(gib, GIB));
 }
 
-FPT_TEST(while_windows_come_and_go)
+/* Both find what the other has just made, and what it has just begun to take away. */
+RACE_TEST(two_at_once)
+{
+	double end = seconds() + SECONDS;
+	pthread_t other, t[2];
+
+	NEED_FLATTEN;
+	gib = map_at(BASE, GIB);
+	ASSERT_NE(MAP_FAILED, gib);
+	start_toggling(_metadata, BASE, 0, 0, 0);
+	ASSERT_EQ(0, pthread_create(&other, NULL, toggler, NULL));
+	ids = 0;
+	start(_metadata, t, 2, writer);
+	while (go_on(end)) {
+		EXPECT_TRUE(tables_ok(0));
+		msleep(50);
+	}
+	stop = true;
+	pthread_join(other, NULL);
+	end_toggling(_metadata);
+	join(t, 2);
+	EXPECT_EQ(0, wrong);
+	ASSERT_EQ(0, munmap(gib, GIB));
+}
+
+RACE_TEST(while_windows_come_and_go)
 {
 	double end = seconds() + SECONDS;
 	unsigned int r = 1;
@@ -321,7 +352,7 @@ FPT_TEST(while_windows_come_and_go)
 	gib = map_at(BASE, GIB);
 	ASSERT_NE(MAP_FAILED, gib);
 	start_toggling(_metadata, BASE, 0, -ENOMEM, 0);
-	for (; seconds() < end || rounds < 3; rounds++) {
+	for (; go_on(end) || rounds < 3; rounds++) {
 		for (w = 0; w < WINDOWS; w++)
 			page_set(gib + w * HUGE, rounds, w);
 		for (w = next(&r) % 4; w < WINDOWS; w += 4) {
@@ -340,7 +371,7 @@ FPT_TEST(while_windows_come_and_go)
 	ASSERT_EQ(0, munmap(gib, GIB));
 }
 
-FPT_TEST(while_it_forks)
+RACE_TEST(while_it_forks)
 {
 	double end = seconds() + SECONDS;
 	long forks = 0;
@@ -350,7 +381,7 @@ FPT_TEST(while_it_forks)
 	ASSERT_NE(MAP_FAILED, gib);
 	fill(gib, 128, 4 * HUGE, 1);
 	start_toggling(_metadata, BASE, 0, 0, 0);
-	for (; seconds() < end || forks < 5; forks++) {
+	for (; go_on(end) || forks < 5; forks++) {
 		pid_t pid = fork();
 
 		if (!pid) {
@@ -370,7 +401,7 @@ FPT_TEST(while_it_forks)
 	ASSERT_EQ(0, munmap(gib, GIB));
 }
 
-FPT_TEST(while_windows_move)
+RACE_TEST(while_windows_move)
 {
 	double end = seconds() + SECONDS;
 	unsigned long other = BASE + 4 * GIB;
@@ -387,7 +418,7 @@ FPT_TEST(while_windows_move)
 	fill(gib, WINDOWS, HUGE, 1);
 	/* the first page of each stays where it is */
 	start_toggling(_metadata, BASE, other, 0, 0);
-	for (; seconds() < end || moves < 20; moves++) {
+	for (; go_on(end) || moves < 20; moves++) {
 		long n = 1L << next(&r) % 8;
 		unsigned long off;
 
@@ -411,7 +442,7 @@ FPT_TEST(while_windows_move)
 }
 
 /* Huge pages come, fall apart and go while it is tried. */
-FPT_TEST(while_huge_pages_come_and_go)
+RACE_TEST(while_huge_pages_come_and_go)
 {
 	double end = seconds() + SECONDS;
 	long rounds = 0, huge = 0, w;
@@ -421,7 +452,7 @@ FPT_TEST(while_huge_pages_come_and_go)
 	ASSERT_NE(MAP_FAILED, gib);
 	fill(gib, WINDOWS, HUGE, 1);
 	start_toggling(_metadata, BASE, 0, -EBUSY, 0);
-	for (; seconds() < end || rounds < 5; rounds++) {
+	for (; go_on(end) || rounds < 5; rounds++) {
 		for (w = 8; w < WINDOWS; w += 128) {
 			char *p = gib + w * HUGE;
 
@@ -446,7 +477,7 @@ FPT_TEST(while_huge_pages_come_and_go)
 	ASSERT_EQ(0, munmap(gib, GIB));
 }
 
-FPT_TEST(while_pages_are_merged)
+RACE_TEST(while_pages_are_merged)
 {
 	const char *ksm = "/sys/kernel/mm/ksm/run";
 	double end = seconds() + SECONDS;
@@ -463,7 +494,7 @@ FPT_TEST(while_pages_are_merged)
 	write_text("/sys/kernel/mm/ksm/pages_to_scan", "2000");
 	ASSERT_EQ(0, write_text(ksm, "1"));
 	start_toggling(_metadata, BASE, 0, 0, 0);
-	for (; seconds() < end || rounds < 3; rounds++) {
+	for (; go_on(end) || rounds < 3; rounds++) {
 		for (i = 0; i < 256; i++)
 			page_set(gib + i * 2 * HUGE, 7, rounds);
 		msleep(200);
@@ -485,7 +516,7 @@ FPT_TEST(while_pages_are_merged)
 
 #define PAGES 4096L	/* 16 MiB in 128 windows */
 
-FPT_TEST(while_pages_are_swapped)
+RACE_TEST(while_pages_are_swapped)
 {
 	double end = seconds() + SECONDS;
 	long rounds = 0, out = file_value("/proc/vmstat", "pswpout"), i;
@@ -496,7 +527,7 @@ FPT_TEST(while_pages_are_swapped)
 	gib = map_at(BASE, GIB);
 	ASSERT_NE(MAP_FAILED, gib);
 	start_toggling(_metadata, BASE, 0, 0, 0);
-	for (; seconds() < end || rounds < 3; rounds++) {
+	for (; go_on(end) || rounds < 3; rounds++) {
 		for (i = 0; i < PAGES; i++)
 			page_set(gib + i / 32 * 4 * HUGE + i % 32 * PAGE, rounds, i);
 		ASSERT_EQ(0, madvise(gib, GIB, MADV_PAGEOUT));
@@ -533,7 +564,7 @@ static void *answer(void *arg)
 	return NULL;
 }
 
-FPT_TEST(while_a_handler_fills)
+RACE_TEST(while_a_handler_fills)
 {
 	struct uffdio_api api = { .api = UFFD_API };
 	int fd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
@@ -553,7 +584,7 @@ FPT_TEST(while_a_handler_fills)
 	ASSERT_EQ(0, ioctl(fd, UFFDIO_REGISTER, &reg));
 	start_toggling(_metadata, BASE, 0, 0, 0);
 	ASSERT_EQ(0, pthread_create(&t, NULL, answer, &fd));
-	for (; seconds() < end || rounds < 2; rounds++) {
+	for (; go_on(end) || rounds < 2; rounds++) {
 		for (w = 0; w < WINDOWS; w += 4)
 			ASSERT_TRUE(page_ok(gib + w * HUGE, 6, w));
 		ASSERT_EQ(0, madvise(gib, GIB, MADV_DONTNEED));

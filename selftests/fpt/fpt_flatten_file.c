@@ -38,7 +38,7 @@ static volatile uint64_t *word(char *p, long i)
  * sets a dirty bit that no one but hardware knows of. If it gets lost, reclaim takes the
  * page for one that was never written.
  */
-FPT_TEST(no_dirty_bit_gets_lost)
+RACE_TEST(no_dirty_bit_gets_lost)
 {
 	double end = seconds() + 2 * SECONDS;
 	long rounds = 0, i, out = file_value("/proc/vmstat", "pswpout");
@@ -53,7 +53,7 @@ FPT_TEST(no_dirty_bit_gets_lost)
 	p = map_file(fd);
 	ASSERT_NE(MAP_FAILED, p);
 	start_toggling(_metadata, AT, 0, 0, 0);
-	for (; seconds() < end || rounds < 3; rounds++) {
+	for (; go_on(end) || rounds < 3; rounds++) {
 		ASSERT_EQ(0, fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, LEN));
 		for (i = 0; i < USED; i++)
 			ASSERT_EQ(0, *word(p, i));
@@ -98,7 +98,7 @@ static void *counter(void *arg)
  * Writeback protects a page, so that the next write is noticed. Were the protection put
  * on an entry that had been copied, that write would never reach the device.
  */
-FPT_TEST(no_write_escapes_msync)
+RACE_TEST(no_write_escapes_msync)
 {
 	int fd = open(DEV, O_RDWR | O_CLOEXEC), direct = open(DEV, O_RDONLY | O_DIRECT | O_CLOEXEC);
 	static char page[PAGE] __attribute__((aligned(4096)));
@@ -134,7 +134,7 @@ FPT_TEST(no_write_escapes_msync)
 
 /* --- truncation ------------------------------------------------------------------------- */
 
-FPT_TEST(while_it_is_truncated)
+RACE_TEST(while_it_is_truncated)
 {
 	int fd = memfd_create("fpt", MFD_CLOEXEC);
 	double end = seconds() + SECONDS;
@@ -148,7 +148,7 @@ FPT_TEST(while_it_is_truncated)
 	p = map_file(fd);
 	ASSERT_NE(MAP_FAILED, p);
 	start_toggling(_metadata, AT, 0, 0, 0);
-	for (; seconds() < end || rounds < 5; rounds++) {
+	for (; go_on(end) || rounds < 5; rounds++) {
 		long keep = 1 + next(&r) % (USED - 1);
 
 		for (i = 0; i < USED; i++)
@@ -171,7 +171,7 @@ FPT_TEST(while_it_is_truncated)
 /* --- two processes ------------------------------------------------------------------------ */
 
 /* Each flattens its own tables of a file that the other writes, too. */
-FPT_TEST(two_processes_one_file)
+RACE_TEST(two_processes_one_file)
 {
 	int fd = memfd_create("fpt", MFD_CLOEXEC), k;
 	volatile long *turn = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -191,7 +191,7 @@ FPT_TEST(two_processes_one_file)
 			CHILD_CHECK(p != MAP_FAILED);
 			start_toggling(_metadata, AT, 0, 0, 0);
 			/* even turns are the first one's; who has it reads what the other wrote */
-			while (seconds() < end && *turn >= 0) {
+			while (go_on(end) && *turn >= 0) {
 				if (*turn % 2 != k)
 					continue;
 				for (i = 0; i < USED; i += 7)
@@ -215,7 +215,7 @@ FPT_TEST(two_processes_one_file)
 }
 
 /* Tables of a file are taken away in all processes when its pages become huge. */
-FPT_TEST(while_the_file_becomes_huge)
+RACE_TEST(while_the_file_becomes_huge)
 {
 	double end = seconds() + SECONDS;
 	long rounds = 0, huge = 0, i;

@@ -9,7 +9,10 @@
 #include "fpt_process.h"
 
 #define WINDOWS 512L		/* of 2 MiB, in a GiB */
-#define SECONDS 4		/* of each race */
+#define SECONDS 4		/* of each race, */
+#define TOGGLES 20		/* and that many changes of the span's tables, */
+#define SECONDS_MOST 60		/* but not for ever: a host may be busy */
+#define RACE_TEST(name) TEST_F_TIMEOUT(fpt, name, 300)
 
 static volatile bool stop;
 static volatile long wrong;
@@ -77,6 +80,12 @@ static void start_toggling(struct __test_metadata *_metadata, unsigned long a, u
 	stop = false;
 	wrong = 0;
 	ASSERT_EQ(0, pthread_create(&toggling, NULL, toggler, NULL));
+}
+
+/* Is a race that is over at `end` to go on? */
+static inline bool go_on(double end)
+{
+	return seconds() < end || (toggle.flattened < TOGGLES && seconds() < end + SECONDS_MOST);
 }
 
 static void end_toggling(struct __test_metadata *_metadata)
