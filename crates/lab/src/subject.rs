@@ -43,10 +43,9 @@ impl Subject {
     /// A boot choice of a profile's image.
     pub fn of(profile: Profile, mode: Boot) -> Subject {
         match profile {
-            Profile::Unpatched => Subject::Unpatched,
-            Profile::Fpt | Profile::OptionOff | Profile::Debug | Profile::Kasan => {
-                Subject::Ours(mode)
-            }
+            Profile::Unpatched | Profile::UnpatchedTlbsan => Subject::Unpatched,
+            Profile::Fpt | Profile::OptionOff | Profile::Debug => Subject::Ours(mode),
+            Profile::Kasan | Profile::Tlbsan | Profile::Mutants => Subject::Ours(mode),
         }
     }
 

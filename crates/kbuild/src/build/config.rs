@@ -26,6 +26,9 @@ pub fn fragments(root: &Path, profile: Profile) -> Result<Vec<Fragment>> {
         Profile::Fpt => names.extend(["selftests", "fpt"]),
         Profile::Debug => names.extend(["selftests", "fpt", "debug"]),
         Profile::Kasan => names.extend(["selftests", "fpt", "kasan"]),
+        Profile::UnpatchedTlbsan => names.extend(["selftests", "tlbsan"]),
+        Profile::Tlbsan => names.extend(["selftests", "fpt", "tlbsan"]),
+        Profile::Mutants => names.extend(["selftests", "fpt", "tlbsan", "mutants"]),
     }
     let mut out = Vec::new();
     for name in names {

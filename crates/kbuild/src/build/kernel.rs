@@ -251,7 +251,7 @@ pub fn build_dir(ctx: &Ctx, name: &str, compiler: Compiler, source: &Source) -> 
 
 fn src_dir(ctx: &Ctx, profile: Profile, source: &Source) -> PathBuf {
     let dir = sources::tree_dir(ctx, Project::Linux, source);
-    if profile == Profile::Unpatched {
+    if !profile.has_queue() {
         return dir.with_file_name(format!("linux-{}-unpatched", hash::short(&source.sha256)));
     }
     dir
@@ -259,12 +259,15 @@ fn src_dir(ctx: &Ctx, profile: Profile, source: &Source) -> PathBuf {
 
 /// The tree of a profile, brought to the right state. The caller holds the tree lock.
 pub fn prepare_tree(ctx: &Ctx, profile: Profile, source: &Source) -> Result<PathBuf> {
-    if profile != Profile::Unpatched {
-        return Ok(patch::apply(ctx, Project::Linux, source)?.dir);
+    if profile.has_queue() {
+        let queue =
+            Queue::load(&ctx.root, Project::Linux)?.with_extra(&ctx.root, profile.extra())?;
+        return Ok(patch::apply_queue(ctx, Project::Linux, source, &queue)?.dir);
     }
     let dir = sources::tree(ctx, Project::Linux, source)?;
     let work = src_dir(ctx, profile, source);
     if work.join("Makefile").is_file() {
+        patch::move_unpatched(ctx, &work, profile.extra())?;
         return Ok(work);
     }
     let stage = ctx.ui.stage("check out the unpatched tree");
@@ -279,6 +282,7 @@ pub fn prepare_tree(ctx: &Ctx, profile: Profile, source: &Source) -> Result<Path
     }
     ctx.step(&stage, &log, &add)?;
     stage.done("");
+    patch::move_unpatched(ctx, &work, profile.extra())?;
     Ok(work)
 }
 
@@ -309,8 +313,11 @@ fn input_hash(
     for fragment in fragments {
         inputs.text("fragment", &fragment.text);
     }
-    if profile != Profile::Unpatched {
+    if profile.has_queue() {
         add_tree_inputs(ctx, &mut inputs)?;
+    }
+    for patch in Queue::extra(&ctx.root, profile.extra())? {
+        inputs.file("extra patch", &patch.path)?;
     }
     Ok(inputs.finish())
 }

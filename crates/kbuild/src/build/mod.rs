@@ -39,6 +39,12 @@ pub enum Profile {
     Debug,
     /// The patched tree with KASAN
     Kasan,
+    /// fpt, and marks that tell `--sanitize tlb` of frees
+    Tlbsan,
+    /// unpatched, and the same marks
+    UnpatchedTlbsan,
+    /// tlbsan, and mistakes that the command line puts in
+    Mutants,
 }
 
 impl Profile {
@@ -49,16 +55,36 @@ impl Profile {
             Profile::OptionOff => "option-off",
             Profile::Debug => "debug",
             Profile::Kasan => "kasan",
+            Profile::Tlbsan => "tlbsan",
+            Profile::UnpatchedTlbsan => "unpatched-tlbsan",
+            Profile::Mutants => "mutants",
+        }
+    }
+
+    /// Is its tree the queue's, or the distribution's?
+    pub fn has_queue(self) -> bool {
+        match self {
+            Profile::Unpatched | Profile::UnpatchedTlbsan => false,
+            Profile::Fpt | Profile::OptionOff | Profile::Debug => true,
+            Profile::Kasan | Profile::Tlbsan | Profile::Mutants => true,
+        }
+    }
+
+    /// Patches that only this profile has, in `linux-patches/extra`.
+    pub fn extra(self) -> &'static [&'static str] {
+        match self {
+            Profile::UnpatchedTlbsan => MARKS.split_at(1).0,
+            Profile::Tlbsan => &MARKS,
+            Profile::Mutants => &MUTANTS,
+            Profile::Fpt | Profile::Unpatched | Profile::OptionOff => &[],
+            Profile::Debug | Profile::Kasan => &[],
         }
     }
 
     /// Refuses a mode with nodes for a kernel that is built without them.
     pub fn check_mode(self, mode: impl Into<Boot>) -> Result<()> {
         let mode = mode.into();
-        let has_fpt = match self {
-            Profile::Fpt | Profile::Debug | Profile::Kasan => true,
-            Profile::Unpatched | Profile::OptionOff => false,
-        };
+        let has_fpt = self.has_queue() && self != Profile::OptionOff;
         if has_fpt || mode == Mode::Radix.into() {
             return Ok(());
         }
@@ -69,6 +95,20 @@ impl Profile {
         ))
     }
 }
+
+/// Marks for the sanitizer; the first one fits the distribution's tree, too.
+const MARKS: [&str; 2] = [
+    "0001-mm-marks-for-an-emulator-that-watches-TLBs.patch",
+    "0002-x86-mm-marks-where-a-pool-gets-flattened-nodes.patch",
+];
+
+/// Marks, and mistakes.
+const MUTANTS: [&str; 4] = [
+    MARKS[0],
+    MARKS[1],
+    "0003-mm-flushes-that-can-be-left-out.patch",
+    "0004-mm-tables-that-can-be-got-wrong.patch",
+];
 
 /// A built kernel.
 #[derive(Clone, Debug)]
@@ -190,4 +230,38 @@ pub fn cargo(ctx: &Ctx, title: &str, args: &[&str], env: &[(&str, &Path)]) -> Re
     ctx.step(&stage, &ctx.log_dir().join("cargo.log"), &cmd)?;
     stage.done("");
     Ok(target)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::patch::Queue;
+    use clap::ValueEnum as _;
+
+    #[test]
+    fn patches_beside_the_queue() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        for profile in Profile::value_variants() {
+            let extra = Queue::extra(&root, profile.extra()).unwrap();
+            assert_eq!(extra.len(), profile.extra().len());
+        }
+        // What everybody uses has none, so that its hash stays what it is.
+        assert!(Profile::Fpt.extra().is_empty() && Profile::Unpatched.extra().is_empty());
+        assert_eq!(Profile::UnpatchedTlbsan.extra(), [MARKS[0]]);
+        let dir = root.join("linux-patches/extra");
+        let mut files: Vec<_> = std::fs::read_dir(dir)
+            .expect("the folder")
+            .map(|f| f.expect("a file").file_name().into_string().expect("UTF-8"))
+            .collect();
+        files.sort();
+        assert_eq!(files, MUTANTS);
+    }
+
+    #[test]
+    fn modes_of_profiles() {
+        assert!(Profile::Tlbsan.check_mode(Mode::L3L2).is_ok());
+        assert!(Profile::UnpatchedTlbsan.check_mode(Mode::L3L2).is_err());
+        assert!(Profile::UnpatchedTlbsan.check_mode(Mode::Radix).is_ok());
+        assert!(Profile::OptionOff.check_mode(Mode::L4L3).is_err());
+    }
 }

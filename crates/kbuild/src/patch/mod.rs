@@ -225,8 +225,41 @@ pub fn apply(ctx: &Ctx, project: Project, source: &Source) -> Result<Applied> {
     apply_with(ctx, project, source, false)
 }
 
+/// The same for a queue that has more than `series` names.
+pub fn apply_queue(ctx: &Ctx, project: Project, source: &Source, queue: &Queue) -> Result<Applied> {
+    apply_these(ctx, project, (source, queue), false)
+}
+
 fn apply_with(ctx: &Ctx, project: Project, source: &Source, force: bool) -> Result<Applied> {
     let queue = Queue::load(&ctx.root, project)?;
+    apply_these(ctx, project, (source, &queue), force)
+}
+
+/// Brings the unpatched tree to the base and these patches of `linux-patches/extra`.
+pub fn move_unpatched(ctx: &Ctx, work: &Path, extra: &[&str]) -> Result<()> {
+    if ctx.dry_run {
+        return Ok(());
+    }
+    let mut queue = Queue::load(&ctx.root, Project::Linux)?;
+    queue.patches = Queue::extra(&ctx.root, extra)?;
+    let stage = ctx.ui.stage("bring the unpatched tree to its state");
+    let commit = match extra {
+        [] => rev(work, "base")?,
+        _ => commit_queue(ctx, work, &queue, &stage)?.0,
+    };
+    if rev(work, "HEAD")? != commit {
+        git(work).args(["reset", "-q", "--keep", &commit]).read()?;
+    }
+    stage.done("");
+    Ok(())
+}
+
+fn apply_these(
+    ctx: &Ctx,
+    project: Project,
+    (source, queue): (&Source, &Queue),
+    force: bool,
+) -> Result<Applied> {
     let dir = sources::tree(ctx, project, source)?;
     let stage = ctx.ui.stage(&format!(
         "apply {} patches to {project} {}",
@@ -248,7 +281,7 @@ fn apply_with(ctx: &Ctx, project: Project, source: &Source, force: bool) -> Resu
         });
     }
     recover(&dir)?;
-    let (commit, offsets) = commit_queue(ctx, &dir, &queue, &stage)?;
+    let (commit, offsets) = commit_queue(ctx, &dir, queue, &stage)?;
     for line in &offsets {
         stage.note(line);
     }

@@ -50,6 +50,30 @@ impl Queue {
         Ok(Queue { dir, base, patches })
     }
 
+    /// Patches beside the queue, which only some profiles have.
+    pub fn extra(root: &Path, names: &[&str]) -> Result<Vec<Patch>> {
+        let dir = Project::Linux.queue_dir(root).join("extra");
+        let of = |name: &&str| {
+            let path = dir.join(name);
+            if !path.is_file() {
+                return Err(Fail::infra(
+                    format!("{} is missing", path.display()),
+                    "a profile of the kernel needs it",
+                    "restore it with git",
+                ));
+            }
+            let name = (*name).to_string();
+            Ok(Patch { name, path })
+        };
+        names.iter().map(of).collect()
+    }
+
+    /// The queue, and patches beside it.
+    pub fn with_extra(mut self, root: &Path, names: &[&str]) -> Result<Queue> {
+        self.patches.extend(Queue::extra(root, names)?);
+        Ok(self)
+    }
+
     /// Everything that the applied tree depends on.
     pub fn add_to(&self, inputs: &mut hash::Inputs) -> Result<()> {
         for patch in &self.patches {
