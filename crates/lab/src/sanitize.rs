@@ -16,7 +16,7 @@ use fpt_verdict::rundir::RunDir;
 use fpt_vm::qemu::{self, Program, Spec};
 
 /// Layout of what the plugin writes.
-const SCHEMA: &str = "fpt-tlbsan/1";
+const SCHEMA: &str = "fpt-tlbsan/2";
 /// The plugin watches so much memory.
 const MOST_MIB: u64 = 32 << 10;
 
@@ -65,6 +65,7 @@ pub struct Outcome {
     pub warnings: u64,
     findings: Vec<Finding>,
     pub cases: Option<Cases>,
+    canaries: Canaries,
     run_error: Option<String>,
     internal: Vec<String>,
     pub events: Events,
@@ -72,6 +73,8 @@ pub struct Outcome {
 
 #[derive(Debug, Deserialize)]
 struct Finding {
+    rule: String,
+    warning: bool,
     count: u64,
     text: String,
 }
@@ -82,6 +85,31 @@ pub struct Cases {
     pub checks: u64,
     pub failed: u64,
     pub failures: Vec<String>,
+}
+
+/// Flushes that a kernel with marks leaves out on purpose.
+#[derive(Debug, Deserialize)]
+pub struct Canaries {
+    /// The kernel has marks, and so canaries.
+    marked: bool,
+    /// It said so before each.
+    announced: u64,
+    /// Tables, and pages, that were found.
+    tables: u64,
+    pages: u64,
+}
+
+impl Canaries {
+    /// Why the run proves nothing, if it does not.
+    fn missed(&self) -> Option<&'static str> {
+        match self {
+            Canaries { marked: false, .. } => None,
+            Canaries { announced: 0, .. } => Some("the kernel made no canary"),
+            Canaries { tables: 0, .. } => Some("it missed the canary that frees a table"),
+            Canaries { pages: 0, .. } => Some("it missed the canary that frees a page"),
+            Canaries { .. } => None,
+        }
+    }
 }
 
 /// How much was seen.
@@ -124,7 +152,16 @@ impl Outcome {
     /// The same of a guest that is Linux, which has tasks.
     pub fn broken_linux(&self) -> Option<&str> {
         let tasks = (self.events.switches == 0).then_some("it saw no task switch");
-        self.broken().or(tasks)
+        self.broken().or(tasks).or(self.canaries.missed())
+    }
+
+    /// Rules that were broken, each once; warnings aside.
+    pub fn rules(&self) -> Vec<String> {
+        let errors = self.findings.iter().filter(|f| !f.warning);
+        let mut rules: Vec<String> = errors.map(|f| f.rule.clone()).collect();
+        rules.sort();
+        rules.dedup();
+        rules
     }
 
     /// All findings as text.
@@ -141,8 +178,17 @@ impl Outcome {
     pub fn summary(&self) -> String {
         let e = &self.events;
         format!(
-            "sanitizer: {} findings, {} warnings; {} stores to tables, {} flushes of which {} ended nothing, {} frees",
-            self.errors, self.warnings, e.stores, e.flushes, e.idle_flushes, e.frees
+            "sanitizer: {} findings, {} warnings; {} stores to tables, {} flushes of which {} ended nothing, {} frees, {}",
+            self.errors,
+            self.warnings,
+            e.stores,
+            e.flushes,
+            e.idle_flushes,
+            e.frees,
+            match self.canaries.marked {
+                true => "both canaries found",
+                false => "no marks in this kernel",
+            }
         )
     }
 }
@@ -443,8 +489,9 @@ mod tests {
 
     fn result(stores: u64, run_error: &str, internal: &str) -> String {
         format!(
-            r#"{{"schema":"fpt-tlbsan/1","errors":2,"warnings":0,
-            "findings":[{{"count":2,"text":"TLBSAN R1: x\n  entry y\n"}}],"cases":null,
+            r#"{{"schema":"fpt-tlbsan/2","errors":2,"warnings":0,
+            "findings":[{{"rule":"R1","warning":false,"count":2,"text":"TLBSAN R1: x\n  entry y\n"}}],"cases":null,
+            "canaries":{{"marked":true,"announced":6,"tables":3,"pages":2}},
             "run_error":{run_error},"internal":[{internal}],
             "events":{{"stores":{stores},"flushes":3,"idle_flushes":1,"frees":0,"switches":1}}}}"#
         )
@@ -455,6 +502,7 @@ mod tests {
         let good = outcome(&result(7, "null", "")).unwrap();
         assert_eq!((good.errors, good.broken()), (2, None));
         assert!(good.text().starts_with("TLBSAN R1: x\n") && good.text().contains("count    2"));
+        assert_eq!(good.rules(), ["R1"]);
         assert!(good
             .summary()
             .contains("3 flushes of which 1 ended nothing"));
@@ -467,12 +515,22 @@ mod tests {
             (still.broken(), still.broken_linux().is_some()),
             (None, true)
         );
+        for (from, to) in [
+            ("\"announced\":6", "\"announced\":0"),
+            ("\"tables\":3", "\"tables\":0"),
+            ("\"pages\":2", "\"pages\":0"),
+        ] {
+            let text = result(7, "null", "").replace(from, to);
+            assert!(outcome(&text).unwrap().broken_linux().is_some(), "{to}");
+            let unmarked = text.replace("\"marked\":true", "\"marked\":false");
+            assert_eq!(outcome(&unmarked).unwrap().broken_linux(), None, "{to}");
+        }
         let full = outcome(&result(7, "\"full\"", "")).unwrap();
         assert_eq!(full.broken(), Some("full"));
         let panicked = outcome(&result(7, "null", "\"panic\"")).unwrap();
         assert_eq!(panicked.broken(), Some("panic"));
         assert!(outcome("{}").is_err());
-        let other = result(7, "null", "").replace("tlbsan/1", "tlbsan/2");
+        let other = result(7, "null", "").replace("tlbsan/2", "tlbsan/1");
         assert!(outcome(&other).is_err());
         assert!(Outcome::read(Path::new("/nowhere")).is_err());
     }

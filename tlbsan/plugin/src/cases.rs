@@ -35,9 +35,13 @@ impl Found {
         }
     }
 
+    /// The bit of a rule.
+    pub fn bit(rule: Rule) -> u8 {
+        1 << RULES.iter().position(|r| *r == rule).unwrap_or(0)
+    }
+
     fn add(&mut self, finding: &Finding) {
-        let bit = RULES.iter().position(|r| *r == finding.rule).unwrap_or(0);
-        self.rules |= 1 << bit;
+        self.rules |= Found::bit(finding.rule);
         for holder in &finding.holders {
             self.cpus |= 1 << (holder.cpu.0 & 63);
         }
@@ -115,13 +119,13 @@ impl Cases {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use fpt_tlbsan_model::{
         Certainty, CpuId, Frame, Geometry, Holder, Mode, Origin, Site, Task, Why,
     };
 
-    fn finding(rule: Rule, cpus: &[u8]) -> Finding {
+    pub fn finding(rule: Rule, cpus: &[u8]) -> Finding {
         let holder = |cpu: &u8| Holder {
             cpu: CpuId(*cpu),
             pcid: 0,

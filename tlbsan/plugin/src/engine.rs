@@ -10,6 +10,7 @@ use fpt_tlbsan_model::{
 use serde_json::{json, Value};
 
 use crate::args::{Options, Tasks};
+use crate::canaries::Canaries;
 use crate::cases::{Cases, Found};
 use crate::report::{Findings, SCHEMA};
 use crate::symbols::Symbols;
@@ -54,6 +55,7 @@ pub struct Engine<M> {
     start: Instant,
     findings: Findings,
     cases: Option<Cases>,
+    canaries: Canaries,
     counts: Counts,
     error: Option<RunError>,
     errors: Vec<String>,
@@ -84,6 +86,7 @@ impl<M: GuestMemory> Engine<M> {
             start: Instant::now(),
             findings: Findings::default(),
             cases: options.cases.then(Cases::default),
+            canaries: Canaries::default(),
             counts: Counts::default(),
             error: None,
             errors: Vec::new(),
@@ -107,6 +110,7 @@ impl<M: GuestMemory> Engine<M> {
         for finding in self.ledger.take_findings() {
             match &mut self.cases {
                 Some(cases) => cases.found(&finding),
+                None if self.canaries.take(&finding) => {}
                 None => self.findings.add(&finding, &self.geometry, &self.symbols),
             }
         }
@@ -229,10 +233,11 @@ impl<M: GuestMemory> Engine<M> {
         }
     }
 
-    /// The guest says what is to be found.
+    /// The guest says what is to be found: a case, or a canary about a frame.
     pub fn case(&mut self, id: u64, expected: u64) {
-        if let Some(cases) = &mut self.cases {
-            cases.begin(id, Found::of(expected));
+        match &mut self.cases {
+            Some(cases) => cases.begin(id, Found::of(expected)),
+            None => self.canaries.announce(id, Found::of(expected)),
         }
     }
 
@@ -261,6 +266,7 @@ impl<M: GuestMemory> Engine<M> {
                 "failed": c.failed,
                 "failures": c.failures,
             })),
+            "canaries": self.canaries.json(self.symbols.marked()),
             "run_error": self.error.map(|e| e.to_string()),
             "internal": self.errors,
             "events": {

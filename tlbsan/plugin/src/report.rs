@@ -12,7 +12,7 @@ use serde_json::{json, Value};
 use crate::symbols::Symbols;
 
 /// The layout of the result.
-pub const SCHEMA: &str = "fpt-tlbsan/1";
+pub const SCHEMA: &str = "fpt-tlbsan/2";
 
 /// Equal findings: the same rule, who took away, who freed.
 struct Kept {

@@ -10,9 +10,12 @@ pub struct Symbols {
     /// Start and name, ascending.
     functions: Vec<(u64, String)>,
     switch: Option<u64>,
+    marked: bool,
 }
 
 const SWITCH: &str = "__switch_to_asm";
+/// A kernel with marks has this function, which makes canaries.
+const MARKS: &str = "tlb_marks_init";
 
 impl Symbols {
     pub fn load(path: &Path) -> Result<Symbols, String> {
@@ -39,12 +42,22 @@ impl Symbols {
         functions.sort_unstable();
         functions.dedup_by_key(|f| f.0);
         let switch = functions.iter().find(|f| f.1 == SWITCH).map(|f| f.0);
-        Symbols { functions, switch }
+        let marked = functions.iter().any(|f| f.1 == MARKS);
+        Symbols {
+            functions,
+            switch,
+            marked,
+        }
     }
 
     /// Where a CPU goes on with another task, whose address is in RSI.
     pub fn switch(&self) -> Option<u64> {
         self.switch
+    }
+
+    /// Does the kernel say what it frees, and make canaries?
+    pub fn marked(&self) -> bool {
+        self.marked
     }
 
     /// `function+0x12`, or the address.
@@ -73,6 +86,9 @@ mod tests {
         ];
         let symbols = Symbols::of(list.into_iter().map(|(at, name)| (at, name.to_owned())));
         assert_eq!(symbols.switch(), Some(K));
+        assert!(!symbols.marked());
+        let marks = Symbols::of([(K, MARKS.to_owned())].into_iter());
+        assert!(marks.marked());
         assert_eq!(symbols.name(K + 0x45), "b+0x5");
         assert_eq!(symbols.name(K + 0x3f), "__switch_to_asm+0x3f");
         assert_eq!(symbols.name(0x11), "0x11");

@@ -150,11 +150,12 @@ fn leave_findings(out: &str, what: &str) {
     let findings = match errors {
         0 => serde_json::json!([]),
         n => {
-            serde_json::json!([{ "count": n, "text": "TLBSAN R3: no flush before the task went on\n" }])
+            serde_json::json!([{ "rule": "R3", "warning": false, "count": n, "text": "TLBSAN R3: no flush before the task went on\n" }])
         }
     };
     let result = serde_json::json!({
-        "schema": "fpt-tlbsan/1", "errors": errors, "warnings": 0, "findings": findings,
+        "schema": "fpt-tlbsan/2", "errors": errors, "warnings": 0, "findings": findings,
+        "canaries": { "marked": false, "announced": 0, "tables": 0, "pages": 0 },
         "cases": null, "run_error": null, "internal": [],
         "events": { "stores": stores, "flushes": 2, "idle_flushes": 1, "frees": 0, "switches": 3 },
     });
