@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Translations that the virtual CPU keeps from the first use of a page to its invalidation.
+
+use crate::walk::{is_kernel, Flush, Size, Walk};
+
+/// Pages of 4 KiB whose translations are known; a power of two, and no fewer than a 2 MiB page has.
+pub(super) const KNOWN: usize = 1 << 16;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The page's first physical address; its size in the low bits.
+    packed: u64,
+}
+
+impl Place {
+    pub fn new(walk: &Walk) -> Place {
+        Place {
+            packed: walk.page | walk.size as u64,
+        }
+    }
+
+    #[inline(always)]
+    pub fn size(self) -> Size {
+        match self.packed & 3 {
+            0 => Size::Small,
+            1 => Size::Large,
+            _ => Size::Huge,
+        }
+    }
+
+    #[inline(always)]
+    pub fn page(self) -> u64 {
+        self.packed & !3
+    }
+
+    /// Where `va`, which lies in this page, is.
+    #[inline(always)]
+    pub fn address(self, va: u64) -> u64 {
+        self.page() | va & ((1 << self.size().shift()) - 1)
+    }
+}
+
+#[inline(always)]
+pub(super) fn index(va: u64) -> usize {
+    let page = va >> 12;
+    (page ^ page >> KNOWN.trailing_zeros()) as usize % KNOWN
+}
+
+/// Bits of a page's number in a key: of 57-bit addresses.
+pub(super) const KEY_BITS: u32 = 45;
+pub(super) const GENERATIONS: u64 = 1 << (64 - KEY_BITS);
+
+#[derive(Clone, Copy)]
+pub(super) struct Slot {
+    /// Number of the 4 KiB page and the generation; 0: empty.
+    key: u64,
+    place: Place,
+}
+
+pub(super) const EMPTY: Slot = Slot {
+    key: 0,
+    place: Place { packed: 0 },
+};
+
+/// One half of the address space.
+#[derive(Clone, Copy)]
+pub(super) struct Half {
+    /// Entries of other generations are void. Starts at 1, in place in the key.
+    generation: u64,
+    /// There may be entries of such pages.
+    large: bool,
+    huge: bool,
+    local: bool,
+}
+
+pub(super) const HALF: Half = Half {
+    generation: 1 << KEY_BITS,
+    large: false,
+    huge: false,
+    local: false,
+};
+
+/// Translations of 4 KiB pages, or of what lies there of a larger one; direct-mapped.
+pub(super) struct Known {
+    slots: Box<[Slot]>,
+    user: Half,
+    kernel: Half,
+}
+
+impl Known {
+    pub(super) fn new() -> Known {
+        Known {
+            slots: vec![EMPTY; KNOWN].into_boxed_slice(),
+            user: HALF,
+            kernel: HALF,
+        }
+    }
+
+    #[inline(always)]
+    fn key(&self, va: u64) -> u64 {
+        let half = if is_kernel(va) {
+            &self.kernel
+        } else {
+            &self.user
+        };
+        va << (64 - KEY_BITS - 12) >> (64 - KEY_BITS) | half.generation
+    }
+
+    #[inline(always)]
+    pub(super) fn find(&self, va: u64) -> Option<Place> {
+        let slot = self.slots.get(index(va))?;
+        (slot.key == self.key(va)).then_some(slot.place)
+    }
+
+    fn half(&mut self, va: u64) -> &mut Half {
+        if is_kernel(va) {
+            &mut self.kernel
+        } else {
+            &mut self.user
+        }
+    }
+
+    pub(super) fn learn(&mut self, va: u64, walk: &Walk) {
+        let half = self.half(va);
+        half.local |= !walk.global;
+        half.large |= walk.size == Size::Large;
+        half.huge |= walk.size == Size::Huge;
+        let key = self.key(va);
+        if let Some(slot) = self.slots.get_mut(index(va)) {
+            *slot = Slot {
+                key,
+                place: Place::new(walk),
+            };
+        }
+    }
+
+    fn forget(&mut self, va: u64) {
+        if let Some(slot) = self.slots.get_mut(index(va)) {
+            *slot = EMPTY;
+        }
+    }
+
+    fn forget_half(&mut self, va: u64) {
+        let half = self.half(va);
+        *half = Half {
+            generation: half.generation.wrapping_add(1 << KEY_BITS),
+            ..HALF
+        };
+        if half.generation == (GENERATIONS - 1) << KEY_BITS {
+            half.generation = 1 << KEY_BITS;
+            self.slots.fill(EMPTY);
+        }
+    }
+
+    pub(super) fn flush(&mut self, what: Flush) {
+        const USER: u64 = 0;
+        const KERNEL: u64 = 1 << 63;
+        match what {
+            Flush::All => {
+                self.forget_half(USER);
+                self.forget_half(KERNEL);
+            }
+            Flush::AddressSpace { .. } => {
+                self.forget_half(USER);
+                if self.kernel.local {
+                    self.forget_half(KERNEL);
+                }
+            }
+            Flush::Page { va, .. } => {
+                let half = *self.half(va);
+                if half.huge {
+                    self.forget_half(va);
+                } else if half.large {
+                    let shift = Size::Large.shift();
+                    let first = va >> shift << shift;
+                    (0..1u64 << (shift - 12)).for_each(|i| self.forget(first + (i << 12)));
+                } else {
+                    self.forget(va);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The walks of what is known, for TLBs that miss, and what comparing them with the machine's own finds.
+
+use super::known::{index, KNOWN};
+use crate::walk::{Entry, Flush, Size, Walk, Walker, MAX_ENTRIES};
+
+/// Mismatches that are told in words.
+pub(super) const MAX_TEXTS: usize = 3;
+
+/// What the models found when they compared their TLBs with the translations, and these with new walks.
+#[derive(Clone, Debug, Default)]
+pub struct Compared {
+    pub hits: u64,
+    /// Kept walks that were compared with new ones.
+    pub entries: u64,
+    /// Those that differed and were then invalidated: the guest had changed an entry and not yet said so.
+    pub stale: u64,
+    pub mismatches: u64,
+    /// The first few mismatches.
+    pub texts: Vec<String>,
+}
+
+impl Compared {
+    fn mismatch(&mut self, text: impl FnOnce() -> String) {
+        self.mismatches += 1;
+        if self.texts.len() < MAX_TEXTS {
+            self.texts.push(text());
+        }
+    }
+}
+
+/// A walk in one line of the host's cache.
+#[derive(Clone, Copy, Default, PartialEq)]
+#[repr(align(64))]
+pub(super) struct Packed {
+    /// From bit 0: number of the 4 KiB page; from bit 52: visited entries (0: no walk), size, global.
+    head: u64,
+    page: u64,
+    root: u64,
+    /// From bit 0: address; from bit 52: level, from bit 56: width of the index.
+    entries: [u64; MAX_ENTRIES],
+}
+
+pub(super) const PAGE_NUMBER: u64 = (1 << 52) - 1;
+
+impl Packed {
+    pub(super) fn new(walk: &Walk) -> Packed {
+        let one = |e: Entry| {
+            e.pa & PAGE_NUMBER | u64::from(e.level & 15) << 52 | u64::from(e.index_bits) << 56
+        };
+        Packed {
+            head: walk.va >> 12
+                | u64::from(walk.n) << 52
+                | (walk.size as u64) << 56
+                | u64::from(walk.global) << 60,
+            page: walk.page,
+            root: walk.root,
+            entries: walk.entries.map(one),
+        }
+    }
+
+    pub(super) fn holds(&self, va: u64) -> bool {
+        self.head & PAGE_NUMBER == va >> 12 && self.head >> 52 != 0
+    }
+
+    pub(super) fn size(&self) -> Size {
+        match self.head >> 56 & 3 {
+            0 => Size::Small,
+            1 => Size::Large,
+            _ => Size::Huge,
+        }
+    }
+
+    /// The walk of `va`, which it holds.
+    pub(super) fn walk(&self, va: u64) -> Walk {
+        let one = |e: u64| Entry {
+            pa: e & PAGE_NUMBER,
+            level: (e >> 52 & 15) as u8,
+            index_bits: (e >> 56) as u8,
+        };
+        Walk {
+            va,
+            root: self.root,
+            entries: self.entries.map(one),
+            n: (self.head >> 52 & 15) as u8,
+            page: self.page,
+            size: self.size(),
+            global: self.head >> 60 & 1 != 0,
+        }
+    }
+}
+
+/// The walks of what [`Known`] has, at the same places.
+pub(super) struct Walks {
+    walks: Box<[Packed]>,
+    /// Every so many hits of a second-level TLB are compared.
+    every: u64,
+    hits: u64,
+    compared: Compared,
+    /// Walks that differ from the tables. The guest may not have invalidated them yet, as it must.
+    suspects: Vec<Walk>,
+}
+
+/// Suspects beyond these are not waited for.
+pub(super) const MAX_SUSPECTS: usize = 16;
+
+impl Walks {
+    /// Every `every`-th hit of a second-level TLB is compared; 0: none.
+    pub(super) fn new(every: u64) -> Walks {
+        Walks {
+            walks: vec![Packed::default(); KNOWN].into_boxed_slice(),
+            every,
+            hits: 0,
+            compared: Compared::default(),
+            suspects: Vec::new(),
+        }
+    }
+
+    fn find(&self, va: u64) -> Option<&Packed> {
+        self.walks.get(index(va)).filter(|walk| walk.holds(va))
+    }
+
+    pub(super) fn learn(&mut self, walk: &Walk) {
+        if let Some(place) = self.walks.get_mut(index(walk.va)) {
+            *place = Packed::new(walk);
+        }
+    }
+
+    /// `fresh` is how things are now, at an address whose walk is kept.
+    pub(super) fn check(&mut self, fresh: &Walk) {
+        self.compared.entries += 1;
+        let kept = self.find(fresh.va).copied().unwrap_or_default();
+        if kept == Packed::new(fresh) {
+            return;
+        }
+        let kept = kept.walk(fresh.va);
+        if self.suspects.len() < MAX_SUSPECTS {
+            self.suspects.push(kept);
+        } else {
+            self.differs(&kept);
+        }
+    }
+
+    fn differs(&mut self, kept: &Walk) {
+        self.compared.mismatch(|| {
+            format!(
+                "the tables changed and nothing was invalidated: {:#x} was led by {:x?} to {:#x}",
+                kept.va,
+                kept.visited(),
+                kept.page
+            )
+        });
+    }
+
+    /// The guest invalidates: what differed may do so.
+    pub(super) fn flush(&mut self, what: Flush) {
+        let before = self.suspects.len();
+        self.suspects.retain(|s| match what {
+            Flush::All => false,
+            Flush::AddressSpace { .. } => s.global,
+            Flush::Page { va, .. } => va >> s.size.shift() != s.va >> s.size.shift(),
+        });
+        self.compared.stale += (before - self.suspects.len()) as u64;
+    }
+
+    /// What was found since the last time. What differs and has not been invalidated by now is a mismatch.
+    pub(super) fn compared(&mut self) -> Compared {
+        for suspect in std::mem::take(&mut self.suspects) {
+            self.differs(&suspect);
+        }
+        std::mem::take(&mut self.compared)
+    }
+}
+
+impl Walker for Walks {
+    fn walk(&mut self, va: u64) -> Option<Walk> {
+        let found = self.find(va).map(|walk| walk.walk(va));
+        if found.is_none() {
+            self.compared
+                .mismatch(|| format!("{va:#x} was used before it was translated"));
+        }
+        found
+    }
+
+    fn stlb_hit(&mut self, va: u64, page: u64, size: Size) {
+        self.hits += 1;
+        if self.every == 0 || self.hits % self.every != 0 {
+            return;
+        }
+        // What shares the place may have displaced it.
+        let Some(walk) = self.find(va) else { return };
+        let (ours, theirs) = (page | offset(va, size), walk.page | offset(va, walk.size()));
+        self.compared.hits += 1;
+        if ours != theirs {
+            self.compared.mismatch(|| {
+                format!("the TLB holds {ours:#x} for {va:#x}, the tables lead to {theirs:#x}")
+            });
+        }
+    }
+}
+
+pub(super) fn offset(va: u64, size: Size) -> u64 {
+    va & ((1 << size.shift()) - 1)
+}
