@@ -2,6 +2,7 @@
 //! A set-associative cache with true LRU replacement: only which lines are in it.
 
 use crate::config::{self, Replacement};
+use crate::policy::{self, Class, Policy, Set, WALK};
 
 /// Physical addresses from here on are no memory of the guest's: tables that counterfactual organisations
 /// would have. [`PA_END`] bounds both, so that a tag fits in 32 bits.
@@ -9,27 +10,23 @@ pub const SYNTHETIC: u64 = 1 << 43;
 /// End of physical addresses.
 pub const PA_END: u64 = 1 << 44;
 
-/// What a line is used for, as far as replacement tells uses apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
-    /// Data, code, and what a prefetcher brings.
-    Data,
-    /// Entries of page tables.
-    Walk,
-}
-
-/// In the tag of a line that a walk brought, where replacement asks.
-const WALK: u32 = 1 << 31;
+/// Bytes of a line of the host's cache.
+const HOST_LINE: usize = 64;
+/// Tags in one.
+const TAGS: usize = HOST_LINE / size_of::<u32>();
 
 /// The ways of a set are kept in order of their last use, so that the most recently used is the first.
 /// A set of 16 ways is one line of the host's cache.
 pub struct Cache {
     /// 0: empty; otherwise the tag plus one.
     tags: Box<[u32]>,
+    /// Where the first set is, at the beginning of a line of the host's.
+    start: usize,
     ways: usize,
     set_mask: u64,
     set_bits: u32,
-    replacement: Replacement,
+    /// Of lines that are not there; `None`: the least recently used goes.
+    policy: Option<Box<dyn Policy>>,
 }
 
 impl Cache {
@@ -38,26 +35,33 @@ impl Cache {
         let lines = u64::from(config.kib) * 1024 / config::LINE;
         let ways = u64::from(config.ways.max(1));
         let sets = (lines / ways).next_power_of_two();
+        let tags = vec![0u32; (sets * ways) as usize + TAGS - 1].into_boxed_slice();
         Cache {
-            tags: vec![0; (sets * ways) as usize].into_boxed_slice(),
+            start: tags.as_ptr().align_offset(HOST_LINE).min(TAGS - 1),
+            tags,
             ways: ways as usize,
             set_mask: sets - 1,
             set_bits: sets.trailing_zeros(),
-            replacement: Replacement::Lru,
+            policy: None,
         }
     }
 
-    /// The same with another choice of what has to go.
+    /// The same with another choice of what is kept.
     pub fn replacing(config: config::Cache, replacement: Replacement) -> Cache {
         Cache {
-            replacement,
+            policy: policy::make(replacement),
             ..Cache::new(config)
         }
     }
 
+    /// Bits of a line's number that choose its set.
+    pub fn set_mask(&self) -> u64 {
+        self.set_mask
+    }
+
     #[inline(always)]
     fn place(&self, line: u64) -> (usize, u32) {
-        let base = (line & self.set_mask) as usize * self.ways;
+        let base = self.start + (line & self.set_mask) as usize * self.ways;
         (base, (line >> self.set_bits) as u32 + 1)
     }
 
@@ -105,28 +109,51 @@ impl Cache {
         false
     }
 
-    /// As [`Cache::access`], by what the line is for.
-    #[inline(always)]
-    pub fn access_for(&mut self, line: u64, class: Class) -> bool {
-        match self.replacement {
-            Replacement::Lru => self.access(line),
-            Replacement::PageTablesFirst => self.access_first(line, class),
-        }
-    }
-
-    /// A miss displaces the least recently used line of data; one of page tables only if the set has no other.
-    fn access_first(&mut self, line: u64, class: Class) -> bool {
+    /// Brings a line in as the most recently used one, unless it is there: then nothing changes, and false.
+    #[inline]
+    pub fn fill_if_absent(&mut self, line: u64) -> bool {
         let (base, tag) = self.place(line);
         let Some(set) = self.tags.get_mut(base..base + self.ways) else {
             return false;
         };
-        let found = set.iter().position(|t| t & !WALK == tag);
-        let way = match found {
-            Some(way) => way,
-            None => {
-                let data = set.iter().rposition(|t| t & WALK == 0);
-                data.unwrap_or(set.len().saturating_sub(1))
+        if let Ok(set) = <&mut [u32; 8]>::try_from(&mut *set) {
+            let old = *set;
+            let found = old.iter().fold(false, |found, t| found | (*t == tag));
+            if !found {
+                set[1..].copy_from_slice(&old[..7]);
+                set[0] = tag;
             }
+            return !found;
+        }
+        if set.contains(&tag) {
+            return false;
+        }
+        set.copy_within(..set.len() - 1, 1);
+        if let Some(first) = set.first_mut() {
+            *first = tag;
+        }
+        true
+    }
+
+    /// As [`Cache::access`], by what the line is for.
+    #[inline(always)]
+    pub fn access_for(&mut self, line: u64, class: Class) -> bool {
+        if self.policy.is_none() {
+            self.access(line)
+        } else {
+            self.access_by_policy(line, class)
+        }
+    }
+
+    fn access_by_policy(&mut self, line: u64, class: Class) -> bool {
+        let (base, tag) = self.place(line);
+        let (Some(set), Some(policy)) = (self.tags.get_mut(base..base + self.ways), &self.policy)
+        else {
+            return false;
+        };
+        let found = set.iter().position(|t| t & !WALK == tag);
+        let Some(way) = found.or_else(|| policy.victim(Set(set), class)) else {
+            return false;
         };
         let mark = match class {
             Class::Walk => WALK,
@@ -241,6 +268,50 @@ mod tests {
         }
         // Ten lines of page tables in eight ways take nearly all there is.
         assert!(walk_hits > 3 * hits, "{walk_hits} {hits}");
+    }
+
+    #[test]
+    fn page_tables_go_past() {
+        let config = config::Cache { kib: 64, ways: 8 };
+        let mut c = Cache::replacing(config, Replacement::NoPageTables);
+        assert!(!c.access_for(3, Class::Walk) && !c.access_for(3, Class::Walk));
+        assert!(!c.access_for(3, Class::Data) && c.access_for(3, Class::Walk));
+        (1..8u64).for_each(|i| assert!(!c.access_for(3 + i * 128, Class::Data)));
+        (8..99u64).for_each(|i| assert!(!c.access_for(3 + i * 128, Class::Walk)));
+        assert!((0..8u64).all(|i| c.access_for(3 + i * 128, Class::Data)));
+    }
+
+    #[test]
+    fn a_prefetch_is_a_look_and_a_fill() {
+        for ways in [2, 3, 8, 16] {
+            let config = config::Cache {
+                kib: ways * 4,
+                ways,
+            };
+            let (mut one, mut two) = (Cache::new(config), Cache::new(config));
+            let mut ran = 5u64;
+            for _ in 0..20_000 {
+                ran = ran.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let line = (ran >> 40) % (u64::from(ways) * 2) * 64 + 9;
+                if ran >> 63 == 0 {
+                    assert_eq!(one.access(line), two.access(line));
+                } else {
+                    let absent = !two.contains(line);
+                    if absent {
+                        two.access(line);
+                    }
+                    assert_eq!(one.fill_if_absent(line), absent);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sets_begin_at_lines_of_the_host() {
+        for kib in [32, 512, 16384] {
+            let c = Cache::new(config::Cache { kib, ways: 16 });
+            assert_eq!(c.tags[c.start..].as_ptr() as usize % HOST_LINE, 0);
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use crate::front::{self, FRONTS};
 use crate::org;
 
 /// Names and texts of the presets.
@@ -50,6 +51,8 @@ pub struct Config {
     pub ecpt: Ecpt,
     /// Parameters of organisations, by their names; each knows its own.
     pub org: BTreeMap<String, Table>,
+    /// Parameters of fronts, in the same way.
+    pub front: BTreeMap<String, Table>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -59,6 +62,8 @@ pub struct Sim {
     pub warmup_accesses: u64,
     pub check_every: u64,
     pub top_functions: u32,
+    /// Of L2 and the last level of every organisation but the first one of so many sets is simulated; 1: all.
+    pub sample_sets: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -66,6 +71,8 @@ pub struct Sim {
 pub struct Tlb {
     /// Are entries tagged with the PCID? QEMU's TCG has none, so that a guest never uses more than one.
     pub pcid: bool,
+    /// What fills the TLBs: one of [`FRONTS`](crate::front::FRONTS).
+    pub front: String,
     pub l1i: TlbLevel,
     pub l1d: TlbLevel,
     pub stlb: TlbLevel,
@@ -105,8 +112,17 @@ pub struct Caches {
     pub l2: Cache,
     pub llc: Cache,
     pub prefetch: bool,
+    pub walks_from: WalksFrom,
     pub l2_replacement: Replacement,
     pub llc_replacement: Replacement,
+}
+
+/// The cache that walks ask first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WalksFrom {
+    L1d,
+    L2,
 }
 
 /// Which line of a set has to go.
@@ -117,6 +133,8 @@ pub enum Replacement {
     Lru,
     /// The least recently used that holds no page table, if there is one.
     PageTablesFirst,
+    /// The least recently used; lines that walks read are not kept at all.
+    NoPageTables,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -240,11 +258,21 @@ impl Config {
         &self,
         name: &str,
     ) -> Result<T, ConfigError> {
-        let Some(table) = self.org.get(name) else {
+        self.parameters("org", &self.org, name)
+    }
+
+    /// The same of what `[KIND.NAME]` says in `tables`.
+    pub fn parameters<T: Default + serde::de::DeserializeOwned>(
+        &self,
+        kind: &str,
+        tables: &BTreeMap<String, Table>,
+        name: &str,
+    ) -> Result<T, ConfigError> {
+        let Some(table) = tables.get(name) else {
             return Ok(T::default());
         };
         let parsed = Value::Table(table.clone()).try_into();
-        parsed.map_err(|e: toml::de::Error| ConfigError(format!("org.{name}: {}", one_line(&e))))
+        parsed.map_err(|e: toml::de::Error| ConfigError(format!("{kind}.{name}: {}", one_line(&e))))
     }
 
     fn check(&self) -> Result<(), ConfigError> {
@@ -268,6 +296,26 @@ impl Config {
                 return err(unknown("organisation", name, ORGANISATIONS.iter().copied()));
             }
             org::make(name, self)?;
+        }
+        for name in self.front.keys().chain([&self.tlb.front]) {
+            if !FRONTS.contains(&name.as_str()) {
+                return err(unknown("front", name, FRONTS.iter().copied()));
+            }
+            front::make(name, self)?;
+        }
+        if self.cache.walks_from == WalksFrom::L1d && self.organisations.len() > 1 {
+            return err(
+                "cache.walks_from = \"l1d\" takes one organisation, as all share L1D: name one, e.g. organisations = [\"real\"]"
+                    .into(),
+            );
+        }
+        match self.sim.sample_sets {
+            1 | 2 | 4 | 8 | 16 | 32 => {}
+            n => {
+                return err(format!(
+                    "sim.sample_sets is {n}: expected 1, 2, 4, 8, 16 or 32"
+                ))
+            }
         }
         let t = &self.tlb;
         for (name, level) in [("l1i", t.l1i), ("l1d", t.l1d), ("stlb", t.stlb)] {
@@ -327,9 +375,9 @@ impl Config {
             ("llc", c.llc, c.llc_replacement),
         ] {
             let lines = c_lines(cache);
-            if replacement == Replacement::PageTablesFirst && lines / cache.ways.max(1) < 128 {
+            if replacement != Replacement::Lru && lines / cache.ways.max(1) < 128 {
                 return err(format!(
-                    "cache.{name}_replacement = \"page-tables-first\" needs 128 sets or more: make cache.{name} larger"
+                    "cache.{name}_replacement needs 128 sets or more to be anything but \"lru\": make cache.{name} larger"
                 ));
             }
         }
@@ -430,8 +478,12 @@ fn merge(base: &mut Table, over: Table, path: &str) -> Result<(), ConfigError> {
         } else {
             format!("{path}.{key}")
         };
-        // What an organisation takes stands in its own file: [`org::make`] refuses the rest.
-        if (path == "org" || path.starts_with("org.")) && !base.contains_key(&key) {
+        // What an organisation or a front takes stands in its own file: its `make` refuses the rest.
+        let own = ["org", "front"].iter().any(|kind| {
+            path.strip_prefix(kind)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        });
+        if own && !base.contains_key(&key) {
             base.insert(key, new);
             continue;
         }

@@ -6,17 +6,20 @@
 //! simulated once for all organisations.
 
 use crate::cache::{Cache, PA_END, SYNTHETIC};
-use crate::config::{Config, ConfigError, LINE};
+use crate::config::{Config, ConfigError, WalksFrom, LINE};
+use crate::front::{self, Front};
 pub use crate::lanes::Shared;
 use crate::lanes::{Lane, Lanes, Op};
 use crate::memory::Memory;
 use crate::report::{self, BySize, HitMiss};
-use crate::tlb::{Page, Tlb};
+use crate::tlb::Tlb;
 use crate::walk::{Flush, Size, Walker};
 
 const LINE_SHIFT: u32 = LINE.trailing_zeros();
 /// A virtual line number that no address has.
 const NO_LINE: u64 = u64::MAX;
+/// Entries that walks found in L1D, where they go through it: the name in `details`.
+pub const FROM_L1D: &str = "entry_reads_from_l1d";
 /// Lines in a 4 KiB page.
 const PAGE_LINES: u64 = 4096 / LINE;
 
@@ -102,7 +105,10 @@ pub struct Core {
     stlb_asked: u64,
     flushes: report::Flushes,
     pcid: u16,
+    front: Box<dyn Front>,
     lanes: Lanes,
+    /// Do walks go through L1D, and so before anything that comes after them?
+    walks_in_l1d: bool,
     prefetch: bool,
     prefetches: u64,
 }
@@ -120,6 +126,8 @@ impl Core {
             stlb_asked: 0,
             flushes: report::Flushes::default(),
             pcid: 0,
+            front: front::make(&config.tlb.front, config)?,
+            walks_in_l1d: config.cache.walks_from == WalksFrom::L1d,
             lanes: Lanes::new(config, shared)?,
             prefetch: config.cache.prefetch,
             prefetches: 0,
@@ -177,8 +185,7 @@ impl Core {
         self.lanes.push(Op::Data(line));
         let next = line + 1;
         // The prefetcher knows physical addresses only: no further than the page.
-        if self.prefetch && next % PAGE_LINES != 0 && !self.d.cache.contains(next) {
-            self.d.cache.access(next);
+        if self.prefetch && next % PAGE_LINES != 0 && self.d.cache.fill_if_absent(next) {
             self.prefetches += 1;
             self.lanes.push(Op::Prefetch(next));
         }
@@ -278,7 +285,6 @@ impl Core {
                 page
             }
             None => {
-                self.stlb_asked += 1;
                 let page = match self.stlb.access(va, pcid) {
                     Some(page) => {
                         walker.stlb_hit(va, page.pa, page.size);
@@ -288,26 +294,34 @@ impl Core {
                     None => {
                         let Some(walk) = walker.walk(va).filter(|w| w.page < SYNTHETIC) else {
                             // Counts as no access of a TLB.
-                            self.stlb_asked -= 1;
                             side.nowhere();
                             return None;
                         };
-                        self.lanes.walk(walk, pcid);
-                        count(&mut self.stlb_stats.misses, walk.size);
-                        let page = Page {
-                            pa: walk.page,
-                            size: walk.size,
-                            global: walk.global,
+                        let leaf = match self.front.wants_leaf() {
+                            true => walker.leaf(va),
+                            false => None,
                         };
+                        let page = self.front.entry(&walk, leaf.as_ref());
+                        count(&mut self.stlb_stats.misses, walk.size);
+                        if self.walks_in_l1d {
+                            // The line of the last data access may have to go.
+                            self.d.last = NO_LINE;
+                            self.lanes.walk_at_once(walk, pcid, &mut self.d.cache);
+                        } else {
+                            self.lanes.walk(walk, pcid);
+                        }
                         self.stlb.fill(va, pcid, page);
                         page
                     }
                 };
+                self.stlb_asked += 1;
+                let side = if FETCH { &mut self.i } else { &mut self.d };
                 count(&mut side.stats.misses, page.size);
                 side.tlb.fill(va, pcid, page);
                 page
             }
         };
+        let side = if FETCH { &mut self.i } else { &mut self.d };
         side.last = va >> LINE_SHIFT;
         side.last_size = page.size as usize;
         Some(physical_line(va, page.pa, page.size))
@@ -351,6 +365,7 @@ impl Core {
         self.stlb_asked = 0;
         self.flushes = report::Flushes::default();
         self.prefetches = 0;
+        self.front.reset_counters();
         self.lanes.reset_counters();
     }
 
@@ -381,6 +396,7 @@ impl Core {
             stlb: level(self.stlb_asked, &self.stlb_stats),
             flushes: self.flushes,
         };
+        let front = self.front.report();
         let one = |lane: &Lane| {
             let stats = lane.stats();
             let mut misses = stats.data;
@@ -422,6 +438,12 @@ impl Core {
                 }
             }
             lane.org.report(&mut out);
+            let own = |(name, n): (&str, u64)| (name.to_owned(), n);
+            out.details.extend(front.iter().copied().map(own));
+            out.details.extend(lane.sampling(&self.config.cycles));
+            if self.walks_in_l1d {
+                out.details.insert(FROM_L1D.to_owned(), lane.walk.from_l1d);
+            }
             out
         };
         self.lanes.settled(|lanes| lanes.iter().map(one).collect())

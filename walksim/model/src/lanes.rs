@@ -13,6 +13,7 @@ use crate::cache::Cache;
 use crate::config::{Config, ConfigError, Cycles, LINE};
 use crate::memory::{Memory, Stats};
 use crate::org::{self, Organisation, Port, WalkStats};
+use crate::sample;
 use crate::walk::{Flush, Walk};
 
 /// Operations that are looked at together: enough for the host to overlap, few enough for its first-level cache.
@@ -96,6 +97,32 @@ pub struct Lane {
 }
 
 impl Lane {
+    /// What only a part of the sets tells, if it is so: the errors of its classes.
+    pub fn sampling(&self, cycles: &Cycles) -> Vec<(String, u64)> {
+        let Some(sample) = &self.memory.sample else {
+            return Vec::new();
+        };
+        let errors = sample.errors([cycles.l2, cycles.llc, cycles.memory]);
+        let named = |(name, n): (&str, u64)| (format!("sampling_error_ppm_{name}"), n);
+        sample::NAMES.into_iter().zip(errors).map(named).collect()
+    }
+
+    /// A walk that finds and leaves lines in L1D.
+    fn walk_at_once(&mut self, walk: &Walk, pcid: u16, l1d: &mut Cache, cycles: &Cycles) {
+        let mut held = self.llc.hold();
+        let llc = match &mut held {
+            Held::Own(cache) => &mut **cache,
+            Held::Shared(guard) => &mut **guard,
+        };
+        if self.org.walks() {
+            if let Some(n) = self.walks.get_mut(walk.size as usize) {
+                *n += 1;
+            }
+        }
+        let mut port = Port::new(&mut self.memory, llc, &mut self.walk, cycles).through(l1d);
+        self.org.walk(walk, pcid, &mut port);
+    }
+
     pub fn stats(&self) -> &Stats {
         &self.memory.stats
     }
@@ -111,7 +138,7 @@ impl Lane {
         for ops in batch.ops.chunks(WINDOW) {
             let mut seen = 0u32;
             let mut ahead = walks.clone();
-            let mut look = |line| seen ^= self.memory.look(line) ^ llc.look(line);
+            let mut look = |line| seen ^= self.memory.look(llc, line);
             for op in ops {
                 match *op {
                     Op::Data(line) | Op::Fetch(line) | Op::Prefetch(line) => look(line),
@@ -169,7 +196,11 @@ impl Lanes {
             };
             lanes.push(Lane {
                 org,
-                memory: Memory::new(&config.cache),
+                // The first is what the others are held against.
+                memory: Memory::new(
+                    &config.cache,
+                    if i == 0 { 1 } else { config.sim.sample_sets },
+                ),
                 llc,
                 walk: WalkStats::default(),
                 walks: [0; 3],
@@ -194,6 +225,14 @@ impl Lanes {
     pub fn walk(&mut self, walk: Walk, pcid: u16) {
         self.batch.walks.push((walk, pcid));
         self.push(Op::Walk);
+    }
+
+    /// The same with nothing left to do before it and after it, through L1D.
+    pub fn walk_at_once(&mut self, walk: Walk, pcid: u16, l1d: &mut Cache) {
+        self.settle();
+        for lane in &mut self.lanes {
+            lane.walk_at_once(&walk, pcid, l1d, &self.cycles);
+        }
     }
 
     pub fn flush(&mut self, what: Flush) {
@@ -223,7 +262,7 @@ impl Lanes {
     pub fn reset_counters(&mut self) {
         self.settle();
         for lane in &mut self.lanes {
-            lane.memory.stats = Stats::default();
+            lane.memory.reset_counters();
             lane.walk = WalkStats::default();
             lane.walks = [0; 3];
             lane.org.reset_counters();

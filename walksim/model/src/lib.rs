@@ -4,12 +4,15 @@
 pub mod cache;
 pub mod config;
 pub mod core;
+pub mod front;
 pub mod lanes;
 pub mod memory;
 pub mod org;
+pub mod policy;
 pub mod pwc;
 pub mod report;
 pub mod result;
+pub mod sample;
 pub mod stream;
 pub mod synthetic;
 pub mod tlb;

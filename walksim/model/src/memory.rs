@@ -2,17 +2,25 @@
 //! What lies behind the first-level caches: L2, last-level cache, memory. Each organisation has its own,
 //! as its walks displace other lines.
 
-use crate::cache::{Cache, Class};
+use crate::cache::Cache;
 use crate::config;
+use crate::policy::Class;
 use crate::report::{ByCache, HitMiss};
+use crate::sample::Sample;
 
 /// Where a line was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum From {
-    L2,
-    Llc,
-    Memory,
+    L2 = 0,
+    Llc = 1,
+    Memory = 2,
 }
+
+/// Classes of lines to [`Sample`]; an entry's is `WALK` and its kind.
+const DATA: usize = 0;
+const FETCH: usize = 1;
+const PREFETCH: usize = 2;
+const WALK: usize = 3;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -28,6 +36,8 @@ pub struct Stats {
 /// L2, and what was found where. The last level may belong to several cores and is lent to each call.
 pub struct Memory {
     l2: Cache,
+    /// Is only a part of the sets simulated?
+    pub sample: Option<Box<Sample>>,
     pub stats: Stats,
 }
 
@@ -40,15 +50,44 @@ fn count(by: &mut ByCache, from: From) {
 }
 
 impl Memory {
-    pub fn new(config: &config::Caches) -> Memory {
+    /// `every`: one of so many sets is simulated, 1 for all.
+    pub fn new(config: &config::Caches, every: u32) -> Memory {
+        let l2 = Cache::replacing(config.l2, config.l2_replacement);
+        let sample = || {
+            let mask = l2.set_mask() & Cache::new(config.llc).set_mask();
+            Box::new(Sample::new(every, mask))
+        };
         Memory {
-            l2: Cache::replacing(config.l2, config.l2_replacement),
+            sample: (every > 1).then(sample),
+            l2,
             stats: Stats::default(),
         }
     }
 
     #[inline(always)]
-    fn find(&mut self, llc: &mut Cache, line: u64, class: Class) -> From {
+    fn find(&mut self, llc: &mut Cache, line: u64, kind: usize) -> From {
+        if let Some(sample) = &mut self.sample {
+            if !sample.holds(line) {
+                let from = sample.say(kind);
+                self.stats.l2 += 1;
+                self.stats.llc += u64::from(from != From::L2);
+                return from;
+            }
+        }
+        let from = self.look_up(llc, line, kind);
+        if let Some(sample) = &mut self.sample {
+            sample.found(line, kind, from);
+        }
+        from
+    }
+
+    #[inline(always)]
+    fn look_up(&mut self, llc: &mut Cache, line: u64, kind: usize) -> From {
+        let class = if kind < WALK {
+            Class::Data
+        } else {
+            Class::Walk
+        };
         self.stats.l2 += 1;
         if self.l2.access_for(line, class) {
             return From::L2;
@@ -61,39 +100,50 @@ impl Memory {
         }
     }
 
-    /// See [`Cache::look`].
+    /// Brings the sets of a line that is about to be found into the host's cache: see [`Cache::look`].
     #[inline(always)]
-    pub fn look(&self, line: u64) -> u32 {
-        self.l2.look(line)
+    pub fn look(&self, llc: &Cache, line: u64) -> u32 {
+        match &self.sample {
+            Some(sample) if !sample.holds(line) => 0,
+            _ => self.l2.look(line) ^ llc.look(line),
+        }
     }
 
     /// A data access that missed L1D.
     #[inline]
     pub fn data(&mut self, llc: &mut Cache, line: u64) {
-        let from = self.find(llc, line, Class::Data);
+        let from = self.find(llc, line, DATA);
         count(&mut self.stats.data, from);
     }
 
     /// A fetch that missed L1I.
     #[inline]
     pub fn fetch(&mut self, llc: &mut Cache, line: u64) {
-        let from = self.find(llc, line, Class::Data);
+        let from = self.find(llc, line, FETCH);
         count(&mut self.stats.fetch, from);
     }
 
     /// The prefetcher of L1D.
     #[inline]
     pub fn prefetch(&mut self, llc: &mut Cache, line: u64) {
-        let from = self.find(llc, line, Class::Data);
+        let from = self.find(llc, line, PREFETCH);
         count(&mut self.stats.prefetch, from);
     }
 
-    /// An entry of a page table.
+    /// An entry of a page table, of the kind that the organisation calls `what`.
     #[inline]
-    pub fn walk_read(&mut self, llc: &mut Cache, line: u64) -> From {
-        let from = self.find(llc, line, Class::Walk);
+    pub fn walk_read(&mut self, llc: &mut Cache, line: u64, what: usize) -> From {
+        let from = self.find(llc, line, WALK + what);
         count(&mut self.stats.walk, from);
         from
+    }
+
+    /// A phase begins: counters start at 0, what is cached stays.
+    pub fn reset_counters(&mut self) {
+        self.stats = Stats::default();
+        if let Some(sample) = &mut self.sample {
+            sample.reset_counters();
+        }
     }
 
     /// Hits and misses of (L2, LLC) for these accesses.

@@ -2,6 +2,7 @@
 //! From counters to figures: sums over cores, cycles, and the laws that the counters must obey.
 
 use crate::config::Config;
+use crate::core::FROM_L1D;
 use crate::report::{
     Accesses, ByCache, BySize, Caches, Categories, Flushes, HitMiss, Instructions, Organisation,
     Phase, TlbLevel, Tlbs, Untranslated,
@@ -192,6 +193,7 @@ pub fn conservation(phase: &Phase) -> Result<(), String> {
         law("L1I accesses", sum(&c.l1i) + u.fetch_without_address, fetch)?;
         law("L1D misses", c.data_misses.sum(), c.l1d.misses)?;
         law("L1I misses", c.fetch_misses.sum(), c.l1i.misses)?;
+        let in_l1d = org.details.get(FROM_L1D).copied().unwrap_or(0);
         law("prefetches", c.prefetch_reads.sum(), c.prefetches)?;
         law(
             "entry reads by level",
@@ -200,13 +202,13 @@ pub fn conservation(phase: &Phase) -> Result<(), String> {
         )?;
         law(
             "entry reads by cache",
-            org.entry_reads_by_cache.sum(),
+            org.entry_reads_by_cache.sum() + in_l1d,
             org.walk_entry_reads,
         )?;
         law(
             "L2 lookups",
             c.l2_lookups,
-            c.l1d.misses + c.l1i.misses + c.prefetches + org.walk_entry_reads,
+            c.l1d.misses + c.l1i.misses + c.prefetches + org.walk_entry_reads - in_l1d,
         )?;
         let beyond = |by: &ByCache| by.llc + by.memory;
         law(

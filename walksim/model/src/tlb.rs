@@ -1,42 +1,56 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! TLBs: set-associative, true LRU, entries of 4 KiB, 2 MiB and 1 GiB pages, tagged with the PCID.
+//! TLBs: set-associative, true LRU, entries of 4 KiB, 2 MiB and 1 GiB pages and of runs of 4 KiB pages, tagged with the PCID.
 
 use crate::config;
-use crate::walk::{Flush, Size, VA_MASK};
+use crate::walk::{Flush, Size, Walk, VA_MASK};
 
 /// PCID field of a global page's entry. Real PCIDs have 12 bits.
 const GLOBAL: u64 = 0xfff;
-/// Bit of [`Slot::data`]; the rest is the page's physical address.
+/// Bit of an entry's data; the rest is the page's physical address.
 const DATA_GLOBAL: u64 = 1;
+/// Kind of an entry in a key: the size of its page, or this for a run of small ones.
+const RUN: usize = 3;
+const KINDS: usize = 4;
 
-#[derive(Clone, Copy, Default)]
-struct Slot {
-    /// Page number (48 bits and up), PCID (12 bits from bit 4), size (bits 1 and 2), 1. 0: empty.
-    key: u64,
-    data: u64,
+/// Page number (48 bits and up), PCID (12 bits from bit 4), kind (bits 1 and 2), 1. 0: empty.
+#[inline(always)]
+fn key_at(va: u64, shift: u32, kind: usize, pcid: u64) -> u64 {
+    (((va & VA_MASK) >> shift) << 16) | (pcid << 4) | ((kind as u64) << 1) | 1
 }
 
 #[inline(always)]
 fn key(va: u64, size: Size, pcid: u64) -> u64 {
-    (((va & VA_MASK) >> size.shift()) << 16) | (pcid << 4) | ((size as u64) << 1) | 1
+    key_at(va, size.shift(), size as usize, pcid)
 }
 
-fn key_size(key: u64) -> usize {
+fn key_kind(key: u64) -> usize {
     (key >> 1 & 3) as usize
 }
 
+/// Keys and data lie apart: a set of 8 keys is one line of the host's cache. Both are in order of their last use.
 struct Array {
-    slots: Box<[Slot]>,
+    keys: Box<[u64]>,
+    data: Box<[u64]>,
+    /// Where the first set of keys begins, at a line of the host's.
+    start: usize,
     ways: usize,
     set_mask: u64,
 }
+
+/// Bytes of a line of the host's cache, and keys in one.
+const HOST_LINE: usize = 64;
+const KEYS: usize = HOST_LINE / size_of::<u64>();
 
 impl Array {
     fn new(sets: config::Sets) -> Array {
         let ways = sets.ways.max(1);
         let n = u64::from((sets.entries / ways).max(1)).next_power_of_two();
+        let places = n as usize * ways as usize;
+        let keys = vec![0u64; places + KEYS - 1].into_boxed_slice();
         Array {
-            slots: vec![Slot::default(); n as usize * ways as usize].into_boxed_slice(),
+            start: keys.as_ptr().align_offset(HOST_LINE).min(KEYS - 1),
+            keys,
+            data: vec![0; places].into_boxed_slice(),
             ways: ways as usize,
             set_mask: n - 1,
         }
@@ -49,63 +63,92 @@ impl Array {
 
     #[inline(always)]
     fn newest(&self, key: u64) -> Option<u64> {
-        match self.slots.get(self.base(key)) {
-            Some(slot) if slot.key == key => Some(slot.data),
+        let base = self.base(key);
+        match self.keys.get(self.start + base) {
+            Some(found) if *found == key => self.data.get(base).copied(),
             _ => None,
         }
     }
 
+    /// The keys and the data of a set.
+    #[inline(always)]
+    fn set(&mut self, base: usize) -> Option<(&mut [u64], &mut [u64])> {
+        let first = self.start + base;
+        let keys = self.keys.get_mut(first..first + self.ways)?;
+        Some((keys, self.data.get_mut(base..base + self.ways)?))
+    }
+
+    #[inline]
     fn access(&mut self, key: u64) -> Option<u64> {
-        let base = self.base(key);
-        let set = self.slots.get_mut(base..base + self.ways)?;
-        let way = set.iter().position(|s| s.key == key)?;
-        let mut moving = *set.get(way)?;
-        let data = moving.data;
-        for place in set.iter_mut().take(way + 1) {
-            moving = std::mem::replace(place, moving);
-        }
+        let (keys, all) = self.set(self.base(key))?;
+        let way = keys.iter().position(|k| *k == key)?;
+        let data = *all.get(way)?;
+        keys.copy_within(0..way, 1);
+        all.copy_within(0..way, 1);
+        *keys.first_mut()? = key;
+        *all.first_mut()? = data;
         Some(data)
     }
 
     /// The evicted key, 0 if none.
+    #[inline]
     fn fill(&mut self, key: u64, data: u64) -> u64 {
-        let base = self.base(key);
-        let Some(set) = self.slots.get_mut(base..base + self.ways) else {
+        let Some((keys, all)) = self.set(self.base(key)) else {
             return 0;
         };
-        let mut moving = Slot { key, data };
-        for place in set {
-            moving = std::mem::replace(place, moving);
+        let old = keys.last().copied().unwrap_or(0);
+        keys.copy_within(..keys.len() - 1, 1);
+        all.copy_within(..all.len() - 1, 1);
+        if let (Some(k), Some(d)) = (keys.first_mut(), all.first_mut()) {
+            (*k, *d) = (key, data);
         }
-        moving.key
+        old
     }
 
-    /// Empties what `gone` says; the order of the rest stays, and holes are filled last.
-    fn retain(&mut self, live: &mut [u32; 3], gone: impl Fn(&Slot) -> bool) {
-        for set in self.slots.chunks_exact_mut(self.ways) {
+    /// Empties what `gone` says of keys and data; the order of the rest stays, and holes are filled last.
+    fn retain(&mut self, live: &mut [u32; KINDS], gone: impl Fn(u64, u64) -> bool) {
+        for base in (0..self.data.len()).step_by(self.ways) {
+            let Some((keys, all)) = self.set(base) else {
+                break;
+            };
             let mut kept = 0;
-            for way in 0..set.len() {
-                let Some(slot) = set.get(way).copied() else {
+            for way in 0..keys.len() {
+                let (Some(key), Some(data)) = (keys.get(way).copied(), all.get(way).copied())
+                else {
                     break;
                 };
-                if slot.key == 0 {
+                if key == 0 {
                     continue;
                 }
-                if gone(&slot) {
-                    if let Some(n) = live.get_mut(key_size(slot.key)) {
+                if gone(key, data) {
+                    if let Some(n) = live.get_mut(key_kind(key)) {
                         *n = n.saturating_sub(1);
                     }
                     continue;
                 }
-                if let Some(place) = set.get_mut(kept) {
-                    *place = slot;
+                if let (Some(k), Some(d)) = (keys.get_mut(kept), all.get_mut(kept)) {
+                    (*k, *d) = (key, data);
                 }
                 kept += 1;
             }
-            for slot in set.iter_mut().skip(kept) {
-                *slot = Slot::default();
-            }
+            keys.iter_mut().skip(kept).for_each(|key| *key = 0);
         }
+    }
+
+    /// Empties the first entry with one of these keys, which are of one set. Was there any?
+    fn drop_one(&mut self, wanted: [u64; 2]) -> bool {
+        let Some((keys, all)) = self.set(self.base(wanted[0])) else {
+            return false;
+        };
+        let Some(way) = keys.iter().position(|k| wanted.contains(k)) else {
+            return false;
+        };
+        keys.copy_within(way + 1.., way);
+        all.copy_within(way + 1.., way);
+        if let Some(last) = keys.last_mut() {
+            *last = 0;
+        }
+        true
     }
 }
 
@@ -116,6 +159,21 @@ pub struct Page {
     pub pa: u64,
     pub size: Size,
     pub global: bool,
+    /// log2 of the pages of a run that the entry stands for: small pages that follow each other in both address spaces,
+    /// the first at a multiple of the run's length. 0: one page. All entries of runs of a TLB have the same.
+    pub run: u8,
+}
+
+impl Page {
+    /// Of the walk that ended at it.
+    pub fn of(walk: &Walk) -> Page {
+        Page {
+            pa: walk.page,
+            size: walk.size,
+            global: walk.global,
+            run: 0,
+        }
+    }
 }
 
 /// One level of TLB.
@@ -123,8 +181,10 @@ pub struct Tlb {
     arrays: Vec<Array>,
     /// Array of each size.
     of_size: [usize; 3],
-    /// Entries of each size: sizes without need no lookup.
-    live: [u32; 3],
+    /// Entries of each kind: kinds without need no lookup.
+    live: [u32; KINDS],
+    /// log2 of the pages of a run.
+    run: u8,
     pcids: bool,
 }
 
@@ -141,7 +201,8 @@ impl Tlb {
         Tlb {
             arrays,
             of_size,
-            live: [0; 3],
+            live: [0; KINDS],
+            run: 0,
             pcids,
         }
     }
@@ -155,8 +216,12 @@ impl Tlb {
         self.arrays.get_mut(*self.of_size.get(size as usize)?)
     }
 
-    fn holds(&self, size: Size) -> bool {
-        self.live.get(size as usize).is_some_and(|n| *n > 0)
+    fn holds(&self, kind: usize) -> bool {
+        self.live.get(kind).is_some_and(|n| *n > 0)
+    }
+
+    fn run_shift(&self) -> u32 {
+        Size::Small.shift() + u32::from(self.run)
     }
 
     /// Physical address of the page, if its entry is the most recently used of its set: then an access
@@ -179,7 +244,7 @@ impl Tlb {
     /// The page that holds `va`; its entry becomes the most recently used.
     pub fn access(&mut self, va: u64, pcid: u16) -> Option<Page> {
         for size in Size::ALL {
-            if !self.holds(size) {
+            if !self.holds(size as usize) {
                 continue;
             }
             let pcids = self.pcids;
@@ -193,63 +258,86 @@ impl Tlb {
                     pa: data & !DATA_GLOBAL,
                     size,
                     global: data & DATA_GLOBAL != 0,
+                    run: 0,
                 });
             }
+        }
+        if self.holds(RUN) {
+            return self.access_run(va, pcid);
         }
         None
     }
 
-    /// Adds the translation of a page that is not there.
+    /// The page of a run.
+    fn access_run(&mut self, va: u64, pcid: u16) -> Option<Page> {
+        let (shift, run, pcids) = (self.run_shift(), self.run, self.pcids);
+        let array = self.array_mut(Size::Small)?;
+        let mut data = array.access(key_at(va, shift, RUN, u64::from(pcid)));
+        if pcids && data.is_none() {
+            data = array.access(key_at(va, shift, RUN, GLOBAL));
+        }
+        data.map(|data| Page {
+            pa: (data & !DATA_GLOBAL) + (va & ((1 << shift) - 1) & !0xfff),
+            size: Size::Small,
+            global: data & DATA_GLOBAL != 0,
+            run,
+        })
+    }
+
+    /// Adds the translation of a page that is not there. `page` is where `va` is; of a run, too.
     pub fn fill(&mut self, va: u64, pcid: u16, page: Page) {
-        let Page { pa, size, global } = page;
+        let Page {
+            pa, size, global, ..
+        } = page;
         let tag = if global && self.pcids {
             GLOBAL
         } else {
             u64::from(pcid)
         };
-        let new = key(va, size, tag);
+        let (mut new, mut pa, mut kind) = (key(va, size, tag), pa, size as usize);
+        if page.run > 0 {
+            self.run = page.run;
+            let shift = self.run_shift();
+            kind = RUN;
+            new = key_at(va, shift, RUN, tag);
+            pa -= va & ((1 << shift) - 1) & !0xfff;
+        }
         let Some(array) = self.array_mut(size) else {
             return;
         };
         let old = array.fill(new, pa | if global { DATA_GLOBAL } else { 0 });
         if old != 0 {
-            if let Some(n) = self.live.get_mut(key_size(old)) {
+            if let Some(n) = self.live.get_mut(key_kind(old)) {
                 *n = n.saturating_sub(1);
             }
         }
-        if let Some(n) = self.live.get_mut(size as usize) {
+        if let Some(n) = self.live.get_mut(kind) {
             *n += 1;
         }
     }
 
     pub fn flush(&mut self, what: Flush) {
+        let run_shift = self.run_shift();
         let live = &mut self.live;
         for array in &mut self.arrays {
             match what {
-                Flush::All => array.retain(live, |_| true),
+                Flush::All => array.retain(live, |_, _| true),
                 Flush::AddressSpace { pcid } => {
                     let pcid = u64::from(pcid);
-                    array.retain(live, |s| {
-                        s.data & DATA_GLOBAL == 0 && s.key >> 4 & 0xfff == pcid
+                    array.retain(live, |key, data| {
+                        data & DATA_GLOBAL == 0 && key >> 4 & 0xfff == pcid
                     });
                 }
                 Flush::Page { va, pcid } => {
-                    for size in Size::ALL {
-                        let wanted = [key(va, size, u64::from(pcid)), key(va, size, GLOBAL)];
-                        let base = array.base(key(va, size, 0));
-                        let ways = array.ways;
-                        let Some(set) = array.slots.get_mut(base..base + ways) else {
-                            continue;
-                        };
-                        let Some(way) = set.iter().position(|s| wanted.contains(&s.key)) else {
-                            continue;
-                        };
-                        set.copy_within(way + 1.., way);
-                        if let Some(last) = set.last_mut() {
-                            *last = Slot::default();
-                        }
-                        if let Some(n) = live.get_mut(size as usize) {
-                            *n = n.saturating_sub(1);
+                    let kinds = Size::ALL.map(|size| (size.shift(), size as usize));
+                    // Of a run nothing stays.
+                    let run = (live[RUN] > 0).then_some((run_shift, RUN));
+                    for (shift, kind) in kinds.into_iter().chain(run) {
+                        let wanted = [u64::from(pcid), GLOBAL];
+                        if array.drop_one(wanted.map(|tag| key_at(va, shift, kind, tag))) {
+                            if let Some(n) = live.get_mut(kind) {
+                                *n = n.saturating_sub(1);
+                            }
                         }
                     }
                 }
@@ -265,7 +353,16 @@ mod tests {
 
     impl Tlb {
         fn put(&mut self, va: u64, pcid: u16, pa: u64, size: Size, global: bool) {
-            self.fill(va, pcid, Page { pa, size, global });
+            self.fill(
+                va,
+                pcid,
+                Page {
+                    pa,
+                    size,
+                    global,
+                    run: 0,
+                },
+            );
         }
         fn get(&mut self, va: u64, pcid: u16) -> Option<(u64, Size)> {
             self.access(va, pcid).map(|p| (p.pa, p.size))
@@ -342,7 +439,7 @@ mod tests {
             assert!(t.access(0xffff_ffff_8100_0000, 0).is_some());
             t.flush(Flush::All);
             assert!(t.access(0xffff_ffff_8100_0000, 0).is_none());
-            assert_eq!(t.live, [0; 3]);
+            assert_eq!(t.live, [0; KINDS]);
         }
     }
 
@@ -365,7 +462,7 @@ mod tests {
                     pcid: 0,
                 });
                 assert!(t.access(0x20_0000, 0).is_none());
-                assert_eq!(t.live, [1, 0, 0]);
+                assert_eq!(t.live, [1, 0, 0, 0]);
             }
         }
     }
@@ -401,5 +498,33 @@ mod tests {
             pcid: 7,
         });
         assert!(t.access(0xffff_8000_0000_0000, 2).is_none());
+    }
+
+    #[test]
+    fn a_run_is_one_entry_and_goes_as_one() {
+        let mut t = Tlb::new(&shared(2, 2), false);
+        let page = |pa, run| Page {
+            pa,
+            size: Size::Small,
+            global: false,
+            run,
+        };
+        // Pages 8 to 11 of the one space are pages 0x104 to 0x107 of the other; it was page 9 that missed.
+        t.fill(0x9123, 0, page(0x10_5000, 2));
+        t.fill(0x1000, 0, page(0x7000, 0));
+        for i in 0..4u64 {
+            assert_eq!(
+                t.get(0x8000 + i * 0x1000, 0),
+                Some((0x10_4000 + i * 0x1000, Size::Small))
+            );
+        }
+        assert!(t.access(0x7000, 0).is_none() && t.access(0xc000, 0).is_none());
+        assert!(t.access(0x1000, 0).is_some());
+        t.flush(Flush::Page {
+            va: 0xb000,
+            pcid: 0,
+        });
+        assert!(t.access(0x9000, 0).is_none() && t.access(0x1000, 0).is_some());
+        assert_eq!(t.live, [1, 0, 0, 0]);
     }
 }

@@ -83,8 +83,21 @@ impl Walk {
     }
 }
 
+/// The line that the last entry of a walk is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leaf {
+    /// Where its entries lead, in their order: the first physical address of a page, or nowhere. An entry that differs in
+    /// anything else from the walk's own counts as one that leads nowhere.
+    pub pages: [Option<u64>; 8],
+}
+
 /// Where walks come from: QEMU, or a test.
 pub trait Walker {
+    /// The neighbours of the entry that maps the page of `va`; `None` if they are not known.
+    fn leaf(&mut self, va: u64) -> Option<Leaf> {
+        let _ = va;
+        None
+    }
     /// The architectural walk of `va` as things are; `None` if it does not end at a page.
     fn walk(&mut self, va: u64) -> Option<Walk>;
     /// Called with each translation that the second-level TLB gives, so that it can be checked: the page

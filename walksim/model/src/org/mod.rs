@@ -68,6 +68,8 @@ pub fn make(name: &str, config: &Config) -> Result<Box<dyn Organisation>, Config
 pub struct WalkStats {
     pub reads: u64,
     pub by_what: [u64; MAX_READS],
+    /// Reads that found their entry in L1D.
+    pub from_l1d: u64,
     pub cycles: f64,
 }
 
@@ -75,6 +77,7 @@ pub struct WalkStats {
 pub struct Port<'a> {
     memory: &'a mut Memory,
     llc: &'a mut Cache,
+    l1d: Option<&'a mut Cache>,
     stats: &'a mut WalkStats,
     cycles: &'a Cycles,
 }
@@ -89,8 +92,17 @@ impl<'a> Port<'a> {
         Port {
             memory,
             llc,
+            l1d: None,
             stats,
             cycles,
+        }
+    }
+
+    /// The same through L1D.
+    pub fn through(self, l1d: &'a mut Cache) -> Port<'a> {
+        Port {
+            l1d: Some(l1d),
+            ..self
         }
     }
 
@@ -101,7 +113,12 @@ impl<'a> Port<'a> {
         if let Some(n) = self.stats.by_what.get_mut(what) {
             *n += 1;
         }
-        match self.memory.walk_read(self.llc, pa / crate::config::LINE) {
+        let line = pa / crate::config::LINE;
+        if self.l1d.as_mut().is_some_and(|l1d| l1d.access(line)) {
+            self.stats.from_l1d += 1;
+            return self.cycles.l1;
+        }
+        match self.memory.walk_read(self.llc, line, what) {
             crate::memory::From::L2 => self.cycles.l2,
             crate::memory::From::Llc => self.cycles.llc,
             crate::memory::From::Memory => self.cycles.memory,
