@@ -441,7 +441,7 @@ fn c_lines(cache: Cache) -> u32 {
 }
 
 /// Every organisation there is; `org/mod.rs` makes them.
-pub const ORGANISATIONS: &[&str] = &["real", "radix", "ideal", "ecpt", "hashed"];
+pub const ORGANISATIONS: &[&str] = &["real", "radix", "ideal", "ecpt", "hashed", "asap", "nested"];
 
 fn sets(name: &str, s: Sets) -> Result<(), ConfigError> {
     if s.entries == 0 {

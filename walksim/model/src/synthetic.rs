@@ -9,13 +9,15 @@ use crate::core::Core;
 use crate::pwc::virt;
 use crate::report::Phase;
 use crate::result;
-use crate::walk::{is_kernel, Entry, Size, Walk, Walker, MAX_ENTRIES, VA_MASK};
+use crate::walk::{is_kernel, Entry, Leaf, Size, Walk, Walker, MAX_ENTRIES, VA_MASK};
 
 /// Maps everything: user addresses to frames in the order of pages, with the tables of a mode; above the
 /// middle of the address space pages are global, of 2 MiB where `large` says so.
 pub struct Tables {
     pub mode: Mode,
     pub large: fn(u64) -> bool,
+    /// The number of the frame that a 4 KiB page with this number is in: itself, unless a test wants them scattered.
+    pub frame: fn(u64) -> u64,
     pub walks: u64,
 }
 
@@ -24,10 +26,19 @@ impl Tables {
         Tables {
             mode,
             large: |_| false,
+            frame: |page| page,
             walks: 0,
         }
     }
+
+    /// First physical address of a small page.
+    fn page(&self, number: u64) -> u64 {
+        (self.frame)(number) << 12 & FRAMES
+    }
 }
+
+/// Below this are the pages.
+const FRAMES: u64 = (1 << 40) - 1;
 
 /// Frames of tables: a place per level and address, above all pages and below 2^42.
 fn table(step: &IndexStep, va: u64) -> u64 {
@@ -66,9 +77,19 @@ impl Walker for Tables {
             root: 0x1000,
             entries,
             n,
-            page: (low >> shift << shift) & ((1 << 40) - 1),
+            page: match size {
+                Size::Small => self.page(low >> shift),
+                _ => (low >> shift << shift) & FRAMES,
+            },
             size,
             global: is_kernel(va),
+        })
+    }
+
+    fn leaf(&mut self, va: u64) -> Option<Leaf> {
+        let first = (va & VA_MASK) >> 15 << 3;
+        Some(Leaf {
+            pages: std::array::from_fn(|i| Some(self.page(first + i as u64))),
         })
     }
 }

@@ -4,55 +4,17 @@
 
 mod common;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
+use common::slow::{Lru, SlowCache};
 use common::Tables;
 use fpt_geometry::Mode;
-use fpt_walksim_model::config::{resolve, Cache, Config, Sets, TlbLevel};
+use fpt_walksim_model::config::{resolve, Config, Sets, TlbLevel};
 use fpt_walksim_model::core::Core;
 use fpt_walksim_model::report::Organisation;
 use fpt_walksim_model::stream::{Place, Stream};
 use fpt_walksim_model::walk::{Flush, Size, Walk, Walker};
 use proptest::prelude::*;
-
-/// A set-associative LRU store: newest first.
-struct Lru<K> {
-    sets: Vec<VecDeque<K>>,
-    ways: usize,
-}
-
-impl<K: PartialEq + Clone> Lru<K> {
-    fn new(entries: u32, ways: u32) -> Lru<K> {
-        Lru {
-            sets: vec![VecDeque::new(); (entries / ways).max(1) as usize],
-            ways: ways as usize,
-        }
-    }
-    /// Looks up, makes newest.
-    fn hit(&mut self, index: u64, key: &K) -> bool {
-        let n = self.sets.len() as u64;
-        let set = &mut self.sets[(index % n) as usize];
-        match set.iter().position(|k| k == key) {
-            Some(i) => {
-                let key = set.remove(i).unwrap();
-                set.push_front(key);
-                true
-            }
-            None => false,
-        }
-    }
-    fn put(&mut self, index: u64, key: K) {
-        let n = self.sets.len() as u64;
-        let ways = self.ways;
-        let set = &mut self.sets[(index % n) as usize];
-        set.retain(|k| *k != key);
-        set.push_front(key);
-        set.truncate(ways);
-    }
-    fn drop(&mut self, gone: impl Fn(&K) -> bool) {
-        self.sets.iter_mut().for_each(|s| s.retain(|k| !gone(k)));
-    }
-}
 
 #[derive(Clone, PartialEq, Debug)]
 struct Page {
@@ -122,19 +84,6 @@ impl SlowTlb {
                 }
             });
         }
-    }
-}
-
-struct SlowCache(Lru<u64>);
-
-impl SlowCache {
-    fn new(c: Cache) -> SlowCache {
-        SlowCache(Lru::new(c.kib * 16, c.ways))
-    }
-    fn access(&mut self, line: u64) -> bool {
-        let hit = self.0.hit(line, &line);
-        self.0.put(line, line);
-        hit
     }
 }
 

@@ -2,9 +2,11 @@
 //! Page-table organisations. One is one file with one implementation of [`Organisation`], a line in
 //! [`make`] and its name in [`ORGANISATIONS`](crate::config::ORGANISATIONS); `docs/explanation/walksim.md` shows how.
 
+mod asap;
 mod ecpt;
 mod hashed;
 mod ideal;
+mod nested;
 mod radix;
 mod real;
 mod tree;
@@ -58,6 +60,8 @@ pub fn make(name: &str, config: &Config) -> Result<Box<dyn Organisation>, Config
         "radix" => none(Box::new(radix::Radix::new(config))),
         "ideal" => none(Box::new(ideal::Ideal)),
         "ecpt" => none(Box::new(ecpt::Ecpt::new(config))),
+        "asap" => Ok(Box::new(asap::Asap::new(config)?)),
+        "nested" => Ok(Box::new(nested::Nested::new(config)?)),
         "hashed" => Ok(Box::new(hashed::Hashed::new(config)?)),
         _ => Err(ConfigError(format!("unknown organisation '{name}'"))),
     }

@@ -21,24 +21,17 @@ use crate::walk::{Entry, Flush, Walk, VA_MASK};
 /// Tables remembered; with more the oldest knowledge is given up, which costs a few cold lines.
 const MAX_TABLES: usize = 1 << 18;
 
-pub struct Radix {
-    walker: TreeWalker,
+/// Conventional tables for whatever the guest has.
+#[derive(Default)]
+pub struct Conventional {
     /// (root, level, address bits above the table) to the number of the synthetic table.
     tables: HashMap<(u64, u8, u64), u64>,
     next: u64,
-    synthetic: u64,
+    /// Entries that the guest's tables do not have.
+    pub synthetic: u64,
 }
 
-impl Radix {
-    pub fn new(config: &Config) -> Radix {
-        Radix {
-            walker: TreeWalker::new(config),
-            tables: HashMap::new(),
-            next: 0,
-            synthetic: 0,
-        }
-    }
-
+impl Conventional {
     fn synthetic(&mut self, root: u64, va: u64, level: Level) -> u64 {
         if self.tables.len() >= MAX_TABLES {
             self.tables.clear();
@@ -58,7 +51,7 @@ impl Radix {
     }
 
     /// The entries of a conventional walk.
-    fn unfold(&mut self, walk: &Walk) -> ([Entry; 4], usize) {
+    pub fn unfold(&mut self, walk: &Walk) -> ([Entry; 4], usize) {
         let mut entries = [Entry::default(); 4];
         let mut n = 0;
         for level in [Level::L4, Level::L3, Level::L2, Level::L1] {
@@ -87,6 +80,20 @@ impl Radix {
 // The slices of a node are the tables that it replaces.
 const _: () = assert!(NODE_BITS == 2 * TABLE_BITS);
 
+pub struct Radix {
+    walker: TreeWalker,
+    tree: Conventional,
+}
+
+impl Radix {
+    pub fn new(config: &Config) -> Radix {
+        Radix {
+            walker: TreeWalker::new(config),
+            tree: Conventional::default(),
+        }
+    }
+}
+
 impl Organisation for Radix {
     fn name(&self) -> &'static str {
         "radix"
@@ -101,7 +108,7 @@ impl Organisation for Radix {
     }
 
     fn walk(&mut self, walk: &Walk, pcid: u16, port: &mut Port<'_>) {
-        let (entries, n) = self.unfold(walk);
+        let (entries, n) = self.tree.unfold(walk);
         self.walker
             .walk(walk.va, pcid, entries.get(..n).unwrap_or(&[]), port);
     }
@@ -113,11 +120,11 @@ impl Organisation for Radix {
     fn report(&self, out: &mut report::Organisation) {
         self.walker.report(out);
         out.details
-            .insert("synthetic_entries".to_owned(), self.synthetic);
+            .insert("synthetic_entries".to_owned(), self.tree.synthetic);
     }
 
     fn reset_counters(&mut self) {
         self.walker.reset_counters();
-        self.synthetic = 0;
+        self.tree.synthetic = 0;
     }
 }

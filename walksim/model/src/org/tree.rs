@@ -25,6 +25,21 @@ impl TreeWalker {
     #[inline]
     pub fn walk(&mut self, va: u64, pcid: u16, entries: &[Entry], port: &mut Port<'_>) {
         port.spend(port.cycles().pwc);
+        self.visit(va, pcid, entries, |_, entry| {
+            let latency = port.read(usize::from(entry.level.wrapping_sub(1)), entry.pa);
+            port.spend(latency);
+        });
+    }
+
+    /// Which of `entries` a walk has to read: each with its place among them.
+    #[inline(always)]
+    pub fn visit(
+        &mut self,
+        va: u64,
+        pcid: u16,
+        entries: &[Entry],
+        mut read: impl FnMut(usize, &Entry),
+    ) {
         let below = self.pwc.lookup(va, pcid).map_or(u32::MAX, |l| l.number());
         let leaf = entries.len().wrapping_sub(1);
         for (i, entry) in entries.iter().enumerate() {
@@ -32,8 +47,7 @@ impl TreeWalker {
             if u32::from(entry.level) >= below && i != leaf {
                 continue;
             }
-            let latency = port.read(usize::from(entry.level.wrapping_sub(1)), entry.pa);
-            port.spend(latency);
+            read(i, entry);
             if i != leaf {
                 self.pwc.fill(va, pcid, entry.level);
             }

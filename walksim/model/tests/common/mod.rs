@@ -1,4 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Page tables that are computed, not stored.
+//! What tests share.
+#![allow(dead_code)] // Each test is a crate of its own, and none uses all.
+
+pub mod slow;
 
 pub use fpt_walksim_model::synthetic::Tables;

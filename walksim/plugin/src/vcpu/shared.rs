@@ -39,6 +39,12 @@ impl Shared {
         vcpus: u32,
     ) -> Result<Shared, String> {
         let machines = config.machines().map_err(|e| e.to_string())?;
+        if let Some(m) = machines.iter().find(|m| m.tlb.front != "plain") {
+            return Err(format!(
+                "tlb.front is '{}', which needs the neighbours of entries, and QEMU does not tell them: use \"plain\" here, or the model alone",
+                m.tlb.front
+            ));
+        }
         let caches = if vcpus > 1 {
             machines.iter().map(SharedCaches::new).collect()
         } else {

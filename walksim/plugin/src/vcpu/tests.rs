@@ -512,3 +512,13 @@ fn tasks_have_names() {
         .collect();
     assert_eq!(tasks, [("0x2000", "dfs-2010", 2), ("0x1000", "sh-1010", 1)]);
 }
+
+#[test]
+fn a_front_that_wants_neighbours_is_refused() {
+    let set = ("tlb.front".to_owned(), "coalescing".to_owned());
+    let config = resolve("emt", None, &[set]).unwrap();
+    let why = Shared::new(Options::default(), config, None, 1)
+        .err()
+        .unwrap();
+    assert!(why.contains("coalescing") && !why.contains('\n'), "{why}");
+}
