@@ -14,10 +14,20 @@ use fpt_walksim_model::core::Core;
 
 const N: u64 = 1 << 20;
 
-fn emt(organisations: &str) -> Config {
-    let set = ("organisations".to_owned(), organisations.to_owned());
-    resolve("emt", None, &[set]).unwrap()
+fn emt(organisations: &str, sample_sets: &str) -> Config {
+    let sets = [
+        ("organisations", organisations),
+        ("sim.sample_sets", sample_sets),
+    ];
+    resolve(
+        "emt",
+        None,
+        &sets.map(|(k, v)| (k.to_owned(), v.to_owned())),
+    )
+    .unwrap()
 }
+
+const FOUR: &str = "[\"real\", \"radix\", \"ideal\", \"ecpt\"]";
 
 /// As programs do: three fetches from the line before or the next one to each data access; of these most go
 /// to a few lines, some stream, some go anywhere in `bytes`. Bit 0 marks fetches.
@@ -81,11 +91,13 @@ fn model(c: &mut Criterion) {
         ("gups", mixed(1 << 30, 16)),
     ];
     for (name, stream) in &streams {
-        for (orgs, list) in [
-            ("real", "[\"real\"]"),
-            ("all", "[\"real\", \"radix\", \"ideal\", \"ecpt\"]"),
+        for (orgs, list, sample_sets) in [
+            ("real", "[\"real\"]", "1"),
+            ("all", FOUR, "1"),
+            // All but the first in a sixteenth of the sets.
+            ("sampled", FOUR, "16"),
         ] {
-            let mut core = Core::new(&emt(list), None).unwrap();
+            let mut core = Core::new(&emt(list, sample_sets), None).unwrap();
             let mut tables = Tables::new(Mode::L3L2);
             run(&mut core, &mut tables, stream);
             group.bench_function(format!("{name}/{orgs}"), |b| {

@@ -102,7 +102,12 @@ impl Lane {
         let Some(sample) = &self.memory.sample else {
             return Vec::new();
         };
-        let errors = sample.errors([cycles.l2, cycles.llc, cycles.memory]);
+        let stats = &self.memory.stats;
+        let latency = [cycles.l2, cycles.llc, cycles.memory];
+        let all = [stats.data, stats.fetch, stats.prefetch, stats.walk].map(|by| {
+            by.l2 as f64 * latency[0] + by.llc as f64 * latency[1] + by.memory as f64 * latency[2]
+        });
+        let errors = sample.errors(latency, all);
         let named = |(name, n): (&str, u64)| (format!("sampling_error_ppm_{name}"), n);
         sample::NAMES.into_iter().zip(errors).map(named).collect()
     }

@@ -55,7 +55,8 @@ impl Memory {
         let l2 = Cache::replacing(config.l2, config.l2_replacement);
         let sample = || {
             let mask = l2.set_mask() & Cache::new(config.llc).set_mask();
-            Box::new(Sample::new(every, mask))
+            let lines = u64::from(config.l2.kib) * 1024 / config::LINE;
+            Box::new(Sample::new(every, mask, lines))
         };
         Memory {
             sample: (every > 1).then(sample),
@@ -66,17 +67,20 @@ impl Memory {
 
     #[inline(always)]
     fn find(&mut self, llc: &mut Cache, line: u64, kind: usize) -> From {
-        if let Some(sample) = &mut self.sample {
-            if !sample.holds(line) {
-                let from = sample.say(kind);
-                self.stats.l2 += 1;
-                self.stats.llc += u64::from(from != From::L2);
-                return from;
-            }
+        let Some(sample) = &mut self.sample else {
+            return self.look_up(llc, line, kind);
+        };
+        let near = kind >= WALK && sample.is_near(line, self.stats.l2);
+        if !sample.holds(line) {
+            let from = if near { From::L2 } else { sample.say(kind) };
+            self.stats.l2 += 1;
+            self.stats.llc += u64::from(from != From::L2);
+            return from;
         }
         let from = self.look_up(llc, line, kind);
-        if let Some(sample) = &mut self.sample {
-            sample.found(line, kind, from);
+        match &mut self.sample {
+            Some(sample) if !near => sample.found(line, kind, from),
+            _ => {}
         }
         from
     }
