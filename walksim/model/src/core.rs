@@ -292,23 +292,24 @@ impl Core {
                         page
                     }
                     None => {
-                        let Some(walk) = walker.walk(va).filter(|w| w.page < SYNTHETIC) else {
+                        let walk = self.lanes.next_walk(pcid);
+                        if !walker.walk_into(va, walk) || walk.page >= SYNTHETIC {
                             // Counts as no access of a TLB.
                             side.nowhere();
                             return None;
-                        };
+                        }
                         let leaf = match self.front.wants_leaf() {
                             true => walker.leaf(va),
                             false => None,
                         };
-                        let page = self.front.entry(&walk, leaf.as_ref());
+                        let page = self.front.entry(walk, leaf.as_ref());
                         count(&mut self.stlb_stats.misses, walk.size);
                         if self.walks_in_l1d {
                             // The line of the last data access may have to go.
                             self.d.last = NO_LINE;
-                            self.lanes.walk_at_once(walk, pcid, &mut self.d.cache);
+                            self.lanes.walk_at_once(&mut self.d.cache);
                         } else {
-                            self.lanes.walk(walk, pcid);
+                            self.lanes.walk();
                         }
                         self.stlb.fill(va, pcid, page);
                         page

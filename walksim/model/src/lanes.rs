@@ -36,14 +36,16 @@ pub enum Op {
 #[derive(Default)]
 struct Batch {
     ops: Vec<Op>,
+    /// As many places as were ever needed; the first `walked` are taken.
     walks: Vec<(Walk, u16)>,
+    walked: usize,
     flushes: Vec<Flush>,
 }
 
 impl Batch {
     fn clear(&mut self) {
         self.ops.clear();
-        self.walks.clear();
+        self.walked = 0;
         self.flushes.clear();
     }
 }
@@ -138,7 +140,7 @@ impl Lane {
             Held::Own(cache) => &mut **cache,
             Held::Shared(guard) => &mut **guard,
         };
-        let mut walks = batch.walks.iter();
+        let mut walks = batch.walks.iter().take(batch.walked);
         let mut flushes = batch.flushes.iter();
         for ops in batch.ops.chunks(WINDOW) {
             let mut seen = 0u32;
@@ -226,14 +228,30 @@ impl Lanes {
         }
     }
 
+    /// Where the next walk has to be written before [`Lanes::walk`] or [`Lanes::walk_at_once`].
     #[inline]
-    pub fn walk(&mut self, walk: Walk, pcid: u16) {
-        self.batch.walks.push((walk, pcid));
+    pub fn next_walk(&mut self, pcid: u16) -> &mut Walk {
+        let at = self.batch.walked;
+        let walks = &mut self.batch.walks;
+        if at == walks.len() {
+            walks.push((Walk::default(), pcid));
+        }
+        let (walk, of) = &mut walks[at];
+        *of = pcid;
+        walk
+    }
+
+    /// The walk that was written has to be made.
+    #[inline]
+    pub fn walk(&mut self) {
+        self.batch.walked += 1;
         self.push(Op::Walk);
     }
 
     /// The same with nothing left to do before it and after it, through L1D.
-    pub fn walk_at_once(&mut self, walk: Walk, pcid: u16, l1d: &mut Cache) {
+    pub fn walk_at_once(&mut self, l1d: &mut Cache) {
+        let written = self.batch.walks.get(self.batch.walked).copied();
+        let Some((walk, pcid)) = written else { return };
         self.settle();
         for lane in &mut self.lanes {
             lane.walk_at_once(&walk, pcid, l1d, &self.cycles);

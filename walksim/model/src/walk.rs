@@ -4,9 +4,10 @@
 use fpt_geometry::Level;
 
 /// Sizes of pages, as index 0, 1, 2.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Size {
+    #[default]
     Small = 0,
     Large = 1,
     Huge = 2,
@@ -61,7 +62,7 @@ pub struct Entry {
 pub const MAX_ENTRIES: usize = 5;
 
 /// A walk that ended at a page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Walk {
     pub va: u64,
     /// Identifies the address space: the root's physical address.
@@ -100,6 +101,16 @@ pub trait Walker {
     }
     /// The architectural walk of `va` as things are; `None` if it does not end at a page.
     fn walk(&mut self, va: u64) -> Option<Walk>;
+    /// The same, written where the models want it; false if there is none.
+    fn walk_into(&mut self, va: u64, to: &mut Walk) -> bool {
+        match self.walk(va) {
+            Some(walk) => {
+                *to = walk;
+                true
+            }
+            None => false,
+        }
+    }
     /// Called with each translation that the second-level TLB gives, so that it can be checked: the page
     /// that holds `va` begins at the physical address `page`.
     fn stlb_hit(&mut self, va: u64, page: u64, size: Size) {

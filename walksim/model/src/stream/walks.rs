@@ -73,20 +73,27 @@ impl Packed {
 
     /// The walk of `va`, which it holds.
     pub(super) fn walk(&self, va: u64) -> Walk {
-        let one = |e: u64| Entry {
-            pa: e & PAGE_NUMBER,
-            level: (e >> 52 & 15) as u8,
-            index_bits: (e >> 56) as u8,
-        };
-        Walk {
-            va,
-            root: self.root,
-            entries: self.entries.map(one),
-            n: (self.head >> 52 & 15) as u8,
-            page: self.page,
-            size: self.size(),
-            global: self.head >> 60 & 1 != 0,
+        let mut walk = Walk::default();
+        self.write(va, &mut walk);
+        walk
+    }
+
+    /// The same, written to `to`.
+    #[inline]
+    fn write(&self, va: u64, to: &mut Walk) {
+        to.va = va;
+        to.root = self.root;
+        for (entry, packed) in to.entries.iter_mut().zip(self.entries) {
+            *entry = Entry {
+                pa: packed & PAGE_NUMBER,
+                level: (packed >> 52 & 15) as u8,
+                index_bits: (packed >> 56) as u8,
+            };
         }
+        to.n = (self.head >> 52 & 15) as u8;
+        to.page = self.page;
+        to.size = self.size();
+        to.global = self.head >> 60 & 1 != 0;
     }
 }
 
@@ -174,12 +181,22 @@ impl Walks {
 
 impl Walker for Walks {
     fn walk(&mut self, va: u64) -> Option<Walk> {
-        let found = self.find(va).map(|walk| walk.walk(va));
-        if found.is_none() {
-            self.compared
-                .mismatch(|| format!("{va:#x} was used before it was translated"));
+        let mut walk = Walk::default();
+        self.walk_into(va, &mut walk).then_some(walk)
+    }
+
+    fn walk_into(&mut self, va: u64, to: &mut Walk) -> bool {
+        match self.find(va) {
+            Some(walk) => {
+                walk.write(va, to);
+                true
+            }
+            None => {
+                self.compared
+                    .mismatch(|| format!("{va:#x} was used before it was translated"));
+                false
+            }
         }
-        found
     }
 
     fn stlb_hit(&mut self, va: u64, page: u64, size: Size) {
