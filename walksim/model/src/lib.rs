@@ -2,6 +2,7 @@
 //! The simulated core of FPT-Linux' evaluation: `docs/explanation/walksim.md`.
 
 pub mod cache;
+pub mod catalogue;
 pub mod config;
 pub mod core;
 pub mod front;
