@@ -3,13 +3,15 @@
 //! control channel, runs the commands that the host sends, and restarts the machine when told to.
 //! Not as process 1 it is a small program: behind `cargo xtask walk` (`walk-target`), behind
 //! `cargo xtask agree` (`agree-target`, `agree-read`), the one that tells `cargo xtask stress` which
-//! page tables are left (`state`), or one that keeps a signal from a test (`withhold`).
-//! Under the name `fptctl` it is the user's program for choosing page tables per process.
+//! page tables are left (`state`), one that keeps a signal from a test (`withhold`), or one that marks the run of a
+//! program for the simulator (`mark`). Under the name `fptctl` it is the user's program for choosing page tables per
+//! process.
 
 #![deny(unsafe_code)]
 
 mod agree;
 mod fptctl;
+mod mark;
 mod state;
 mod supervise;
 #[allow(unsafe_code)]
@@ -45,9 +47,11 @@ fn main() {
         Some((name, [])) if name == "agree-target" => agree::target(),
         Some((name, rest)) if name == "agree-read" => agree::read(rest),
         Some((name, rest)) if name == "withhold" => withhold::main(rest),
+        Some((name, rest)) if name == "mark" => mark::main(rest),
+        Some((name, rest)) if name == "mark-exec" => mark::exec(rest),
         _ => {
             eprintln!(
-                "usage: fpt-init walk-target [--huge] [--addr HEX] | state | agree-target | agree-read PID | withhold SIGNAL PROGRAM [ARGS]; as process 1: no arguments"
+                "usage: fpt-init walk-target [--huge] [--addr HEX] | state | agree-target | agree-read PID | withhold SIGNAL PROGRAM [ARGS] | mark PROGRAM [ARGS]; as process 1: no arguments"
             );
             2
         }

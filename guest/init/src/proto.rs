@@ -70,6 +70,22 @@ pub struct Exec {
     /// messages can be given to the command that ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mark: Option<String>,
+    /// Bytes of output that are passed on; what comes after them is read and dropped. 0: all.
+    #[serde(default)]
+    pub most_output: u64,
+}
+
+/// A process at its end, as `fpt-init mark` writes it down.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    pub pid: i32,
+    pub comm: String,
+    /// Its page tables, in KiB.
+    pub page_tables_kb: u64,
+    /// The most of its memory that was resident at a time, in KiB.
+    pub most_resident_kb: u64,
+    /// Its `/proc/PID/maps`.
+    pub maps: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

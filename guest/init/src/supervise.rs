@@ -34,6 +34,8 @@ struct Job {
     pipes: Vec<Pipe>,
     input: Option<Input>,
     ended: Option<(i32, Instant)>,
+    /// Bytes of output that may still be passed on.
+    output_left: u64,
 }
 
 /// Where input goes: a pipe, or the terminal's master side. It never blocks: what the command
@@ -159,7 +161,10 @@ impl Supervisor {
         let pipe = &mut job.pipes[at];
         match pipe.file.read(&mut raw) {
             Ok(0) => drop(job.pipes.remove(at)),
+            Ok(_) if job.output_left == 0 => {}
             Ok(len) => {
+                let len = len.min(usize::try_from(job.output_left).unwrap_or(len));
+                job.output_left -= len as u64;
                 let event = Ev::Out {
                     id,
                     stream: pipe.stream,
@@ -476,5 +481,9 @@ fn start(exec: &Exec) -> io::Result<Job> {
         pipes,
         input,
         ended: None,
+        output_left: match exec.most_output {
+            0 => u64::MAX,
+            most => most,
+        },
     })
 }

@@ -123,6 +123,106 @@ pub fn end_with_tracer(pid: i32) -> io::Result<()> {
     Ok(())
 }
 
+/// A stopped child and all that come of it are traced from here on, and stop where they multiply and where they end. They are
+/// killed if this program goes first.
+pub fn follow_all(pid: i32) -> io::Result<()> {
+    let options = libc::PTRACE_O_EXITKILL
+        | libc::PTRACE_O_TRACEEXIT
+        | libc::PTRACE_O_TRACEEXEC
+        | libc::PTRACE_O_TRACEFORK
+        | libc::PTRACE_O_TRACEVFORK
+        | libc::PTRACE_O_TRACECLONE;
+    // SAFETY: the request takes its options by value and no address.
+    let ret = unsafe {
+        libc::ptrace(
+            libc::PTRACE_SETOPTIONS,
+            pid,
+            std::ptr::null_mut::<libc::c_void>(),
+            libc::c_long::from(options),
+        )
+    };
+    if ret < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Descendants whose parent ends become children of this process.
+pub fn adopt_orphans() -> io::Result<()> {
+    // SAFETY: the request takes a number and no address.
+    check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) }).map(drop)
+}
+
+/// The next wait status of any child or traced process; `None` if there is none left.
+pub fn wait_any() -> io::Result<Option<(i32, i32)>> {
+    let mut status = 0;
+    // SAFETY: `status` is a valid place for the result.
+    match check(unsafe { libc::waitpid(-1, &mut status, libc::__WALL) }) {
+        Ok(pid) => Ok(Some((pid, status))),
+        Err(e) if e.raw_os_error() == Some(libc::ECHILD) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// What a wait status of a traced process says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Traced {
+    Ended,
+    /// It is about to end and still has its memory.
+    Ends,
+    /// It multiplied or runs another program.
+    Event,
+    /// A signal is about to reach it.
+    Signal(i32),
+}
+
+pub fn traced(status: i32) -> Traced {
+    match stopped_by(status) {
+        None => Traced::Ended,
+        Some(signal) => match status >> 16 {
+            0 => Traced::Signal(signal),
+            libc::PTRACE_EVENT_EXIT => Traced::Ends,
+            _ => Traced::Event,
+        },
+    }
+}
+
+/// Ends this process by a signal, if the signal can.
+pub fn end_by(signal: i32) {
+    // SAFETY: no pointers; the default action has no handler.
+    unsafe {
+        libc::signal(signal, libc::SIG_DFL);
+        libc::raise(signal);
+    }
+}
+
+macro_rules! mark {
+    ($name:ident, $edge:literal, $doc:literal) => {
+        #[doc = $doc]
+        #[inline(never)]
+        pub fn $name() {
+            // SAFETY: `nopl disp32(%rax)` accesses no memory and changes no register and no flag.
+            unsafe {
+                std::arch::asm!(
+                    concat!(".byte 0x0f, 0x1f, 0x80, 0x57, ", $edge, ", 0x50, 0x46"),
+                    options(nostack, preserves_flags)
+                );
+            }
+        }
+    };
+}
+
+mark!(
+    whole_begins,
+    "0xb1",
+    "Tells the simulator that phase `whole` ('W') begins."
+);
+mark!(
+    whole_ends,
+    "0xe1",
+    "Tells the simulator that phase `whole` ends."
+);
+
 /// Let a stopped child go on, with this signal or without any (0).
 pub fn resume(pid: i32, signal: i32) -> io::Result<()> {
     // SAFETY: the request takes the signal by value and no address.
