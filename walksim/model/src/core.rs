@@ -5,6 +5,7 @@
 //! and nothing behind them acts on them: walks read from L2 on, and no cache is inclusive. They are
 //! simulated once for all organisations.
 
+use crate::attribution::{Cause, Counts};
 use crate::cache::{Cache, PA_END, SYNTHETIC};
 use crate::config::{Config, ConfigError, WalksFrom, LINE};
 use crate::front::{self, Front};
@@ -106,6 +107,8 @@ pub struct Core {
     flushes: report::Flushes,
     pcid: u16,
     front: Box<dyn Front>,
+    /// Whose access the next one is.
+    cause: Cause,
     lanes: Lanes,
     /// Do walks go through L1D, and so before anything that comes after them?
     walks_in_l1d: bool,
@@ -128,6 +131,7 @@ impl Core {
             pcid: 0,
             front: front::make(&config.tlb.front, config)?,
             walks_in_l1d: config.cache.walks_from == WalksFrom::L1d,
+            cause: Cause::default(),
             lanes: Lanes::new(config, shared)?,
             prefetch: config.cache.prefetch,
             prefetches: 0,
@@ -292,7 +296,11 @@ impl Core {
                         page
                     }
                     None => {
-                        let walk = self.lanes.next_walk(pcid);
+                        let cause = Cause {
+                            pc: if FETCH { va } else { self.cause.pc },
+                            ..self.cause
+                        };
+                        let walk = self.lanes.next_walk(pcid, cause);
                         if !walker.walk_into(va, walk) || walk.page >= SYNTHETIC {
                             // Counts as no access of a TLB.
                             side.nowhere();
@@ -352,6 +360,27 @@ impl Core {
         };
         self.d.last = NO_LINE;
         self.i.last = NO_LINE;
+    }
+
+    /// From here on the walks of the guest's own tables are counted by their causes.
+    pub fn attribute(&mut self) {
+        self.lanes.attribute();
+    }
+
+    /// The counts by cause, which start anew; `None` if there are none.
+    pub fn take_attribution(&mut self) -> Option<Counts> {
+        self.lanes.take_attribution()
+    }
+
+    /// Another program runs.
+    pub fn set_program(&mut self, program: u32) {
+        self.cause.program = program;
+    }
+
+    /// The instruction of the next data access.
+    #[inline(always)]
+    pub fn set_pc(&mut self, pc: u64) {
+        self.cause.pc = pc;
     }
 
     /// A phase begins: counters start at 0, what is cached stays.

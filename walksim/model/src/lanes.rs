@@ -9,10 +9,12 @@
 use std::hint::black_box;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::attribution::{Cause, Cost, Counts};
 use crate::cache::Cache;
 use crate::config::{Config, ConfigError, Cycles, LINE};
 use crate::memory::{Memory, Stats};
 use crate::org::{self, Organisation, Port, WalkStats};
+use crate::report::Kind;
 use crate::sample;
 use crate::walk::{Flush, Walk};
 
@@ -37,7 +39,7 @@ pub enum Op {
 struct Batch {
     ops: Vec<Op>,
     /// As many places as were ever needed; the first `walked` are taken.
-    walks: Vec<(Walk, u16)>,
+    walks: Vec<(Walk, u16, Cause)>,
     walked: usize,
     flushes: Vec<Flush>,
 }
@@ -96,6 +98,8 @@ pub struct Lane {
     llc: Llc,
     pub walk: WalkStats,
     pub walks: [u64; 3],
+    /// Who causes its walks; if that is wanted.
+    attribution: Option<Counts>,
 }
 
 impl Lane {
@@ -115,7 +119,12 @@ impl Lane {
     }
 
     /// A walk that finds and leaves lines in L1D.
-    fn walk_at_once(&mut self, walk: &Walk, pcid: u16, l1d: &mut Cache, cycles: &Cycles) {
+    fn walk_at_once(
+        &mut self,
+        (walk, pcid, cause): &(Walk, u16, Cause),
+        l1d: &mut Cache,
+        cycles: &Cycles,
+    ) {
         let mut held = self.llc.hold();
         let llc = match &mut held {
             Held::Own(cache) => &mut **cache,
@@ -126,8 +135,12 @@ impl Lane {
                 *n += 1;
             }
         }
+        let before = (self.walk.reads, self.walk.cycles);
         let mut port = Port::new(&mut self.memory, llc, &mut self.walk, cycles).through(l1d);
-        self.org.walk(walk, pcid, &mut port);
+        self.org.walk(walk, *pcid, &mut port);
+        if let Some(counts) = &mut self.attribution {
+            counts.count(*cause, walk.va, cost(before, &self.walk));
+        }
     }
 
     pub fn stats(&self) -> &Stats {
@@ -150,7 +163,7 @@ impl Lane {
                 match *op {
                     Op::Data(line) | Op::Fetch(line) | Op::Prefetch(line) => look(line),
                     Op::Walk => {
-                        let visited = ahead.next().map_or(&[][..], |(walk, _)| walk.visited());
+                        let visited = ahead.next().map_or(&[][..], |(walk, ..)| walk.visited());
                         visited.iter().for_each(|entry| look(entry.pa / LINE));
                     }
                     Op::Flush => {}
@@ -163,7 +176,7 @@ impl Lane {
                     Op::Fetch(line) => self.memory.fetch(llc, line),
                     Op::Prefetch(line) => self.memory.prefetch(llc, line),
                     Op::Walk => {
-                        let Some((walk, pcid)) = walks.next() else {
+                        let Some((walk, pcid, cause)) = walks.next() else {
                             continue;
                         };
                         if self.org.walks() {
@@ -171,8 +184,12 @@ impl Lane {
                                 *n += 1;
                             }
                         }
+                        let before = (self.walk.reads, self.walk.cycles);
                         let mut port = Port::new(&mut self.memory, llc, &mut self.walk, cycles);
                         self.org.walk(walk, *pcid, &mut port);
+                        if let Some(counts) = &mut self.attribution {
+                            counts.count(*cause, walk.va, cost(before, &self.walk));
+                        }
                     }
                     Op::Flush => {
                         if let Some(what) = flushes.next() {
@@ -182,6 +199,15 @@ impl Lane {
                 }
             }
         }
+    }
+}
+
+/// What one walk cost, by the reads and cycles before it and the counters after it.
+fn cost(before: (u64, f64), after: &WalkStats) -> Cost {
+    Cost {
+        walks: 1,
+        reads: after.reads - before.0,
+        cycles: after.cycles - before.1,
     }
 }
 
@@ -211,6 +237,7 @@ impl Lanes {
                 llc,
                 walk: WalkStats::default(),
                 walks: [0; 3],
+                attribution: None,
             });
         }
         Ok(Lanes {
@@ -230,14 +257,14 @@ impl Lanes {
 
     /// Where the next walk has to be written before [`Lanes::walk`] or [`Lanes::walk_at_once`].
     #[inline]
-    pub fn next_walk(&mut self, pcid: u16) -> &mut Walk {
+    pub fn next_walk(&mut self, pcid: u16, cause: Cause) -> &mut Walk {
         let at = self.batch.walked;
         let walks = &mut self.batch.walks;
         if at == walks.len() {
-            walks.push((Walk::default(), pcid));
+            walks.push((Walk::default(), pcid, cause));
         }
-        let (walk, of) = &mut walks[at];
-        *of = pcid;
+        let (walk, of, by) = &mut walks[at];
+        (*of, *by) = (pcid, cause);
         walk
     }
 
@@ -251,10 +278,10 @@ impl Lanes {
     /// The same with nothing left to do before it and after it, through L1D.
     pub fn walk_at_once(&mut self, l1d: &mut Cache) {
         let written = self.batch.walks.get(self.batch.walked).copied();
-        let Some((walk, pcid)) = written else { return };
+        let Some(one) = written else { return };
         self.settle();
         for lane in &mut self.lanes {
-            lane.walk_at_once(&walk, pcid, l1d, &self.cycles);
+            lane.walk_at_once(&one, l1d, &self.cycles);
         }
     }
 
@@ -281,10 +308,29 @@ impl Lanes {
         f(&self.lanes)
     }
 
+    /// From here on the walks of the guest's own tables are counted by their causes.
+    pub fn attribute(&mut self) {
+        self.settle();
+        let real = |lane: &&mut Lane| lane.org.kind() == Kind::Real;
+        if let Some(lane) = self.lanes.iter_mut().find(real) {
+            lane.attribution = Some(Counts::default());
+        }
+    }
+
+    /// The counts by cause, which start anew; `None` if there are none.
+    pub fn take_attribution(&mut self) -> Option<Counts> {
+        self.settle();
+        let mut all = self.lanes.iter_mut().filter_map(|l| l.attribution.as_mut());
+        all.next().map(std::mem::take)
+    }
+
     /// A phase begins: counters start at 0, what is cached stays.
     pub fn reset_counters(&mut self) {
         self.settle();
         for lane in &mut self.lanes {
+            if let Some(counts) = &mut lane.attribution {
+                *counts = Counts::default();
+            }
             lane.memory.reset_counters();
             lane.walk = WalkStats::default();
             lane.walks = [0; 3];

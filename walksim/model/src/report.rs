@@ -64,7 +64,7 @@ pub struct Checks {
 /// What happened between a begin mark and its end mark.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Phase {
-    /// `load`, `run`, or `phase-XX` with the mark's id in hexadecimal.
+    /// `load`, `run`, `whole` (a program's run from exec to end), or `phase-XX` with the mark's id in hexadecimal.
     pub name: String,
     /// The end mark was seen.
     pub ended: bool,

@@ -48,6 +48,8 @@ pub struct Stream {
     fetch_repeats: [u64; 3],
     batch: Batch,
     full: usize,
+    /// Walks are counted by their causes.
+    attributes: bool,
     /// Locked by the helper while it works on a batch, by the caller while the helper has none.
     engine: Arc<Mutex<Engine>>,
     helper: Option<Helper>,
@@ -68,6 +70,7 @@ impl Stream {
             fetch_repeats: [0; 3],
             batch: Batch::default(),
             full: BATCH,
+            attributes: false,
             engine: Arc::new(Mutex::new(Engine {
                 seats: cores.into_iter().map(seat).collect(),
                 broken: false,
@@ -144,6 +147,30 @@ impl Stream {
         self.last = va >> LINE_SHIFT;
         self.last_size = size;
         self.push(va & !TAG | DATA);
+    }
+
+    /// As [`Stream::data`], by the instruction at `pc`.
+    #[inline(always)]
+    pub fn data_by(&mut self, va: u64, size: Size, pc: u64) {
+        if self.attributes {
+            self.batch.pcs.push(pc);
+        }
+        self.data(va, size);
+    }
+
+    /// From here on the walks of the guest's own tables are counted by their causes; data accesses come by
+    /// [`Stream::data_by`]. Of several machines the first counts.
+    pub fn attribute(&mut self) {
+        self.settle();
+        self.attributes = true;
+        if let Some(seat) = lock(&self.engine).seats.first_mut() {
+            seat.core.attribute();
+        }
+    }
+
+    /// Another program runs.
+    pub fn program(&mut self, number: u32) {
+        self.push(u64::from(number) << LINE_SHIFT | PROGRAM);
     }
 
     /// A data access that no walk can translate.

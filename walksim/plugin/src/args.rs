@@ -13,6 +13,8 @@ pub struct Options {
     pub vmlinux: Option<PathBuf>,
     /// Folded stacks of page faults.
     pub flame: Option<PathBuf>,
+    /// Who causes the walks, JSON.
+    pub walks: Option<PathBuf>,
     pub label: String,
     /// Instead of the simulation: callbacks that do nothing, to measure what callbacks cost.
     pub empty: Option<Empty>,
@@ -29,7 +31,7 @@ pub enum Empty {
 }
 
 pub const USAGE: &str =
-    "expected config=FILE,out=FILE[,vmlinux=FILE][,flame=FILE][,label=TEXT][,empty=same|each][,helper=on|off]";
+    "expected config=FILE,out=FILE[,vmlinux=FILE][,flame=FILE][,walks=FILE][,label=TEXT][,empty=same|each][,helper=on|off]";
 
 pub fn options(args: &[String]) -> Result<Options, String> {
     let mut o = Options::default();
@@ -39,6 +41,7 @@ pub fn options(args: &[String]) -> Result<Options, String> {
             Some(("out", v)) if !v.is_empty() => o.out = v.into(),
             Some(("vmlinux", v)) if !v.is_empty() => o.vmlinux = Some(v.into()),
             Some(("flame", v)) if !v.is_empty() => o.flame = Some(v.into()),
+            Some(("walks", v)) if !v.is_empty() => o.walks = Some(v.into()),
             Some(("label", v)) => o.label = v.to_owned(),
             Some(("empty", "same")) => o.empty = Some(Empty::Same),
             Some(("empty", "each")) => o.empty = Some(Empty::Each),

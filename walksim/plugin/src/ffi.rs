@@ -53,6 +53,8 @@ static PLUGIN: OnceLock<Plugin> = OnceLock::new();
 const MAX_VCPUS: usize = 64;
 /// Id of the phase that is the last one.
 const RUN: u8 = b'R';
+/// Id of the phase that is all of a program's run.
+const WHOLE: u8 = b'W';
 static VCPUS: [AtomicPtr<Vcpu<Qemu>>; MAX_VCPUS] =
     [const { AtomicPtr::new(std::ptr::null_mut()) }; MAX_VCPUS];
 static SLOTS: Once = Once::new();
@@ -237,7 +239,7 @@ extern "C" fn marked(index: c_uint, data: *mut c_void) {
             if shared.end(id) {
                 v.catch_up();
                 save(plugin, false);
-                if id == RUN && !shared.always() {
+                if matches!(id, RUN | WHOLE) && !shared.always() {
                     pause(plugin);
                 }
             }
@@ -342,7 +344,13 @@ fn save(plugin: &Plugin, at_exit: bool) {
         Some(path) => output::write(path, &results.flame()),
         None => Ok(()),
     };
-    for error in [written, flame].into_iter().filter_map(Result::err) {
+    let walks = match &shared.options.walks {
+        Some(path) if at_exit => serde_json::to_string(&lock(&shared.attribution).file())
+            .map_err(|e| format!("cannot write who causes the walks: {e}"))
+            .and_then(|text| output::write(path, &(text + "\n"))),
+        _ => Ok(()),
+    };
+    for error in [written, flame, walks].into_iter().filter_map(Result::err) {
         eprintln!("fpt-walksim: {error}");
     }
 }
@@ -412,12 +420,13 @@ fn carry_out(plugin: &Plugin, insn: qemu::Insn<'_>, action: Action, page: &mut C
             function,
         } => {
             let cb = if same { empty_access } else { accessed };
+            let attributes = plugin.shared.options.walks.is_some();
             let data = |halves| {
-                Data::number(access::pack(
-                    kernel,
-                    halves,
-                    if halves > 0 { function } else { 0 },
-                ))
+                Data::number(match (attributes, halves) {
+                    (true, _) => access::pack_pc(kernel, halves, insn.vaddr()),
+                    (false, 0) => access::pack(kernel, 0, 0),
+                    (false, _) => access::pack(kernel, halves, function),
+                })
             };
             if loads == stores {
                 insn.on_access(Rw::RW, cb, data(loads));

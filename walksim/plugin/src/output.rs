@@ -70,6 +70,7 @@ pub fn phase_name(id: u8) -> String {
     match id {
         b'L' => "load".to_owned(),
         b'R' => "run".to_owned(),
+        b'W' => "whole".to_owned(),
         _ => format!("phase-{id:02x}"),
     }
 }
@@ -106,6 +107,11 @@ impl Results {
     pub fn open(&self) -> Option<&str> {
         let last = self.phases.last().filter(|p| !p.phase.ended);
         last.map(|p| p.phase.name.as_str())
+    }
+
+    /// Name of a phase by its number.
+    pub fn name(&self, number: usize) -> Option<&str> {
+        self.phases.get(number).map(|p| p.phase.name.as_str())
     }
 
     /// Number of the new phase.

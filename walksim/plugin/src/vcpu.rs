@@ -80,6 +80,15 @@ pub mod access {
     pub fn function(data: usize) -> u32 {
         (data >> 3) as u32
     }
+    /// The same with the address of the instruction in place of its function.
+    pub fn pack_pc(kernel: bool, halves: u8, pc: u64) -> usize {
+        usize::from(kernel) | usize::from(halves) << 1 | (pc as usize) << 3
+    }
+    /// A canonical address: the bits that were lost are those of the highest that was kept.
+    #[inline(always)]
+    pub fn pc(data: usize) -> u64 {
+        (data as i64 >> 3) as u64
+    }
 }
 
 #[derive(Default)]
@@ -103,6 +112,8 @@ pub struct Vcpu<H> {
     pub host: H,
     stream: Stream,
     shared: Arc<Shared>,
+    /// Walks are counted by their causes.
+    attributes: bool,
     index: u32,
     /// Data accesses in user and kernel mode.
     data: [u64; 2],
@@ -143,6 +154,10 @@ impl<H: Host> Vcpu<H> {
         }
         let every = shared.machines.first().map_or(0, |m| m.sim.check_every);
         let mut stream = Stream::new(cores, every);
+        let attributes = shared.options.walks.is_some();
+        if attributes {
+            stream.attribute();
+        }
         if shared.options.helper {
             // Without a thread all is as it should be, but slower.
             if let Err(e) = stream.help() {
@@ -153,6 +168,7 @@ impl<H: Host> Vcpu<H> {
             host,
             stream,
             shared,
+            attributes,
             index,
             data: [0; 2],
             halves: [0; 2],
@@ -348,7 +364,14 @@ impl<H: Host> Vcpu<H> {
             .paths()
             .map(|(path, n)| (path.into_iter().map(name).collect(), n))
             .collect();
+        let causes = self.stream.settled(|cores, _| {
+            let first = cores.first_mut();
+            first.and_then(|core| core.take_attribution())
+        });
         let mut results = lock(&self.shared.results);
+        if let (Some(causes), Some(name)) = (causes, results.name(number as usize)) {
+            lock(&self.shared.attribution).add(name, &causes);
+        }
         results.found(found);
         results.add(number as usize, &phase, paths, &self.counts.tasks);
     }

@@ -27,6 +27,8 @@ pub(super) const LEARN: u64 = 5;
 pub(super) const FLUSH: u64 = 6;
 /// The next of the batch's new walks is to be compared with the one that is kept.
 pub(super) const CHECK: u64 = 7;
+/// Another program runs: its number is where the address would be.
+pub(super) const PROGRAM: u64 = 8;
 pub(super) const TAG: u64 = LINE - 1;
 
 #[derive(Default)]
@@ -35,6 +37,8 @@ pub(super) struct Batch {
     pub(super) walks: Vec<Walk>,
     pub(super) checks: Vec<Walk>,
     pub(super) flushes: Vec<Flush>,
+    /// The instructions of the data accesses, if walks are counted by them.
+    pub(super) pcs: Vec<u64>,
 }
 
 impl Batch {
@@ -43,6 +47,7 @@ impl Batch {
         self.walks.clear();
         self.checks.clear();
         self.flushes.clear();
+        self.pcs.clear();
     }
 }
 
@@ -59,16 +64,23 @@ impl Seat {
         let mut learnt = batch.walks.iter();
         let mut checks = batch.checks.iter();
         let mut flushes = batch.flushes.iter();
+        let mut pcs = batch.pcs.iter();
         for op in &batch.ops {
             let address = op & !TAG;
             match op & TAG {
-                DATA => core.data(address, walks),
+                DATA => {
+                    if let Some(pc) = pcs.next() {
+                        core.set_pc(*pc);
+                    }
+                    core.data(address, walks);
+                }
                 FETCH => core.fetch(address, walks),
                 FETCH_PHYSICAL => core.fetch_physical(address),
                 DATA_NOWHERE => core.data_nowhere(),
                 FETCH_NOWHERE => core.fetch_nowhere(),
                 LEARN => learnt.next().into_iter().for_each(|w| walks.learn(w)),
                 CHECK => checks.next().into_iter().for_each(|w| walks.check(w)),
+                PROGRAM => core.set_program((op / LINE) as u32),
                 _ => flushes.next().into_iter().for_each(|f| {
                     walks.flush(*f);
                     core.flush(*f);

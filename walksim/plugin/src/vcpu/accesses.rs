@@ -60,7 +60,7 @@ impl<H: Host> Vcpu<H> {
             if self.checks.left == 0 {
                 return false;
             }
-            self.stream.data(va, place.size());
+            self.stream.data_by(va, place.size(), access::pc(data));
         }
         if let Some(n) = self.data.get_mut(data & 1) {
             *n += 1;
@@ -83,20 +83,28 @@ impl<H: Host> Vcpu<H> {
                 self.kernel_halves += halves;
             }
             if self.path.in_page_fault() && kernel == 1 {
-                self.calls
-                    .count(&mut self.path, access::function(data), halves);
+                let function = self.function_of(data);
+                self.calls.count(&mut self.path, function, halves);
             }
         }
-        self.one(va, Some(info), kernel);
+        self.one(va, Some(info), data);
         let last = va.wrapping_add(self.host.bytes(info).max(1) - 1);
         if last / LINE != va / LINE {
             // The second page of an access that crosses pages is not what QEMU's handle is about.
-            self.one(last & !(LINE - 1), None, kernel);
+            self.one(last & !(LINE - 1), None, data);
         }
     }
 
-    fn one(&mut self, va: u64, info: Option<u32>, kernel: usize) {
-        if let Some(n) = self.data.get_mut(kernel) {
+    /// The kernel's function that made an access.
+    fn function_of(&self, data: usize) -> u32 {
+        match (&self.shared.symbols, self.attributes) {
+            (Some(symbols), true) => symbols.function(access::pc(data)),
+            _ => access::function(data),
+        }
+    }
+
+    fn one(&mut self, va: u64, info: Option<u32>, data: usize) {
+        if let Some(n) = self.data.get_mut(data & 1) {
             *n += 1;
         }
         if self.stream.repeats(va) {
@@ -115,7 +123,7 @@ impl<H: Host> Vcpu<H> {
             (None, info) => self.learn(va, info),
         };
         match place {
-            Some(place) => self.stream.data(va, place.size()),
+            Some(place) => self.stream.data_by(va, place.size(), access::pc(data)),
             None => self.stream.data_nowhere(),
         }
     }

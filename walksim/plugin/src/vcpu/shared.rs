@@ -9,6 +9,7 @@ use fpt_walksim_model::config::Config;
 use fpt_walksim_model::core::Shared as SharedCaches;
 
 use crate::args::Options;
+use crate::attribution::Attribution;
 use crate::kernel::Path;
 use crate::output::{self, Results};
 use crate::symbols::Symbols;
@@ -24,6 +25,7 @@ pub struct Shared {
     pub(super) epoch: AtomicU64,
     pub results: Mutex<Results>,
     pub(super) tasks: Mutex<HashMap<u64, Path>>,
+    pub attribution: Mutex<Attribution>,
 }
 
 /// A lock whose holder died still guards data that can be shown.
@@ -59,6 +61,7 @@ impl Shared {
             caches,
             epoch: AtomicU64::new(0),
             tasks: Mutex::new(HashMap::new()),
+            attribution: Mutex::default(),
         })
     }
 

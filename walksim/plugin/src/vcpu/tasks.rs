@@ -71,6 +71,10 @@ impl<H: Host> Vcpu<H> {
             }
             self.task.comm = comm;
         }
+        if self.attributes {
+            let number = lock(&self.shared.attribution).program(&self.task.comm);
+            self.stream.program(number);
+        }
     }
 
     /// The task does not run any more, or its figures are wanted.

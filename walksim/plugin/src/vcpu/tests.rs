@@ -522,3 +522,82 @@ fn a_front_that_wants_neighbours_is_refused() {
         .unwrap();
     assert!(why.contains("coalescing") && !why.contains('\n'), "{why}");
 }
+
+#[test]
+fn walks_have_causes() {
+    let config = resolve("emt", None, &[]).unwrap();
+    let options = Options {
+        walks: Some("/w".into()),
+        ..Options::default()
+    };
+    let symbols = Some(Symbols::of_task(0x98, 0x10));
+    let new = Shared::new(options, config, symbols, 1);
+    let s = Arc::new(new.unwrap());
+    let mut v = cpu(&s, Fake::default(), 0);
+    v.host.comm = "two";
+    s.begin(b'L', 0);
+    v.catch_up();
+    v.take_task(0x1098);
+    let touch = |v: &mut Vcpu<Fake>, pc: u64, va: u64| {
+        let data = access::pack_pc(is_kernel(pc), 0, pc);
+        if !v.data_fast(va, 8, data) {
+            v.data(va, 8, data);
+        }
+    };
+    // Two arrays, each larger than any TLB, by two instructions, and a third by the kernel.
+    for i in 0..8000u64 {
+        touch(&mut v, 0x40_1000, 0x1000_0000 + i * 4096);
+        touch(&mut v, 0x40_2000, 0x4000_0000 + (i % 4000) * 8192);
+    }
+    for i in 0..3000u64 {
+        let pc = 0xffff_ffff_8100_0000;
+        touch(&mut v, pc, 0xffff_8880_0000_0000 + i * 4096);
+    }
+    s.end(b'L');
+    v.catch_up();
+    let r = done(&s);
+    assert_eq!(r.errors.len(), 0, "{:?}", r.errors);
+    let real = &r.phases[0].organisations[0];
+    let file = lock(&s.attribution).file();
+    assert_eq!(file.phases.len(), 1);
+    let phase = &file.phases[0];
+    assert_eq!(phase.name, "load");
+    let by = |pc: u64| {
+        let mine = phase.instructions.iter().find(|i| i.1 == pc).unwrap();
+        assert_eq!(file.programs[mine.0 as usize], "two-1010");
+        mine.2
+    };
+    let costs = [0x40_1000, 0x40_2000, 0xffff_ffff_8100_0000].map(by);
+    assert_eq!(costs.map(|c| c.walks), [8000, 8000, 3000]);
+    let within = |from: u64, to: u64| -> u64 {
+        let some = phase.blocks.iter().filter(|b| (from..to).contains(&b.1));
+        some.map(|b| b.2.walks).sum()
+    };
+    assert_eq!(within(0x1000_0000, 0x4000_0000), 8000);
+    assert_eq!(within(0x4000_0000, 0x8000_0000), 8000);
+    assert_eq!(costs.iter().map(|c| c.walks).sum::<u64>(), real.walks);
+    assert_eq!(
+        costs.iter().map(|c| c.reads).sum::<u64>(),
+        real.walk_entry_reads
+    );
+    let cycles: f64 = costs.iter().map(|c| c.cycles).sum();
+    assert!((cycles / real.walk_cycles - 1.0).abs() < 1e-9);
+}
+
+#[test]
+fn an_address_survives_its_packing() {
+    for pc in [
+        0,
+        0x40_1000,
+        0x7fff_ffff_ffff,
+        0xffff_ffff_8100_0000,
+        u64::MAX,
+    ] {
+        let data = access::pack_pc(is_kernel(pc), 2, pc);
+        assert_eq!(access::pc(data), pc);
+        assert_eq!(
+            (access::halves(data), access::kernel(data)),
+            (2, is_kernel(pc))
+        );
+    }
+}
