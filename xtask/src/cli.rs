@@ -24,7 +24,7 @@ fn after_help() -> String {
         .map(|c| format!("  {:<5}{}\n", c.number(), c.about()))
         .collect();
     format!(
-        "Exit codes:\n{codes}  `run -- CMD` passes the exit code of CMD on.\n\n\
+        "Exit codes:\n{codes}  `run -- CMD` and `sim -- PROG` pass the exit code of the program on.\n\n\
          Modes: radix (conventional tables), l4l3, l3l2, l4l3-l2l1.\n\n\
          `cargo xtask`, `./fpt` in a checkout and an installed `fpt` are the same program.\n\
          Defaults come from fpt.toml in the checkout, then from fpt-linux/fpt.toml in\n\
@@ -132,6 +132,8 @@ enum Command {
     Kcount(kcount::Args),
     /// Measure every workload in every mode under the simulator
     Bench(fpt_bench::Args),
+    /// Run your own program in several modes under the simulator
+    Sim(fpt_sim::Args),
     /// Draw the figures of a matrix of bench: page, SVG, PNG, CSV, JSON
     Report(fpt_report::Args),
     /// Hold what the documents say was measured against the data
@@ -165,6 +167,7 @@ impl Command {
             | Command::Test(_)
             | Command::Kcount(_)
             | Command::Bench(_)
+            | Command::Sim(_)
             | Command::Report(_) => true,
             Command::Setup(_)
             | Command::Fetch(_)
@@ -321,6 +324,7 @@ fn run(cli: Cli, all: &Defaults) -> Result<ExitCode> {
         Command::Gdb(args) => gdb::main(&ctx, args),
         Command::Kcount(args) => kcount::main(&ctx, args),
         Command::Bench(args) => fpt_bench::main(&ctx, args),
+        Command::Sim(args) => fpt_sim::main(&ctx, args),
         Command::Report(args) => fpt_report::main(&ctx, args),
         Command::Claims(args) => claims::main(&ctx, args),
         Command::Sweep(args) => sweep::main(&ctx, args),

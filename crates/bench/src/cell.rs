@@ -264,7 +264,7 @@ fn said_status(status: i32) -> String {
 }
 
 /// The kernel may think otherwise, for example that the guest is too small for huge pages.
-fn check_thp(guest: &mut Guest, wanted: Thp) -> Result<()> {
+pub fn check_thp(guest: &mut Guest, wanted: Thp) -> Result<()> {
     let text =
         guest.shell("cat /sys/kernel/mm/transparent_hugepage/enabled 2>/dev/null || true")?;
     let set = text.split_once('[').and_then(|(_, t)| t.split_once(']'));
@@ -293,7 +293,7 @@ fn page_tables(guest: &mut Guest) -> Result<Option<u64>> {
 }
 
 /// Counters of the flattened tables; none in a kernel that has none.
-fn stats(guest: &mut Guest) -> Result<BTreeMap<String, i64>> {
+pub fn stats(guest: &mut Guest) -> Result<BTreeMap<String, i64>> {
     let text = guest.shell("cat /sys/kernel/debug/fpt/stats 2>/dev/null || true")?;
     Ok(text
         .lines()

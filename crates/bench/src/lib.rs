@@ -25,6 +25,8 @@ use fpt_verdict::rundir::{self, RunDir};
 use parts::BenchParts;
 use plan::{Host, Need};
 
+pub use cell::{check_thp, stats};
+
 #[derive(clap::Args, Debug, Clone)]
 pub struct Args {
     /// Modes, separated by commas [default: all]
@@ -281,7 +283,7 @@ fn chosen(ctx: &Ctx, args: &Args, settings: &Settings, old: Option<&Old>) -> Res
         }
     }
     let mut workloads = catalogue::select(all, wanted, settings.scale)?;
-    if settings.thp == Thp::Always {
+    if settings.thp != Thp::Never {
         for size in workloads.iter_mut().flat_map(|w| w.scale.values_mut()) {
             size.memory_mib = size.memory_mib.max(THP_MIB);
         }
@@ -371,9 +373,8 @@ fn known_matrices(base: &Path, word: &str) -> String {
     }
 }
 
-/// What is free now: memory that programs can get, and disk below `dir` (its nearest parent that exists)
-/// and below the cache, where guest images are.
-fn host(ctx: &Ctx, dir: &Path) -> Result<Host> {
+/// Memory of this machine that programs can get now.
+pub fn memory_free_mib() -> Result<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").context("cannot read /proc/meminfo")?;
     let kib = text
         .lines()
@@ -381,8 +382,14 @@ fn host(ctx: &Ctx, dir: &Path) -> Result<Host> {
         .and_then(|l| l.split_whitespace().next())
         .and_then(|w| w.parse::<u64>().ok())
         .context("/proc/meminfo does not say what memory is available")?;
+    Ok(kib / 1024)
+}
+
+/// What is free now: memory that programs can get, and disk below `dir` (its nearest parent that exists)
+/// and below the cache, where guest images are.
+fn host(ctx: &Ctx, dir: &Path) -> Result<Host> {
     Ok(Host {
-        memory_mib: kib / 1024,
+        memory_mib: memory_free_mib()?,
         disk_mib: disk_free_mib(dir)?,
         cache_mib: match same_disk(dir, &ctx.cache) {
             true => None,

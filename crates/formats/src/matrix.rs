@@ -41,6 +41,7 @@ impl Scale {
 #[serde(rename_all = "lowercase")]
 pub enum Thp {
     Never,
+    Madvise,
     Always,
 }
 
@@ -48,6 +49,7 @@ impl Thp {
     pub fn name(self) -> &'static str {
         match self {
             Thp::Never => "never",
+            Thp::Madvise => "madvise",
             Thp::Always => "always",
         }
     }

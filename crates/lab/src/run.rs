@@ -137,6 +137,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
         share: Some(Share {
             dir: share,
             writable: args.rw,
+            more: Vec::new(),
         }),
         plugin: None,
         gdb: None,

@@ -22,7 +22,13 @@ pub struct RunDir {
 }
 
 /// The file with a command's result in its run folder; no command writes two of them.
-const RESULTS: [&str; 4] = ["results.json", "walk.json", "kcount.json", "bench.json"];
+const RESULTS: [&str; 5] = [
+    "results.json",
+    "walk.json",
+    "kcount.json",
+    "bench.json",
+    "sim.json",
+];
 
 impl RunDir {
     /// `target/fpt/runs/<utc>-<command>`; `latest` points at the newest.

@@ -30,6 +30,8 @@ pub struct Share {
     pub dir: PathBuf,
     /// The guest, whose processes are root, may write there.
     pub writable: bool,
+    /// Further folders, by the tags `files1`, `files2`, ...; never writable.
+    pub more: Vec<PathBuf>,
 }
 
 #[derive(Debug, Clone)]
@@ -163,6 +165,16 @@ impl Spec {
                     if share.writable { "" } else { ",readonly=on" }
                 ))
                 .args(["-device", "virtio-9p-pci,fsdev=host,mount_tag=host"]);
+            for (n, dir) in (1..).zip(&share.more) {
+                cmd = cmd
+                    .arg("-fsdev")
+                    .arg(format!(
+                        "local,id=files{n},path={},security_model=none,multidevs=remap,readonly=on",
+                        comma(dir)
+                    ))
+                    .arg("-device")
+                    .arg(format!("virtio-9p-pci,fsdev=files{n},mount_tag=files{n}"));
+            }
         }
         for (n, image) in self.drives.iter().enumerate() {
             cmd = cmd
@@ -244,6 +256,7 @@ mod tests {
             share: Some(Share {
                 dir: "/a,b".into(),
                 writable: false,
+                more: vec!["/c,d".into()],
             }),
             plugin: None,
             gdb: Some(1234),
@@ -289,6 +302,8 @@ mod tests {
             "-object memory-backend-memfd,id=ram,size=1G,share=on -machine memory-backend=ram",
             "fpt=l3l2 fpt.policy=eager kunit.enable=1'",
             "path=/a,,b,security_model=none,multidevs=remap,readonly=on",
+            "local,id=files1,path=/c,,d,security_model=none,multidevs=remap,readonly=on",
+            "mount_tag=files1",
             "-gdb tcp:127.0.0.1:1234 -S",
             "name=fpt.ctl",
             "-no-reboot",

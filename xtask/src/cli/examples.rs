@@ -180,6 +180,19 @@ pub const EXAMPLES: &[Examples] = &[
         ],
     ),
     (
+        "sim",
+        &[
+            (
+                "fpt sim -- ./prog 600",
+                "the whole run of a program, on radix and on l4l3-l2l1",
+            ),
+            (
+                "fpt sim --mode radix,l3l2 --preset server --files /data --json -- ./prog /data/in",
+                "other modes and hardware, with a folder of data, for a program",
+            ),
+        ],
+    ),
+    (
         "report",
         &[
             ("fpt report", "of the newest matrix"),

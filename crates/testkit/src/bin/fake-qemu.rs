@@ -216,6 +216,7 @@ impl Fake {
             leave_findings(&out, &self.what);
         }
         let mode = self.mode.mode().unwrap_or(Mode::Radix);
+        fpt_testkit::causes::leave(option, mode, &self.what);
         fpt_testkit::synthetic::leave(option, mode, &self.what);
     }
 
@@ -402,6 +403,35 @@ impl Fake {
                 self.exit(id, code.parse().expect("a number"), false);
             }
             ["sleep"] => {}
+            ["/init", "mark", ..] => {
+                let text = match what.as_str() {
+                    "other-output" => "other\n",
+                    _ => "hello\n",
+                };
+                self.out(id, Stream::Stdout, text);
+                if what == "out-of-memory" {
+                    say("[    3.000000] Out of memory: Killed process 9 (prog) total-vm:9kB");
+                }
+                let (code, signal) = match what.as_str() {
+                    "forever" => return,
+                    "exit-7" => (7, 0),
+                    "segv" => (0, 11),
+                    "out-of-memory" => (0, 9),
+                    _ => (0, 0),
+                };
+                self.send(&Ev::Exit {
+                    id,
+                    code,
+                    signal,
+                    timeout: false,
+                    ms: 1,
+                });
+            }
+            ["cat", "/.sim/seen"] => {
+                let text = serde_json::to_string(&fpt_testkit::causes::seen());
+                self.out(id, Stream::Stdout, &text.expect("JSON"));
+                self.exit(id, 0, false);
+            }
             ["/init", "walk-target", ..] => {
                 self.out(
                     id,
