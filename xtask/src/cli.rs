@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::defaults::{self, Defaults};
-use fpt_checks::{agree, fuzz, kcount, selftest, stress, walk};
+use fpt_checks::{agree, fuzz, kcount, selftest, stress, tlbsan, walk};
 use fpt_ci::{claims, lint, test};
 use fpt_kbuild::{build, clean, doctor, editor, image, patch, sources};
 use fpt_kit::{code, fail, proc, ui, Cmd, Ctx, ExitCode, Fail, Result};
@@ -124,6 +124,8 @@ enum Command {
     Stress(stress::Args),
     /// Random calls against a model that says what memory must hold
     Fuzz(fuzz::Args),
+    /// Make mistakes in the kernel that the sanitizer or the fuzzer must find
+    Tlbsan(tlbsan::Args),
     /// Everything that CI runs
     Test(test::Args),
     /// Boot a kernel and attach gdb
@@ -179,6 +181,7 @@ impl Command {
             | Command::Clean(_)
             | Command::Editor
             | Command::Completions { .. }
+            | Command::Tlbsan(_)
             | Command::Man(_) => false,
         }
     }
@@ -320,6 +323,7 @@ fn run(cli: Cli, all: &Defaults) -> Result<ExitCode> {
         Command::Selftest(args) => selftest::main(&ctx, args),
         Command::Stress(args) => stress::main(&ctx, args),
         Command::Fuzz(args) => fuzz::main(&ctx, args),
+        Command::Tlbsan(args) => tlbsan::main(&ctx, args),
         Command::Test(args) => test::main(&ctx, args, COMMAND_LINE),
         Command::Gdb(args) => gdb::main(&ctx, args),
         Command::Kcount(args) => kcount::main(&ctx, args),

@@ -10,5 +10,6 @@ pub mod ran;
 pub mod selftest;
 pub mod stress;
 pub mod suite;
+pub mod tlbsan;
 pub mod verdict;
 pub mod walk;

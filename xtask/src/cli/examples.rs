@@ -107,6 +107,14 @@ pub const EXAMPLES: &[Examples] = &[
         ],
     ),
     (
+        "tlbsan",
+        &[
+            ("fpt tlbsan mutants", "all flushes, one after the other"),
+            ("fpt tlbsan mutants --only 1,12", "two of them"),
+            ("fpt tlbsan fuzz-mutants --only 3", "what fork gets wrong"),
+        ],
+    ),
+    (
         "selftest",
         &[
             (
