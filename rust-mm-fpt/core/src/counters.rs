@@ -53,12 +53,14 @@ names! {
     c"bottom_live" c"bottom_installs" c"bottom_frees" c"bottom_fallbacks"
     c"bottom_races" c"bottom_pool_hits" c"bottom_pool_puts" c"bottom_pool_nodes"
     c"refused_cap" c"refused_policy" c"tainted" c"flat_bytes"
-    c"demotions" c"flushes_saved" c"roots_shed"
+    c"demotions" c"flushes_saved" c"roots_shed" c"promoted"
+    c"promote_refused_budget" c"promote_refused_memory" c"promote_refused_huge" c"migrated_tables"
+    c"trimmed" c"reflattened"
 }
 
 impl Counter {
     /// Number of counters.
-    pub const COUNT: usize = 31;
+    pub const COUNT: usize = 38;
 
     /// Spans that stayed conventional because of a cap.
     pub const REFUSED_CAP: Counter = Counter(24);
@@ -74,6 +76,20 @@ impl Counter {
     pub const FLUSHES_SAVED: Counter = Counter(29);
     /// Roots of ended processes of which only the L4 page was kept, because somebody still had it.
     pub const ROOTS_SHED: Counter = Counter(30);
+    /// Tables in use that became index pages (T8).
+    pub const PROMOTED: Counter = Counter(31);
+    /// Spans that were not promoted because they would waste too much.
+    pub const PROMOTE_REFUSED_BUDGET: Counter = Counter(32);
+    /// Spans that were not promoted for want of memory, charge or cap.
+    pub const PROMOTE_REFUSED_MEMORY: Counter = Counter(33);
+    /// Spans that were not promoted because of huge pages.
+    pub const PROMOTE_REFUSED_HUGE: Counter = Counter(34);
+    /// Tables that were moved into a slice (T9).
+    pub const MIGRATED_TABLES: Counter = Counter(35);
+    /// Nodes given up because they wasted too much, or memory was short (T11).
+    pub const TRIMMED: Counter = Counter(36);
+    /// Spans in use that hardware reads as a node again (T10).
+    pub const REFLATTENED: Counter = Counter(37);
 
     /// The counter `which` of nodes of `kind`.
     #[inline(always)]

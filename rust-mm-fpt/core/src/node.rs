@@ -44,8 +44,9 @@ pub trait NodeAlloc {
     /// poisoned or initialised).
     fn pool_bypassed(&self, kind: NodeKind) -> bool;
 
-    /// A zeroed order-9 block from the page allocator; silent on failure, no direct compaction.
-    fn alloc(&mut self, kind: NodeKind) -> Option<Self::Block>;
+    /// A zeroed order-9 block from the page allocator; silent on failure, without direct compaction
+    /// unless `patient`.
+    fn alloc(&mut self, kind: NodeKind, patient: bool) -> Option<Self::Block>;
 
     /// Gives an unprepared, uncharged block back to the page allocator.
     fn free(&mut self, kind: NodeKind, block: Self::Block);
@@ -99,6 +100,9 @@ pub trait NodeMem {
     /// A node becomes 4 KiB tables, `unused` (0..=512) of which are taken off the address space's
     /// page-table bytes.
     fn account_dissolved(&mut self, kind: NodeKind, unused: u32);
+
+    /// Adds `slices` to what the address space, and all together, waste.
+    fn waste(&mut self, slices: i32);
 
     /// Was a bad entry seen in this address space, or in any (a bad PTE report, a `*_clear_bad`)? Its
     /// nodes are then never recycled, and it takes none that were.
@@ -234,6 +238,8 @@ pub enum Source {
     Any,
     /// A pool.
     Pool,
+    /// As [`Source::Any`], by a caller that may wait for memory to be compacted.
+    Patient,
 }
 
 /// Reserves, takes a block from the pool or the allocator, prepares and charges it. All that can
@@ -280,7 +286,7 @@ where
     if source == Source::Pool {
         return Err(Fallback::NotPooled);
     }
-    let block = match ops.alloc(kind) {
+    let block = match ops.alloc(kind, source == Source::Patient) {
         Some(block) => block,
         None => return Err(Fallback::NoMemory),
     };
@@ -346,12 +352,55 @@ pub fn publish_node<'a, O>(
 where
     O: NodeAlloc + NodeMem,
 {
-    let kind = span.kind();
+    let (kind, counted) = (span.kind(), span.is_counted());
     let born = span.born(block)?;
     // Before the entry is visible: whoever sees the node sees it accounted for.
     ops.account(kind);
     installed(ops, kind);
+    if counted {
+        ops.waste(SLICES as i32);
+    }
     Some(born)
+}
+
+/// T8: a ready node gets the table of a slot for its index page, whose lock is held.
+#[inline]
+pub fn attach_node<'a, O>(ops: &mut O, span: span::Ready<'a>) -> span::Attached<'a>
+where
+    O: NodeAlloc + NodeMem,
+{
+    let kind = span.kind();
+    ops.account(kind);
+    installed(ops, kind);
+    ops.count(Counter::PROMOTED, 1);
+    if span.is_counted() {
+        ops.waste(SLICES as i32);
+    }
+    span.attach()
+}
+
+/// The unused slices of `span`, in the tree, are no waste any more: somebody asked for the node.
+#[inline]
+pub fn uncount_node<O: NodeMem>(ops: &mut O, span: &mut span::Span) {
+    if span.is_counted() {
+        ops.waste((span.nr_unused() as i32).wrapping_neg());
+        span.count(false);
+    }
+}
+
+/// T2, T3, T9: `change` takes or puts a slice of `span`, and what is wasted follows.
+#[inline(always)]
+pub fn with_slices<O: NodeMem, R>(
+    ops: &mut O,
+    span: &mut span::Span,
+    change: impl FnOnce(&mut span::Span) -> R,
+) -> R {
+    let before = span.nr_unused();
+    let r = change(span);
+    if span.is_counted() {
+        ops.waste((span.nr_unused() as i32).wrapping_sub(before as i32));
+    }
+    r
 }
 
 /// T7: a node has left its slot. The caller flushes the TLB and then calls [`retire_node`] on what
@@ -362,15 +411,22 @@ where
     O: NodeAlloc + NodeMem,
 {
     left(ops, span.kind());
+    if span.is_counted() {
+        ops.waste((span.nr_unused() as i32).wrapping_neg());
+    }
 }
 
-/// T5: the node at `block` is no node any more, and `unused` of its slices are to be freed. The block
-/// is split by now, so each slice in use is a table of its own, with the charge that it brought.
+/// T5: the node of `span` is no node any more, and its unused slices are to be freed. The block is
+/// split by now, so each slice in use is a table of its own, with the charge that it brought.
 #[inline]
-pub fn dissolve_node<O>(ops: &mut O, kind: NodeKind, unused: u32)
+pub fn dissolve_node<O>(ops: &mut O, span: &span::Loose<'_>)
 where
     O: NodeAlloc + NodeMem,
 {
+    let (kind, unused) = (span.kind(), span.nr_unused());
+    if span.is_counted() {
+        ops.waste((unused as i32).wrapping_neg());
+    }
     ops.account_dissolved(kind, unused);
     ops.unreserve(kind);
     ops.count(Counter::kind(kind, KindCounter::Live), -1);

@@ -24,18 +24,22 @@
 //! hardware got there by the index page: so a span is detached after a flush of its own, whatever it
 //! was before.
 //!
+//! The way back, of L2+L1 nodes only: *attach* (T8, Ready to Attached) makes a table in use an index page,
+//! *adopt* (T9) moves a table into its slice, and *flatten* (T10, Attached to Flat) has hardware read
+//! the node once there is nothing else.
+//!
 //! Slices are PTE tables below a PMD table (L2+L1 nodes), or PMD tables below a PUD table (L3+L2).
 //!
 //! A state is a value that borrows the span and is handed on by move, so a transition that is not
-//! drawn above does not compile. In the kernel a span lies in memory that C owns, between
+//! drawn above or below does not compile. In the kernel a span lies in memory that C owns, between
 //! transitions, under the lock of the index page; [`Span::view`] turns what lies there into a
 //! state.
 //!
-//! The numbers T1 to T7 are those of the kernel's documentation.
+//! The numbers T1 to T10 are those of the kernel's documentation.
 
 use super::addr::{PhysAddr, PAGE_SIZE};
-use super::entry::{Entry, ACCESSED, TABLE_FLAGS};
-use super::geometry::{NodeKind, SLICES};
+use super::entry::{Class, Entry, ACCESSED, TABLE_FLAGS};
+use super::geometry::{Level, NodeKind, NODE_SHIFT, SLICES};
 
 const WORDS: usize = 8;
 
@@ -116,7 +120,7 @@ pub struct Span {
     state: State,
     kind: NodeKind,
     lives: u8,
-    pad: u8,
+    counted: bool,
     nr_used: u32,
     used: [u64; WORDS],
 }
@@ -140,6 +144,9 @@ pub struct Flushed<'a>(&'a mut Span);
 /// Out of the tree.
 #[must_use]
 pub struct Gathered<'a>(&'a mut Span);
+/// No node any more, a moment ago.
+#[must_use = "the unused slices have to be freed"]
+pub struct Loose<'a>(&'a Span);
 
 /// A state that was found in memory.
 pub enum View<'a> {
@@ -181,7 +188,7 @@ impl Span {
             state: State::Ready,
             kind,
             lives: 0,
-            pad: 0,
+            counted: false,
             nr_used: 0,
             used: [0; WORDS],
         }
@@ -203,6 +210,24 @@ impl Span {
     #[inline(always)]
     pub const fn nr_used(&self) -> u32 {
         self.nr_used
+    }
+
+    /// Slices that are not in use, 1 to 512, or none.
+    #[inline(always)]
+    pub const fn nr_unused(&self) -> u32 {
+        SLICES.wrapping_sub(self.nr_used)
+    }
+
+    /// Do its unused slices count as waste ([`super::policy::Budget`])?
+    #[inline(always)]
+    pub const fn is_counted(&self) -> bool {
+        self.counted
+    }
+
+    /// Sets whether its unused slices count as waste, of a node in no tree.
+    #[inline(always)]
+    pub fn count(&mut self, counted: bool) {
+        self.counted = counted;
     }
 
     /// Is slice `i` in use?
@@ -255,6 +280,26 @@ impl Span {
         Some(own_entry(block, i))
     }
 
+    /// T9: slice `i` takes the place of the foreign table that `now` points at, under the lock of the
+    /// index page. The caller copies the table first, stores the entry that this answers, and flushes
+    /// before the table is freed. `None` if hardware reads the node, if `now` is no table, if it is
+    /// a slice of the node, or while the slice is in use: it is on its way out then.
+    #[inline(always)]
+    pub fn adopt(&mut self, block: PhysAddr, i: u32, now: Entry) -> Option<Entry> {
+        let foreign = match now.classify(Level::L2) {
+            Class::Table { pa } => (pa.as_u64() ^ block.as_u64()) >> NODE_SHIFT != 0,
+            _ => false,
+        };
+        if !matches!(self.state, State::Attached)
+            || !matches!(self.kind, NodeKind::Bottom)
+            || !foreign
+            || self.is_used(i)
+        {
+            return None;
+        }
+        self.take(block, i)
+    }
+
     /// T3: slice `i` is empty, and the entry that led to it was cleared; `now` is what stands at its
     /// index, under the lock of the index page. True if the slice is not in use any more.
     #[inline(always)]
@@ -287,6 +332,12 @@ impl<'a> Ready<'a> {
         self.0.kind
     }
 
+    /// As [`Span::is_counted`].
+    #[inline(always)]
+    pub fn is_counted(&self) -> bool {
+        self.0.counted
+    }
+
     /// T1: the node gets into a slot that is none, under the lock of that slot. The entry to store;
     /// `None`, and nothing done, if the block cannot be expressed.
     #[inline(always)]
@@ -294,6 +345,15 @@ impl<'a> Ready<'a> {
         let entry = Entry::node(block, self.0.kind, TABLE_FLAGS)?;
         self.0.state = State::Flat;
         Some((Flat(self.0), entry))
+    }
+
+    /// T8: the table in a slot becomes the node's index page, under the lock of that table, whatever
+    /// stands there. The slot keeps its entry, so hardware sees no difference.
+    #[inline(always)]
+    pub fn attach(self) -> Attached<'a> {
+        self.0.state = State::Attached;
+        self.0.lives = LOOK_LIVES;
+        Attached(self.0)
     }
 }
 
@@ -326,14 +386,34 @@ impl<'a> Unflushed<'a> {
     }
 }
 
-impl Flushed<'_> {
+impl<'a> Flushed<'a> {
     /// T5: under the lock of the index page, which was held over the flush. From here on the slices in
-    /// use are ordinary tables and the index page is one too. Answers how many slices are to be freed,
-    /// those that [`Span::is_used`] denies.
+    /// use are ordinary tables and the index page is one too. The others, those that
+    /// [`Span::is_used`] denies, are to be freed.
     #[inline(always)]
-    pub fn detach(self) -> u32 {
+    pub fn detach(self) -> Loose<'a> {
         self.0.state = State::Loose;
-        SLICES.wrapping_sub(self.0.nr_used)
+        Loose(self.0)
+    }
+}
+
+impl Loose<'_> {
+    /// The kind that its node had.
+    #[inline(always)]
+    pub fn kind(&self) -> NodeKind {
+        self.0.kind
+    }
+
+    /// Slices to be freed.
+    #[inline(always)]
+    pub fn nr_unused(&self) -> u32 {
+        self.0.nr_unused()
+    }
+
+    /// As [`Span::is_counted`].
+    #[inline(always)]
+    pub fn is_counted(&self) -> bool {
+        self.0.counted
     }
 }
 
@@ -342,6 +422,31 @@ impl<'a> Attached<'a> {
     #[inline(always)]
     pub fn unflushed(self) -> Unflushed<'a> {
         Unflushed(self.0)
+    }
+
+    /// T10: hardware is to read the node, under the lock of the index page. `entry` gives the entries of
+    /// the index page, by index. The entry for the slot; no flush is needed, as both lead to the same
+    /// tables. `None`, and nothing done, if something else than own tables and none stands there,
+    /// or if a slice without an entry is in use.
+    ///
+    /// An RCU period has to lie between the attach and this (I9): a walk that found the slot flat
+    /// before the span had lost its last node compares with a slot that looks the same again.
+    #[inline(always)]
+    pub fn flatten(
+        self,
+        block: PhysAddr,
+        mut entry: impl FnMut(u32) -> Entry,
+    ) -> Option<(Flat<'a>, Entry)> {
+        for i in 0..SLICES {
+            let e = entry(i);
+            let own = is_own(block, i, e);
+            if own != self.0.is_used(i) || !(own || e.as_u64() == 0) {
+                return None;
+            }
+        }
+        let entry = Entry::node(block, self.0.kind, TABLE_FLAGS)?;
+        self.0.state = State::Flat;
+        Some((Flat(self.0), entry))
     }
 
     /// T7, as [`Flat::gather`].
@@ -357,6 +462,18 @@ impl Gathered<'_> {
     #[inline(always)]
     pub fn kind(&self) -> NodeKind {
         self.0.kind
+    }
+
+    /// Slices that are not in use: all, of a node that left as it should.
+    #[inline(always)]
+    pub fn nr_unused(&self) -> u32 {
+        self.0.nr_unused()
+    }
+
+    /// As [`Span::is_counted`].
+    #[inline(always)]
+    pub fn is_counted(&self) -> bool {
+        self.0.counted
     }
 
     /// Is the index page to be looked through before the node is trusted to be empty?

@@ -14,8 +14,8 @@ use fpt_core::counters::{Counter, KindCounter};
 use fpt_core::entry::{self, Entry, TABLE_FLAGS};
 use fpt_core::geometry::{Level, NodeKind};
 use fpt_core::node::{self, Detached, NodeAlloc as _, Ready, Source};
-use fpt_core::policy::{decide, Decision};
-use fpt_core::span::{is_own, Event, State, View};
+use fpt_core::policy::{decide, Decision, Policy, SpanFacts};
+use fpt_core::span::{is_own, Event, Span, State, View};
 use fpt_core::walk::IndexPages;
 
 const PAGE: i64 = PAGE_SIZE as i64;
@@ -33,8 +33,32 @@ fn kind_of_index(level: Level) -> Option<NodeKind> {
 }
 
 impl Mm {
-    fn ops<'a>(&'a mut self, world: &'a mut World) -> Ops<'a> {
+    pub(crate) fn ops<'a>(&'a mut self, world: &'a mut World) -> Ops<'a> {
         Ops { world, mm: self }
+    }
+
+    /// T2, T3, T9: `change` takes or puts a slice of the node at `block`.
+    pub(crate) fn slices<R>(
+        &mut self,
+        w: &mut World,
+        block: PhysAddr,
+        change: impl FnOnce(&mut Span) -> R,
+    ) -> R {
+        let node = w.node(block);
+        let mut span = std::mem::replace(&mut node.span, Span::new(NodeKind::Bottom));
+        let result = node::with_slices(&mut self.ops(w), &mut span, change);
+        w.node(block).span = span;
+        result
+    }
+
+    /// Slices in use of the flat node below the one that `slot` is to lead to.
+    fn below_slices(&self, w: &World, slot: PhysAddr) -> u32 {
+        if slot.as_u64() % PAGE_SIZE == 0 {
+            return 0;
+        }
+        let entry = Entry::new(w.mem.read(PhysAddr::new(slot.as_u64() - 8)));
+        let node = w.nodes.get(&entry.addr()).filter(|_| entry.is_flat());
+        node.map_or(0, |node| node.span.nr_used())
     }
 
     /// Stores an entry that is no PTE. In the index page of a flattened span only its own tables and
@@ -76,10 +100,10 @@ impl Mm {
             w.nodes.insert(block, node);
             return;
         }
-        let unused = flushed.detach();
+        let loose = flushed.detach();
+        node::dissolve_node(&mut self.ops(w), &loose);
         w.nodes.insert(block, node);
         w.dissolve(block, kind);
-        node::dissolve_node(&mut self.ops(w), kind, unused);
     }
 
     /// Before an entry of an index page changes.
@@ -160,7 +184,11 @@ impl Mm {
         huge: bool,
         parent: Option<Parent>,
     ) -> bool {
-        let source = match decide(&self.facts(w, kind, huge, parent)) {
+        let facts = SpanFacts {
+            below_slices: self.below_slices(w, slot),
+            ..self.facts(w, kind, huge, parent)
+        };
+        let source = match decide(&facts) {
             Decision::Flatten => Source::Any,
             Decision::Recycle => Source::Pool,
             Decision::Conventional(why) => {
@@ -187,7 +215,7 @@ impl Mm {
         let Some((block, i)) = w.node_at(slot) else {
             return false;
         };
-        let Some(entry) = w.node(block).span.take(block, i) else {
+        let Some(entry) = self.slices(w, block, |span| span.take(block, i)) else {
             return false;
         };
         assert!(
@@ -221,6 +249,7 @@ impl Mm {
         // From here on the entry owns the block.
         let block = ready.into_raw().into_pa();
         let mut node = w.nodes.remove(&block).expect("a node");
+        node.span.count(w.policy == Policy::Auto);
         let View::Ready(span) = node.span.view() else {
             panic!("a node that was not born is ready");
         };
@@ -262,7 +291,7 @@ impl Mm {
         let (block, _) = w.node_at(index).expect("word 1 names an index page");
         let i = ((slice.as_u64() >> 12) & 511) as u32;
         let now = Entry::new(w.mem.read(index.offset(u64::from(i) * 8)));
-        assert!(w.node(block).span.put(block, i, now));
+        assert!(self.slices(w, block, |span| span.put(block, i, now)));
         // Its table was not counted when it came.
         self.pgtables_bytes += PAGE;
     }

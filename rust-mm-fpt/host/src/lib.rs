@@ -8,6 +8,7 @@
 //! * [`mm`]: a small address-space layer (fault, unmap, protect, fork, move, collapse, split, exit)
 //!   that walks four ordinary levels, as generic code of the kernel does;
 //! * [`arch`]: what arch/x86 does below it: the transitions of nodes with index pages;
+//! * [`promote`]: spans in use that become flat;
 //! * [`oracle`]: what an address space should contain, as a flat map, and the checks against it;
 //! * [`diff`]: random page tables, and QEMU's answer to them compared with the core's;
 //! * [`look`]: page tables of a running kernel, in a file that is its memory.
@@ -58,13 +59,13 @@
 //! the TLB is flushed. Nor can one that is attached already, because slices that were put back may be in
 //! a processor's caches:
 //! ```compile_fail,E0599
-//! fn early(span: fpt_core::span::Flat<'_>) -> u32 { span.detach() }
+//! fn early(span: fpt_core::span::Flat<'_>) { drop(span.detach()) }
 //! ```
 //! ```compile_fail,E0599
-//! fn unflushed(span: fpt_core::span::Unflushed<'_>) -> u32 { span.detach() }
+//! fn unflushed(span: fpt_core::span::Unflushed<'_>) { drop(span.detach()) }
 //! ```
 //! ```compile_fail,E0599
-//! fn attached(span: fpt_core::span::Attached<'_>) -> u32 { span.detach() }
+//! fn attached(span: fpt_core::span::Attached<'_>) { drop(span.detach()) }
 //! ```
 //! Nor can it be gathered between the store and the flush:
 //! ```compile_fail,E0599
@@ -108,6 +109,47 @@
 //!     let _ = unflushed.flushed();
 //! }
 //! ```
+//! Only a table in use is attached, and only once:
+//! ```compile_fail,E0382
+//! use fpt_core::{node::*, span};
+//! fn twice<O: NodeAlloc + NodeMem>(o: &mut O, n: span::Ready<'_>) {
+//!     let _ = attach_node(o, n);
+//!     let _ = attach_node(o, n);
+//! }
+//! ```
+//! ```compile_fail,E0308
+//! use fpt_core::{node::*, span};
+//! fn flat<O: NodeAlloc + NodeMem>(o: &mut O, n: span::Flat<'_>) { let _ = attach_node(o, n); }
+//! ```
+//! What was attached is not born as well:
+//! ```compile_fail,E0382
+//! use fpt_core::{addr::PhysAddr, span::Ready};
+//! fn both(span: Ready<'_>, pa: PhysAddr) { let _ = span.attach(); let _ = span.born(pa); }
+//! ```
+//! Hardware is led to a node only from the attached state: not while the flush is missing, not on the way
+//! to a detach, not from the pool:
+//! ```compile_fail,E0599
+//! use fpt_core::{addr::PhysAddr, entry::Entry, span::Unflushed};
+//! fn early(span: Unflushed<'_>, pa: PhysAddr) { let _ = span.flatten(pa, |_| Entry::NONE); }
+//! ```
+//! ```compile_fail,E0599
+//! use fpt_core::{addr::PhysAddr, entry::Entry, span::Flushed};
+//! fn late(span: Flushed<'_>, pa: PhysAddr) { let _ = span.flatten(pa, |_| Entry::NONE); }
+//! ```
+//! ```compile_fail,E0599
+//! use fpt_core::{addr::PhysAddr, entry::Entry, span::Ready};
+//! fn never(span: Ready<'_>, pa: PhysAddr) { let _ = span.flatten(pa, |_| Entry::NONE); }
+//! ```
+//! What became flat is not detached without the way out of it:
+//! ```compile_fail,E0382
+//! use fpt_core::{addr::PhysAddr, entry::Entry, span::Attached};
+//! fn both(span: Attached<'_>, pa: PhysAddr) { let _ = span.flatten(pa, |_| Entry::NONE); let _ = span.unflushed(); }
+//! ```
+//! A span that is still a node is not accounted as dissolved:
+//! ```compile_fail,E0308
+//! use fpt_core::{node::*, span};
+//! fn early<O: NodeAlloc + NodeMem>(o: &mut O, n: &span::Attached<'_>) { dissolve_node(o, n); }
+//! ```
 //! A state cannot be made from nothing:
 //! ```compile_fail,E0603
 //! fn conjure(span: &mut fpt_core::span::Span) { let _ = fpt_core::span::Attached(span); }
@@ -131,17 +173,19 @@
 //!     let View::Flat(flat) = span.view() else { return None };
 //!     let (unflushed, _entry) = flat.unflat(index)?;
 //!     let flushed: Flushed<'_> = unflushed.flushed();
-//!     Some(flushed.detach())
+//!     Some(flushed.detach().nr_unused())
 //! }
 //! ```
 
 #![forbid(unsafe_code)]
 
 pub mod arch;
+mod check;
 pub mod diff;
 pub mod look;
 pub mod mem;
 pub mod mm;
 pub mod oracle;
+pub mod promote;
 pub mod race;
 pub mod world;

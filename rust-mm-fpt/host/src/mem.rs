@@ -171,6 +171,11 @@ impl SimMem {
         }
     }
 
+    /// The slices of the block at `pa` name another index page from here on.
+    pub fn rename(&mut self, pa: PhysAddr, index: PhysAddr) {
+        self.block(pa).index = Some(index);
+    }
+
     fn block(&mut self, pa: PhysAddr) -> &mut BlockState {
         let (c, frame, slot) = place(pa);
         assert_eq!((frame, slot), (0, 0), "{pa:x?} is not the start of a block");

@@ -8,11 +8,11 @@
 use crate::arch::Batch;
 use crate::world::{Ops, Request, World};
 use fpt_core::addr::{PhysAddr, VirtAddr, PAGE_SIZE};
-use fpt_core::entry::{self, Class, Entry, ACCESSED};
-use fpt_core::geometry::{Level, Mode, NodeKind, NODE_BYTES, SLICES};
+use fpt_core::entry::{self, Entry};
+use fpt_core::geometry::{Level, Mode, NodeKind};
 use fpt_core::node;
 use fpt_core::policy::{decide, Choice, Decision, SpanFacts};
-use fpt_core::span::{is_own, Event, State};
+use fpt_core::span::Event;
 use fpt_core::walk::{below, Below, IndexPages};
 
 /// First address after the user half.
@@ -52,6 +52,8 @@ pub struct Mm {
     pub tainted: bool,
     /// Mapped bytes ever asked for, as a stand-in for `total_vm`.
     pub total_vm: u64,
+    /// Slices of its counted nodes that lie unused.
+    pub wasted: i64,
 }
 
 /// A piece of a range walk.
@@ -90,6 +92,7 @@ impl Mm {
             flat_nodes: 0,
             tainted: false,
             total_vm: parent.map_or(0, |p| p.total_vm),
+            wasted: 0,
         };
         let choice = parent.map(|p| Parent {
             choice: match p.flat_root {
@@ -150,6 +153,9 @@ impl Mm {
             parent_choice: parent.map(|p| p.choice),
             parent_nodes: parent.map_or(0, |p| p.nodes),
             parent_slices: parent.map_or(0, |p| p.slices),
+            below_slices: 0,
+            locked: w.locked,
+            budget: self.budget(w),
         }
     }
 
@@ -609,124 +615,15 @@ impl Mm {
             w.mem.write(self.l4.offset(511 * 8), 0);
             w.mem.free_table(self.l4, Level::L4);
         }
-        assert_eq!(self.flat_nodes, 0, "nodes left");
+        assert_eq!((self.flat_nodes, self.wasted), (0, 0), "nodes left");
     }
-
-    /// Asserts the invariants of each table and node of the user half, that the accounting tells what
-    /// is there, and that no table is there without a mapping below it (`mapped`).
-    pub fn check(&self, w: &World, mapped: &dyn Fn(u64, u64) -> bool) {
-        let mut seen = Seen {
-            bytes: 0,
-            nodes: u64::from(self.flat_root),
-        };
-        for (i, value) in w.mem.words(self.l4) {
-            if i < 256 {
-                let slot = self.l4.offset(u64::from(i) * 8);
-                let at = (Level::L4, slot, u64::from(i) << 39);
-                check_entry(w, Entry::new(value), at, mapped, &mut seen);
-            }
-        }
-        assert_eq!(seen.bytes, self.pgtables_bytes, "I10: pgtables_bytes");
-        assert_eq!(seen.nodes, self.flat_nodes, "flat_nodes");
-    }
-}
-
-struct Seen {
-    bytes: i64,
-    nodes: u64,
-}
-
-/// Checks what is below the entry of `level` at `slot`, which covers the addresses from `start` on.
-fn check_entry(
-    w: &World,
-    entry: Entry,
-    (level, slot, start): (Level, PhysAddr, u64),
-    mapped: &dyn Fn(u64, u64) -> bool,
-    seen: &mut Seen,
-) {
-    let table = match entry.classify(level) {
-        Class::None | Class::Leaf { .. } => return,
-        Class::Node { pa, kind } => {
-            let index = w.mem.index_page(pa).expect("I6: the head names no page");
-            check_node(w, pa, (State::Flat, kind, slot, index));
-            seen.nodes += 1;
-            seen.bytes += NODE_BYTES as i64;
-            index
-        }
-        Class::Table { pa } => {
-            if let Some(block) = w.blocks.get(&pa) {
-                let kind = match level {
-                    Level::L4 => NodeKind::Mid,
-                    _ => NodeKind::Bottom,
-                };
-                check_node(w, *block, (State::Attached, kind, slot, pa));
-                seen.nodes += 1;
-                seen.bytes += NODE_BYTES as i64;
-            }
-            pa
-        }
-        other => panic!("{other:?} at level {level:?}"),
-    };
-    let of_root = entry.as_u64() & entry::FLAT_SLICE != 0;
-    let own = match w.mem.index_page(table) {
-        Some(index) => {
-            let i = (table.as_u64() >> 12) & 511;
-            assert_eq!(index.offset(i * 8), slot, "a slice away from its place");
-            true
-        }
-        None => false,
-    };
-    if !of_root && !own {
-        seen.bytes += PAGE_SIZE as i64;
-    }
-    assert!(
-        of_root || mapped(start, start + level.span_bytes()),
-        "nothing is mapped below the level {level:?} entry of {start:#x}"
-    );
-    let lower = down(level);
-    if lower == Level::L1 {
-        return;
-    }
-    for (i, value) in w.mem.words(table) {
-        let slot = table.offset(u64::from(i) * 8);
-        let at = (lower, slot, start + u64::from(i) * lower.span_bytes());
-        check_entry(w, Entry::new(value), at, mapped, seen);
-    }
-}
-
-/// I1, I2, I4, I6 and I8 of the node at `block`, which should be in this state in this slot.
-fn check_node(
-    w: &World,
-    block: PhysAddr,
-    (state, kind, slot, index): (State, NodeKind, PhysAddr, PhysAddr),
-) {
-    let node = w.nodes.get(&block).expect("a node has a descriptor");
-    assert_eq!((node.span.state(), node.span.kind()), (state, kind));
-    assert_eq!((node.slot, node.index), (Some(slot), index), "I2");
-    let want = node.span.slot_entry(block, index).expect("in the tree");
-    assert_eq!(Entry::new(w.mem.read(slot)), want, "I2");
-    let mut used = 0;
-    for i in 0..SLICES {
-        let slice = block.offset(u64::from(i) * PAGE_SIZE);
-        let entry = Entry::new(w.mem.read(index.offset(u64::from(i) * 8)));
-        let own = is_own(block, i, entry);
-        assert_eq!(w.mem.index_page(slice), Some(index), "I6, slice {i}");
-        // Nothing is on its way out between operations.
-        assert_eq!(node.span.is_used(i), own, "I4, slice {i}");
-        assert!(own || w.mem.frame_is_zero(slice), "I1, slice {i}");
-        if state == State::Flat {
-            assert!(own || entry.as_u64() == 0, "I1, entry {i}");
-        }
-        assert!(!own || entry.as_u64() & ACCESSED != 0, "I8, entry {i}");
-        used += u32::from(own);
-    }
-    assert_eq!(node.span.nr_used(), used);
 }
 
 /// A present level 4 entry for the kernel half; nothing in the tests follows it.
 pub const KERNEL_PUD_TABLE: u64 = 0x63 | 0x10_0000;
 
-fn down(level: Level) -> Level {
+/// The level below.
+pub(crate) fn down(level: Level) -> Level {
     match level {
         Level::L4 => Level::L3,
         Level::L3 => Level::L2,

@@ -3,8 +3,10 @@
 //! What an address space should contain, and a driver that keeps both in step.
 
 use crate::mm::{Mm, MmError, USER_END};
+use crate::promote::{Promoted, Wish};
 use crate::world::World;
 use fpt_core::addr::{PhysAddr, VirtAddr, PAGE_SIZE};
+use fpt_core::counters::Counter;
 use fpt_core::entry::{ACCESSED, DIRTY, NX, PRESENT, PSE, RW, USER};
 use fpt_core::geometry::{Level, Mode};
 use fpt_core::span::{Event, State};
@@ -60,6 +62,9 @@ pub enum Op {
     MoveWindow(Place, Place),
     /// Make what covers a place conventional.
     Demote(Place),
+    /// Make the span around a place flat, because the process asks for it, or if policy auto thinks that
+    /// it pays.
+    Flatten(Place, Wish),
     /// Fork; the child is kept if there is room for it.
     Fork,
     /// The current process exits; another becomes current.
@@ -129,6 +134,12 @@ pub struct Seen {
     pub attached: u64,
     /// Addresses in whose slices hardware found nothing and software no slice.
     pub hidden: u64,
+    /// Spans in use that became flat.
+    pub flattened: u64,
+    /// Spans that stayed attached for what stands there.
+    pub not_flattened: u64,
+    /// Spans in use that policy auto left as they are.
+    pub not_promoted: u64,
     /// Forks done.
     pub forks: u64,
     /// Operations that ended for want of memory.
@@ -317,6 +328,22 @@ impl Harness {
                 let p = &mut self.procs[self.current];
                 let done = p.mm.demote_at(&mut self.world, place.va());
                 self.seen.demoted += u64::from(done);
+            }
+            Op::Flatten(place, wish) => {
+                let p = &mut self.procs[self.current];
+                // Where something is mapped: at the place or behind it, else before it.
+                let mut at = p.leaves.range(place.va()..).chain(&p.leaves);
+                let va = at.next().map_or(place.va(), |(va, _)| *va);
+                let reflat = self.world.counter(Counter::REFLATTENED);
+                match p.mm.promote(&mut self.world, va, wish) {
+                    Promoted::Flat => {
+                        let now = self.world.counter(Counter::REFLATTENED);
+                        self.seen.flattened += (now - reflat) as u64;
+                    }
+                    Promoted::Attached => self.seen.not_flattened += 1,
+                    Promoted::Refused(_) => self.seen.not_promoted += 1,
+                    Promoted::NoMemory | Promoted::Nothing => {}
+                }
             }
             Op::Fork => {
                 if self.procs.len() < 4 {

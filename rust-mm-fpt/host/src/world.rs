@@ -9,7 +9,7 @@ use fpt_core::counters::{Counter, KindCounter};
 use fpt_core::entry::Entry;
 use fpt_core::geometry::{Level, NodeKind, NODE_BYTES, SLICES};
 use fpt_core::node::{self, NodeAlloc, NodeMem, RootShed};
-use fpt_core::policy::Policy;
+use fpt_core::policy::{Policy, Rest};
 use fpt_core::pool::PoolView;
 use fpt_core::span::{Span, State};
 use std::cell::Cell;
@@ -109,6 +109,18 @@ pub struct World {
     pub policy: Policy,
     /// `fpt.min_span`, bytes.
     pub min_span: u64,
+    /// `fpt.waste_permille`.
+    pub waste_permille: u64,
+    /// Most slices that may lie unused in all address spaces together.
+    pub waste_cap: u64,
+    /// Are mappings locked, so that their tables are about to be filled?
+    pub locked: bool,
+    /// Since the last huge page in a span.
+    pub rest: Rest,
+    /// May most of what is mapped get huge pages?
+    pub wants_huge: bool,
+    /// Slices that lie unused in all address spaces together.
+    pub wasted: i64,
     /// Does the policy hear of huge pages before they come?
     pub hints: bool,
     /// Descriptors by block.
@@ -148,6 +160,12 @@ impl Default for World {
             mm_cap: u64::MAX,
             policy: Policy::Eager,
             min_span: 0,
+            waste_permille: 5,
+            waste_cap: u64::MAX,
+            locked: false,
+            rest: Rest::None,
+            wants_huge: false,
+            wasted: 0,
             hints: false,
             nodes: BTreeMap::new(),
             blocks: BTreeMap::new(),
@@ -310,7 +328,7 @@ impl World {
     /// space is left. Empties the pools.
     pub fn check_empty(&mut self) {
         self.check();
-        assert_eq!(self.global_flat, 0);
+        assert_eq!((self.global_flat, self.wasted), (0, 0));
         self.drain();
         self.check();
         assert_eq!(
@@ -343,7 +361,7 @@ impl NodeAlloc for World {
         self.bypass
     }
 
-    fn alloc(&mut self, kind: NodeKind) -> Option<SimBlock> {
+    fn alloc(&mut self, kind: NodeKind, _patient: bool) -> Option<SimBlock> {
         if !self.allow(Request::Block) {
             return None;
         }
@@ -446,8 +464,8 @@ impl NodeAlloc for Ops<'_> {
     fn pool_bypassed(&self, kind: NodeKind) -> bool {
         self.world.pool_bypassed(kind)
     }
-    fn alloc(&mut self, kind: NodeKind) -> Option<SimBlock> {
-        self.world.alloc(kind)
+    fn alloc(&mut self, kind: NodeKind, patient: bool) -> Option<SimBlock> {
+        self.world.alloc(kind, patient)
     }
     fn free(&mut self, kind: NodeKind, block: SimBlock) {
         self.world.free(kind, block)
@@ -510,6 +528,10 @@ impl NodeMem for Ops<'_> {
     fn account_dissolved(&mut self, kind: NodeKind, unused: u32) {
         assert_ne!(kind, NodeKind::Root);
         self.mm.pgtables_bytes -= i64::from(unused) * PAGE_SIZE as i64;
+    }
+    fn waste(&mut self, slices: i32) {
+        self.mm.wasted += i64::from(slices);
+        self.world.wasted += i64::from(slices);
     }
     fn tainted(&self) -> bool {
         self.mm.tainted

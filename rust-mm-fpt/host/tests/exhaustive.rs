@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Exhaustive tests over small domains: index split and join, geometry, entries, policy, names.
+//! Exhaustive tests over small domains: index split and join, geometry, entries, names.
 
 use fpt_core::addr::{low_mask, PhysAddr, VirtAddr};
 use fpt_core::counters::{Counter, KindCounter};
 use fpt_core::entry::*;
 use fpt_core::geometry::*;
 use fpt_core::node::Detached;
-use fpt_core::policy::*;
 use fpt_core::pool::PoolView;
 use fpt_core::span::{is_own, own_entry};
 use fpt_core::walk::{below, cr3_is_valid, hw_walk, slice_below, Below, Cfg, Outcome, PhysMem};
@@ -378,114 +377,6 @@ fn own_entries_are_told_by_their_address() {
     }
 }
 
-/// The decision, told as a list of conditions, for every combination of facts.
-#[test]
-fn policy_is_total_and_as_specified() {
-    let mut decisions = [0u32; Reason::COUNT + 2];
-    let parents = [
-        (None, 0, 0),
-        (None, 8, 15),
-        (Some(Choice::Flat), 7, 15),
-        (Some(Choice::Flat), 8, 15),
-        (Some(Choice::Flat), 8, 16),
-        (Some(Choice::Radix), 8, 15),
-    ];
-    let levels = [
-        (4u64, 5u64),
-        (5, 5),
-        (6, 5),
-        (0, 0),
-        (u64::MAX, u64::MAX),
-        (0, u64::MAX),
-    ];
-    for mode in Mode::ALL {
-        for kind in NodeKind::ALL {
-            for policy in Policy::ALL {
-                for (mm_total_vm, min_span) in levels {
-                    for vma_excluded in [false, true] {
-                        for (mm_flat_nodes, mm_cap) in levels {
-                            for (global_flat_nodes, global_cap) in levels {
-                                for parent in parents {
-                                    let (parent_choice, parent_nodes, parent_slices) = parent;
-                                    let facts = SpanFacts {
-                                        mode,
-                                        kind,
-                                        policy,
-                                        min_span,
-                                        mm_total_vm,
-                                        vma_excluded,
-                                        mm_flat_nodes,
-                                        mm_cap,
-                                        global_flat_nodes,
-                                        global_cap,
-                                        parent_choice,
-                                        parent_nodes,
-                                        parent_slices,
-                                    };
-                                    let against = [
-                                        (!mode.flattens(kind), Reason::NotInMode),
-                                        (vma_excluded, Reason::VmaExcluded),
-                                        (global_flat_nodes >= global_cap, Reason::GlobalCap),
-                                        (mm_flat_nodes >= mm_cap, Reason::MmCap),
-                                        (parent_choice == Some(Choice::Radix), Reason::ParentRadix),
-                                        (
-                                            parent_choice.is_none()
-                                                && policy == Policy::Size
-                                                && mm_total_vm < min_span,
-                                            Reason::BelowMinSpan,
-                                        ),
-                                    ];
-                                    let want = match against.iter().find(|(no, _)| *no) {
-                                        Some((_, why)) => Decision::Conventional(*why),
-                                        None if parent_choice.is_some()
-                                            && parent_nodes >= 8
-                                            && parent_slices < 16 =>
-                                        {
-                                            Decision::Recycle
-                                        }
-                                        None => Decision::Flatten,
-                                    };
-                                    let got = decide(&facts);
-                                    assert_eq!(got, want, "{facts:?}");
-                                    decisions[match got {
-                                        Decision::Flatten => Reason::COUNT,
-                                        Decision::Recycle => Reason::COUNT + 1,
-                                        Decision::Conventional(why) => why.index(),
-                                    }] += 1;
-                                }
-                            }
-                        }
-                    }
-                }
-            }
-        }
-    }
-    assert!(decisions.iter().all(|n| *n > 0), "{decisions:?}");
-    for (i, reason) in Reason::ALL.iter().enumerate() {
-        assert_eq!(reason.index(), i);
-    }
-    for policy in Policy::ALL {
-        assert_eq!(
-            Policy::from_str_bytes(policy.name().as_bytes()),
-            Some(policy)
-        );
-    }
-    assert_eq!(Policy::from_str_bytes(b"never"), None);
-}
-
-#[test]
-fn caps_in_nodes() {
-    assert_eq!(cap_nodes(0, 50), 0);
-    assert_eq!(cap_nodes(2 << 30, 0), 0);
-    assert_eq!(cap_nodes(2 << 30, 100), 1023);
-    assert_eq!(cap_nodes(2 << 30, 1000), cap_nodes(2 << 30, 100));
-    for percent in 0..=100 {
-        let exact = ((2u64 << 30) * percent / 100) >> 21;
-        assert!(exact - cap_nodes(2 << 30, percent) <= 1);
-        assert!(cap_nodes(u64::MAX, percent) <= u64::MAX >> 21);
-    }
-}
-
 #[test]
 fn counters_have_the_names_of_debugfs() {
     let kinds = ["root", "mid", "bottom"];
@@ -523,6 +414,14 @@ fn counters_have_the_names_of_debugfs() {
         (Counter::FLAT_BYTES, "flat_bytes"),
         (Counter::DEMOTIONS, "demotions"),
         (Counter::FLUSHES_SAVED, "flushes_saved"),
+        (Counter::ROOTS_SHED, "roots_shed"),
+        (Counter::PROMOTED, "promoted"),
+        (Counter::PROMOTE_REFUSED_BUDGET, "promote_refused_budget"),
+        (Counter::PROMOTE_REFUSED_MEMORY, "promote_refused_memory"),
+        (Counter::PROMOTE_REFUSED_HUGE, "promote_refused_huge"),
+        (Counter::MIGRATED_TABLES, "migrated_tables"),
+        (Counter::TRIMMED, "trimmed"),
+        (Counter::REFLATTENED, "reflattened"),
     ] {
         assert_eq!(counter.name(), name);
     }

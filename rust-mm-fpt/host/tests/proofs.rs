@@ -12,7 +12,7 @@ mod compile;
 use compile::{compile, mentions};
 
 /// Name and text. Arguments are what C could pass: any value at all.
-const STATEMENTS: [(&str, &str); 16] = [
+const STATEMENTS: [(&str, &str); 21] = [
     (
         "an index splits into two in range and joins to itself",
         "fn s(i: u32) { let (slice, slot) = split_index(i);
@@ -116,19 +116,55 @@ const STATEMENTS: [(&str, &str); 16] = [
             let (b, p) = (PhysAddr::new(block), PhysAddr::new(index));
             assert!(span.slot_entry(b, p).is_none() && span.take(b, i).is_none() && span.nr_used() == 0); }",
     ),
+    (
+        "a node that is in no tree adopts no table",
+        "fn s(block: u64, i: u32, val: u64) { let mut span = Span::new(NodeKind::Bottom);
+            assert!(span.adopt(PhysAddr::new(block), i, Entry::new(val)).is_none() && span.nr_used() == 0 && span.nr_unused() == 512); }",
+    ),
+    (
+        "where huge pages are, no span in use becomes flat",
+        "fn s(tables: u32, leaves: u32, attached: bool, hugetlb: bool, wants_huge: bool, rest: u8, b: &[u64; 5]) {
+            let budget = Budget { resident: b[0], wasted: b[1], permille: b[2], wasted_by_all: b[3], cap: b[4] };
+            let rest = match Rest::from_u8(rest) { Some(rest) => rest, None => return };
+            let p = decide_promotion(&PromotionFacts { tables, leaves, attached, hugetlb, wants_huge, rest, budget });
+            if matches!(p, Promotion::Now) { assert!(!hugetlb && leaves == 0); } }",
+    ),
+    (
+        "nor where there was one less than a minute ago",
+        "fn s(tables: u32, leaves: u32, attached: bool, hugetlb: bool, wants_huge: bool, rest: u8, b: &[u64; 5]) {
+            let budget = Budget { resident: b[0], wasted: b[1], permille: b[2], wasted_by_all: b[3], cap: b[4] };
+            let rest = match Rest::from_u8(rest) { Some(rest) => rest, None => return };
+            let p = decide_promotion(&PromotionFacts { tables, leaves, attached, hugetlb, wants_huge, rest, budget });
+            if matches!(p, Promotion::Now) { assert!(!matches!(rest, Rest::Short)); } }",
+    ),
+    (
+        "what wastes nothing and adds nothing keeps to any share",
+        "fn s(resident: u64, permille: u64, cap: u64) {
+            let b = Budget { resident, wasted: 0, permille, wasted_by_all: 0, cap };
+            assert!(b.allows(0) && !b.overdrawn()); }",
+    ),
+    (
+        "who asks for auto gets it, from a kernel that may have L2+L1 nodes",
+        "fn s(n: u8, boot: u8) { let (r, boot) = match (Request::from_u8(n), Boot::from_u8(boot)) { (Some(r), Some(b)) => (r, b), _ => return };
+            if let Request::Auto = r {
+                assert!(n == 5 && r.possible(boot) == boot.allows(NodeKind::Bottom) && matches!(r.policy(Policy::Eager), Policy::Auto)); } }",
+    ),
 ];
 
 /// What the policy says is true, whatever the numbers: for each mode, kind, policy and parent.
 fn policy() -> Vec<(String, String)> {
-    const TEXT: &str = "fn s(huge: bool, total: u64, min: u64, nodes: u64, cap: u64, all: u64, all_cap: u64, has: u32, slices: u32) {
+    const TEXT: &str = "fn s(huge: bool, total: u64, min: u64, nodes: u64, cap: u64, all: u64, all_cap: u64, has: u32, slices: u32, below: u32, locked: bool, b: &[u64; 5]) {
+        let budget = Budget { resident: b[0], wasted: b[1], permille: b[2], wasted_by_all: b[3], cap: b[4] };
+        let auto = matches!(Policy::POLICY, Policy::Auto);
         let facts = SpanFacts { mode: Mode::MODE, kind: NodeKind::KIND, policy: Policy::POLICY, min_span: min, mm_total_vm: total,
             vma_excluded: huge, mm_flat_nodes: nodes, mm_cap: cap, global_flat_nodes: all, global_cap: all_cap, parent_choice: PARENT,
-            parent_nodes: has, parent_slices: slices };
+            parent_nodes: has, parent_slices: slices, below_slices: below, locked, budget };
         let (f, p) = (&facts, facts.parent_choice);
         match decide(f) {
             Decision::Flatten => assert!(f.mode.flattens(f.kind) && !huge && all < all_cap && nodes < cap
-                && !matches!(p, Some(Choice::Radix)) && (p.is_some() || matches!(f.policy, Policy::Eager) || total >= min)),
-            Decision::Recycle => assert!(f.mode.flattens(f.kind) && !huge && all < all_cap && nodes < cap
+                && !matches!(p, Some(Choice::Radix)) && (auto || p.is_some() || matches!(f.policy, Policy::Eager) || total >= min)
+                && (!auto || matches!(f.kind, NodeKind::Bottom))),
+            Decision::Recycle => assert!(!auto && f.mode.flattens(f.kind) && !huge && all < all_cap && nodes < cap
                 && matches!(p, Some(Choice::Flat)) && has >= FORK_NODES && slices < FORK_SLICES),
             Decision::Conventional(Reason::NotInMode) => assert!(!f.mode.flattens(f.kind)),
             Decision::Conventional(Reason::VmaExcluded) => assert!(huge),
@@ -136,11 +172,13 @@ fn policy() -> Vec<(String, String)> {
             Decision::Conventional(Reason::MmCap) => assert!(nodes >= cap),
             Decision::Conventional(Reason::ParentRadix) => assert!(matches!(p, Some(Choice::Radix))),
             Decision::Conventional(Reason::BelowMinSpan) => assert!(p.is_none() && matches!(f.policy, Policy::Size) && total < min),
+            Decision::Conventional(Reason::OverBudget) => assert!(auto && matches!(f.kind, NodeKind::Bottom)),
+            Decision::Conventional(Reason::TooSparse) => assert!(auto),
         } }";
     let mut out = Vec::new();
     for mode in ["Radix", "L4L3", "L3L2", "L4L3L2L1"] {
         for kind in ["Root", "Mid", "Bottom"] {
-            for policy in ["Eager", "Size"] {
+            for policy in ["Eager", "Size", "Auto"] {
                 for parent in ["None", "Some(Choice::Flat)", "Some(Choice::Radix)"] {
                     let text = TEXT
                         .replace("Mode::MODE", &format!("Mode::{mode}"))

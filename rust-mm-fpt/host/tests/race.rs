@@ -14,7 +14,7 @@ use fpt_host::world::{Fail, World};
 /// Does the kernel let both be under way? Two that are excluded by the locks of the address space are
 /// not.
 fn together(a: Actor, b: Actor) -> bool {
-    use Actor::{Collapse, Exit, Fast, Hardware, MoveAway, Read, Reclaim, Touch, Unmap};
+    use Actor::*;
     let one = |a: Actor, b: Actor| match (a, b) {
         // Nobody holds an address space that ends, but who walks without a lock.
         (Exit, other) => matches!(other, Fast(_) | Hardware(_)),
@@ -26,9 +26,42 @@ fn together(a: Actor, b: Actor) -> bool {
         // mmap_lock is held for writing.
         (MoveAway(_), MoveAway(_)) => false,
         (MoveAway(v), Touch(w) | Read(w) | Collapse(w) | Reclaim(w)) => v != w,
+        // T9 holds mmap_lock for writing, and the mappings of its window.
+        (Migrate(_) | Promote(_), Migrate(_) | Promote(_) | Unmap(_) | MoveAway(_)) => false,
+        (Migrate(v) | Promote(v), Touch(w) | Huge(w) | Hugetlb(w) | Reclaim(w)) => v != w,
+        // T10 and T11 hold it for reading; moves and T9 do for writing.
+        (Flatten | Detach, MoveAway(_) | Migrate(_)) => false,
+        // A mapping that is taken apart or moved is not found by rmap.
+        (Rmap(v), Unmap(w) | MoveAway(w)) => v != w,
         _ => true,
     };
     one(a, b) && one(b, a)
+}
+
+/// Is it about the way back, or who it has to do with?
+fn is_new(actor: Actor) -> bool {
+    use Actor::*;
+    matches!(
+        actor,
+        Rmap(_) | Attach | Migrate(_) | Flatten | Promote(_) | Detach
+    )
+}
+
+/// State, windows with slices, windows with other tables.
+type Beginning = (State, u8, u8);
+
+/// The beginnings in which an actor has something to do. Window 0 is where it acts.
+fn beginnings(actor: Actor) -> &'static [Beginning] {
+    use Actor::*;
+    match actor {
+        Attach => &[(State::Ready, 0, 7)],
+        Promote(_) => &[(State::Ready, 0, 7), (State::Ready, 0, 4)],
+        Migrate(_) => &[(State::Attached, 6, 1), (State::Attached, 4, 3)],
+        Flatten => &[(State::Attached, 7, 0), (State::Attached, 6, 0)],
+        Detach => &[(State::Flat, 5, 0), (State::Attached, 6, 1)],
+        Rmap(_) => &[(State::Flat, 7, 0), (State::Attached, 6, 1)],
+        _ => &[],
+    }
 }
 
 fn all_actors() -> Vec<Actor> {
@@ -50,28 +83,15 @@ fn all_actors() -> Vec<Actor> {
     all
 }
 
-/// Every scene with `n` actors: windows 0 and 1 are used or not, window 2 is used.
-fn scenes(n: usize) -> Vec<Scene> {
-    let all = all_actors();
+/// Every choice of `n` of these, in order: who is first does not matter.
+fn choices(all: &[Actor], n: usize) -> Vec<Vec<Actor>> {
     let mut out = Vec::new();
     let mut pick = vec![0; n];
     loop {
         let actors: Vec<Actor> = pick.iter().map(|i| all[*i]).collect();
-        let fit = (0..n).all(|i| (0..i).all(|j| together(actors[i], actors[j])));
-        if fit {
-            let exits = actors.contains(&Actor::Exit);
-            for state in [State::Flat, State::Attached] {
-                let windows: &[u8] = if exits { &[0] } else { &[4, 5, 6, 7] };
-                for used in windows {
-                    out.push(Scene {
-                        actors: actors.clone(),
-                        state,
-                        used: *used,
-                    });
-                }
-            }
+        if (0..n).all(|i| (0..i).all(|j| together(actors[i], actors[j]))) {
+            out.push(actors);
         }
-        // The next choice, in order: who is first does not matter.
         let Some(at) = (0..n).rev().find(|i| pick[*i] + 1 < all.len()) else {
             return out;
         };
@@ -80,10 +100,61 @@ fn scenes(n: usize) -> Vec<Scene> {
     }
 }
 
-fn all_hold(n: usize) -> (usize, usize) {
-    let scenes = scenes(n);
+/// Every scene with `n` actors on the way there: windows 0 and 1 are used or not, window 2 is used.
+fn scenes(n: usize) -> Vec<Scene> {
+    let mut out = Vec::new();
+    for actors in choices(&all_actors(), n) {
+        let windows: &[u8] = match actors.contains(&Actor::Exit) {
+            true => &[0],
+            false => &[4, 5, 6, 7],
+        };
+        for state in [State::Flat, State::Attached] {
+            out.extend(windows.iter().map(|used| Scene {
+                actors: actors.clone(),
+                state,
+                used: *used,
+                foreign: 0,
+            }));
+        }
+    }
+    out
+}
+
+/// Every scene with `n` actors one of which at least is about the way back, from where that has
+/// something to do.
+fn scenes_back(n: usize) -> Vec<Scene> {
+    let mut all = all_actors();
+    all.extend([
+        Actor::Rmap(0),
+        Actor::Attach,
+        Actor::Migrate(0),
+        Actor::Flatten,
+        Actor::Promote(0),
+        Actor::Detach,
+    ]);
+    let mut out = Vec::new();
+    for actors in choices(&all, n) {
+        let mut from: Vec<Beginning> = Vec::new();
+        for actor in &actors {
+            from.extend(beginnings(*actor).iter());
+        }
+        from.sort_by_key(|b| (b.0 as u8, b.1, b.2));
+        from.dedup();
+        if actors.iter().any(|a| is_new(*a)) && !actors.contains(&Actor::Exit) {
+            out.extend(from.into_iter().map(|(state, used, foreign)| Scene {
+                actors: actors.clone(),
+                state,
+                used,
+                foreign,
+            }));
+        }
+    }
+    out
+}
+
+fn all_hold(scenes: &[Scene]) -> (usize, usize) {
     let mut states = 0;
-    for scene in &scenes {
+    for scene in scenes {
         let found = search(scene, Wrong::Nothing);
         if let Some(why) = found.wrong {
             panic!("{scene:?}: {why}");
@@ -96,167 +167,238 @@ fn all_hold(n: usize) -> (usize, usize) {
 #[test]
 fn one_actor() {
     assert_eq!(WINDOWS, 3);
-    let (scenes, states) = all_hold(1);
+    let (scenes, states) = all_hold(&scenes(1));
     assert!(scenes > 150 && states > 1_000, "{scenes} {states}");
 }
 
 #[test]
 fn two_actors() {
-    let (scenes, states) = all_hold(2);
+    let (scenes, states) = all_hold(&scenes(2));
     eprintln!("{scenes} scenes, {states} states");
     assert!(scenes > 1_200 && states > 40_000, "{scenes} {states}");
 }
 
 #[test]
 fn three_actors() {
-    let (scenes, states) = all_hold(3);
+    let (scenes, states) = all_hold(&scenes(3));
     eprintln!("{scenes} scenes, {states} states");
     assert!(scenes > 8_000 && states > 2_000_000, "{scenes} {states}");
+}
+
+#[test]
+fn up_to_two_actors_on_the_way_back() {
+    let (one, few) = all_hold(&scenes_back(1));
+    let (scenes, states) = all_hold(&scenes_back(2));
+    eprintln!("{one} and {scenes} scenes, {few} and {states} states");
+    assert!(one >= 10 && scenes > 200, "{one} {scenes}");
+}
+
+#[test]
+fn three_actors_on_the_way_back() {
+    let (scenes, states) = all_hold(&scenes_back(3));
+    eprintln!("{scenes} scenes, {states} states");
 }
 
 /// Each order that is not as documented is seen, and for the reason that it is documented for.
 #[test]
 fn wrong_orders_are_found() {
     use Actor::*;
-    let cases: &[(Wrong, &[Actor], State, u8, &str)] = &[
+    type Case<'a> = (Wrong, &'a [Actor], Beginning, &'a str);
+    let cases: &[Case<'_>] = &[
         (
             Wrong::LeafBeforeFlush,
             &[Huge(0), Hardware(0)],
-            State::Flat,
-            4,
+            (State::Flat, 4, 0),
             "I3: ",
         ),
         (
             Wrong::FlushBeforeStore,
             &[Huge(0), Hardware(0)],
-            State::Flat,
-            4,
+            (State::Flat, 4, 0),
             "I3: ",
         ),
-        (Wrong::LeafBesideFlat, &[Huge(0)], State::Flat, 4, "I1: "),
+        (
+            Wrong::LeafBesideFlat,
+            &[Huge(0)],
+            (State::Flat, 4, 0),
+            "I1: ",
+        ),
         (
             Wrong::DetachBeforeFlush,
             &[Hugetlb(0), Fast(0)],
-            State::Flat,
-            4,
+            (State::Flat, 4, 0),
             "I7: a walk by value",
         ),
         (
             Wrong::DetachBeforeFlush,
             &[Collapse(0), Hardware(1)],
-            State::Flat,
-            5,
+            (State::Flat, 5, 0),
             "I7: hardware",
         ),
         (
             Wrong::DetachUnflushed,
             &[Unmap(0), Hugetlb(0), Hardware(0)],
-            State::Attached,
-            5,
+            (State::Attached, 5, 0),
             "I7: hardware",
         ),
         (
             Wrong::FreeBeforeFlush,
             &[Exit, Fast(0)],
-            State::Flat,
-            0,
+            (State::Flat, 0, 0),
             "I7: a walk by value",
         ),
         (
             Wrong::FreeBeforeFlush,
             &[Exit, Hardware(0)],
-            State::Flat,
-            0,
+            (State::Flat, 0, 0),
             "I7: hardware",
         ),
         (
             Wrong::FreeBeforeFlush,
             &[Exit, Hardware(0)],
-            State::Attached,
-            0,
+            (State::Attached, 0, 0),
             "I7: hardware",
         ),
         // H1
         (
             Wrong::ListInSlice,
             &[Exit, Fast(0)],
-            State::Flat,
-            0,
+            (State::Flat, 0, 0),
             "I7: a walk by value",
         ),
         // H3
         (
             Wrong::NoRecheck,
             &[Read(0), Hugetlb(0)],
-            State::Flat,
-            4,
+            (State::Flat, 4, 0),
             "I2: the walk",
         ),
         (
             Wrong::NoRecheck,
             &[Touch(1), Collapse(0)],
-            State::Flat,
-            5,
+            (State::Flat, 5, 0),
             "I2: the walk",
         ),
         // H4, both orders, and H5
         (
             Wrong::UsedIgnored,
             &[Unmap(0), Hugetlb(1)],
-            State::Flat,
-            5,
+            (State::Flat, 5, 0),
             "a table is freed twice",
         ),
         (
             Wrong::UsedIgnored,
             &[MoveAway(0)],
-            State::Flat,
-            5,
+            (State::Flat, 5, 0),
             "a table that holds something",
         ),
         (
             Wrong::PutUnlocked,
             &[Unmap(0), Hugetlb(1)],
-            State::Flat,
-            5,
+            (State::Flat, 5, 0),
             "slice 0 is lost",
         ),
         (
             Wrong::TakeUnlocked,
             &[Touch(0), Hugetlb(0)],
-            State::Flat,
-            4,
+            (State::Flat, 4, 0),
             "",
         ),
         (
             Wrong::ReclaimPutsLater,
             &[Touch(0), Reclaim(0), Collapse(0)],
-            State::Flat,
-            4,
+            (State::Flat, 4, 0),
             "a table is freed twice",
         ),
         // H14
         (
             Wrong::PutIgnoresEntry,
             &[Touch(0), Reclaim(0)],
-            State::Flat,
-            4,
+            (State::Flat, 4, 0),
             "I4: window 0",
         ),
         // H8
         (
             Wrong::NoSyncNoRcu,
             &[Hugetlb(0), Fast(0)],
-            State::Flat,
-            4,
+            (State::Flat, 4, 0),
             "I7: a walk by value",
         ),
+        // I9
+        (
+            Wrong::FlatWithoutRcu,
+            &[Read(0), Detach, Promote(1)],
+            (State::Flat, 0, 0),
+            "I2: the walk",
+        ),
+        (
+            Wrong::FlatBlindly,
+            &[Flatten],
+            (State::Attached, 6, 1),
+            "I1: window 0",
+        ),
+        (
+            Wrong::FlatUnlocked,
+            &[Flatten, Huge(0)],
+            (State::Attached, 6, 0),
+            "I1: window 0",
+        ),
+        (
+            Wrong::MergeBeforeFlush,
+            &[Migrate(0), Hardware(0)],
+            (State::Attached, 6, 1),
+            "the dirty bit of window 0 is lost",
+        ),
+        (
+            Wrong::UnlockBeforeMerge,
+            &[Migrate(0), Hardware(0), Rmap(0)],
+            (State::Attached, 6, 1),
+            "the dirty bit of window 0 is lost",
+        ),
+        (
+            Wrong::MigrateFreesAtOnce,
+            &[Migrate(0), Read(0)],
+            (State::Attached, 6, 1),
+            "I7: a walk",
+        ),
+        (
+            Wrong::MigrateEmpties,
+            &[Migrate(0), Rmap(0)],
+            (State::Attached, 6, 1),
+            "rmap misses",
+        ),
+        (
+            Wrong::CopyUnlocked,
+            &[Migrate(0), Rmap(0)],
+            (State::Attached, 6, 1),
+            "the page of window 0 was unmapped and is mapped",
+        ),
+        (
+            Wrong::RmapNoRecheck,
+            &[Migrate(0), Rmap(0)],
+            (State::Attached, 6, 1),
+            "the page of window 0 was unmapped and is mapped",
+        ),
+        (
+            Wrong::FastNoRecheck,
+            &[Migrate(0), Rmap(0), Fast(0)],
+            (State::Attached, 6, 1),
+            "a walk by value keeps a page",
+        ),
+        // Why T9 holds mmap_lock for writing.
+        (
+            Wrong::FaultNoRecheck,
+            &[Migrate(0), Touch(0), Rmap(0)],
+            (State::Attached, 6, 1),
+            "a page was mapped where nobody finds it",
+        ),
     ];
-    for (wrong, actors, state, used, why) in cases {
+    for (wrong, actors, (state, used, foreign), why) in cases {
         let scene = Scene {
             actors: actors.to_vec(),
             state: *state,
             used: *used,
+            foreign: *foreign,
         };
         let found = search(&scene, *wrong).wrong;
         let found = found.unwrap_or_else(|| panic!("{wrong:?} is not noticed in {scene:?}"));
@@ -265,7 +407,50 @@ fn wrong_orders_are_found() {
         assert!(search(&scene, Wrong::Nothing).wrong.is_none(), "{scene:?}");
     }
     let tried: std::collections::HashSet<Wrong> = cases.iter().map(|c| c.0).collect();
-    assert_eq!(tried.len() + 1, Wrong::ALL.len());
+    assert_eq!(
+        tried.len() + 1 + NEEDED_WITH_ANOTHER.len(),
+        Wrong::ALL.len()
+    );
+}
+
+/// Orders that do no harm alone.
+const NEEDED_WITH_ANOTHER: [Wrong; 2] = [Wrong::FreeWithoutRcu, Wrong::MigrateNoSync];
+
+/// The flush of T9 interrupts, and GUP-fast looks a second time: one of the two is enough. T5 frees by RCU
+/// for the sake of who knows a table from before; a walk that is led to a freed slice by an old value of
+/// the slot sees that the slot is another now, as T10 waits (I9).
+#[test]
+fn one_of_two_guards_is_enough() {
+    for wrong in NEEDED_WITH_ANOTHER {
+        for scene in scenes_back(2) {
+            let found = search(&scene, wrong).wrong;
+            assert!(found.is_none(), "{wrong:?}, {scene:?}: {found:?}");
+        }
+        let threes: [(&[Actor], Beginning); 3] = [
+            (
+                &[Actor::Read(0), Actor::Detach, Actor::Promote(1)],
+                (State::Flat, 0, 0),
+            ),
+            (
+                &[Actor::Fast(0), Actor::Detach, Actor::Promote(1)],
+                (State::Flat, 0, 0),
+            ),
+            (
+                &[Actor::Migrate(0), Actor::Rmap(0), Actor::Fast(0)],
+                (State::Attached, 6, 1),
+            ),
+        ];
+        for (actors, (state, used, foreign)) in threes {
+            let scene = Scene {
+                actors: actors.to_vec(),
+                state,
+                used,
+                foreign,
+            };
+            let found = search(&scene, wrong).wrong;
+            assert!(found.is_none(), "{wrong:?}, {scene:?}: {found:?}");
+        }
+    }
 }
 
 /// How an installer of a node ended (T1).

@@ -6,9 +6,10 @@ use fpt_core::counters::{Counter, KindCounter};
 use fpt_core::geometry::{Level, Mode, NodeKind};
 use fpt_core::policy::Policy;
 use fpt_host::oracle::{Harness, Op, Place, Seen};
+use fpt_host::promote::{Promoted, Wish};
 use fpt_host::world::{Fail, World};
 use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
+use proptest::test_runner::{RngSeed, TestRunner};
 
 fn place() -> impl Strategy<Value = Place> {
     (0..4u8, 0..7u8, 0..7u8, 0..7u8).prop_map(|(a, b, c, d)| Place(a, b, c, d))
@@ -21,6 +22,14 @@ fn level() -> impl Strategy<Value = Level> {
         Just(Level::L3),
         Just(Level::L4)
     ]
+}
+
+fn wish(asked: bool) -> Wish {
+    if asked {
+        Wish::Asked
+    } else {
+        Wish::Policy
+    }
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -38,6 +47,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => place().prop_map(Op::Collapse),
         1 => place().prop_map(Op::Split),
         1 => place().prop_map(Op::Demote),
+        3 => (place(), any::<bool>()).prop_map(|(p, asked)| Op::Flatten(p, wish(asked))),
         3 => Just(Op::Fork),
         2 => any::<bool>().prop_map(|kept| Op::Exit { kept }),
         3 => any::<u8>().prop_map(Op::Switch),
@@ -53,7 +63,7 @@ fn setup() -> impl Strategy<Value = (u32, bool, u64, u64, Policy, u64, Fail)> {
         prop::bool::weighted(0.1),
         prop_oneof![3 => Just(u64::MAX), 1 => 0..6u64],
         prop_oneof![3 => Just(u64::MAX), 1 => 0..4u64],
-        prop_oneof![3 => Just(Policy::Eager), 1 => Just(Policy::Size)],
+        prop_oneof![3 => Just(Policy::Eager), 1 => Just(Policy::Size), 2 => Just(Policy::Auto)],
         prop_oneof![Just(0u64), Just(16384), Just(1 << 21)],
         prop_oneof![
             4 => Just(Fail::Never),
@@ -84,6 +94,9 @@ fn run(
         policy,
         min_span,
         fail,
+        // Small address spaces have something to waste, every second one.
+        waste_permille: if pool_cap % 2 == 0 { 1 << 20 } else { 5 },
+        locked: min_span == 0,
         ..World::default()
     };
     let Ok(mut h) = Harness::new(world, mode) else {
@@ -142,7 +155,27 @@ sequences! {
     radix Mode::Radix;
     l4l3 Mode::L4L3;
     l3l2 Mode::L3L2;
-    l4l3_l2l1 Mode::L4L3L2L1;
+}
+
+/// The same, and the sequences reach the way back: spans that become flat, those that something else than
+/// tables keeps from it, and those that the policy leaves as they are.
+#[test]
+fn l4l3_l2l1() {
+    let total = std::cell::RefCell::new([0u64; 3]);
+    let sequences = (setup(), prop::collection::vec(op(), 1..48));
+    TestRunner::new(config())
+        .run(&sequences, |(setup, ops)| {
+            let seen = run(Mode::L4L3L2L1, setup, &ops);
+            let new = [seen.flattened, seen.not_flattened, seen.not_promoted];
+            for (sum, n) in total.borrow_mut().iter_mut().zip(new) {
+                *sum += n;
+            }
+            Ok(())
+        })
+        .unwrap();
+    let total = total.into_inner();
+    eprintln!("flattened, kept by what is there, by policy: {total:?}");
+    assert!(total.iter().all(|n| *n > 0), "{total:?}");
 }
 
 /// A sequence that touches every kind of operation, for the tests below.
@@ -175,6 +208,8 @@ fn scenario() -> Vec<Op> {
         Op::Hugetlb(Place(2, 6, 0, 0), false),
         Op::Hugetlb(Place(2, 5, 0, 0), true),
         Op::MoveGib(Place(2, 6, 0, 0), Place(0, 5, 0, 0)),
+        Op::Flatten(Place(0, 5, 0, 0), Wish::Asked),
+        Op::Flatten(Place(1, 6, 0, 0), Wish::Asked),
         Op::Fork,
         Op::UnmapSpan(Place(3, 3, 0, 0), Level::L4),
         Op::Unmap(Place(0, 6, 6, 6), Place(2, 2, 4, 5)),
@@ -189,6 +224,64 @@ fn scenario() -> Vec<Op> {
         Op::Fork,
     ]);
     ops
+}
+
+/// Spans in use become flat, for who asks and where it pays, and their contents stay.
+#[test]
+fn spans_in_use_become_flat() {
+    let flat = Op::Flatten(Place(0, 0, 0, 0), Wish::Asked);
+    let by_policy = Op::Flatten(Place(0, 0, 0, 0), Wish::Policy);
+    let auto = || World {
+        policy: Policy::Auto,
+        ..World::default()
+    };
+    let promoted = |h: &Harness| h.world.counter(Counter::PROMOTED);
+    let moved = |h: &Harness| h.world.counter(Counter::MIGRATED_TABLES);
+    // Asked for: two tables, a node that nobody counts as waste.
+    let mut h = Harness::new(auto(), Mode::L4L3L2L1).unwrap();
+    h.step(flat);
+    h.step(Op::Map(Place(0, 0, 0, 0), 3));
+    h.step(Op::Map(Place(0, 0, 6, 6), 1));
+    assert_eq!((h.procs[0].mm.nodes(&h.world), promoted(&h)), (0, 0));
+    h.step(by_policy);
+    assert_eq!((h.seen.not_promoted, promoted(&h)), (1, 0));
+    h.step(flat);
+    h.compare();
+    assert_eq!((h.seen.flattened, promoted(&h), moved(&h)), (1, 1, 2));
+    assert_eq!(
+        (h.procs[0].mm.wasted, h.procs[0].mm.nodes(&h.world)),
+        (0, 1)
+    );
+    assert!(h.seen.short_walks > 0);
+    // A huge page leads hardware out of it; once it is gone the way back copies nothing.
+    h.step(Op::MapHuge2M(Place(0, 0, 3, 0)));
+    h.step(flat);
+    assert_eq!((h.seen.not_flattened, h.seen.flattened), (1, 1));
+    h.step(Op::Unmap(Place(0, 0, 3, 0), Place(0, 0, 3, 0)));
+    h.step(flat);
+    h.compare();
+    assert_eq!((h.seen.flattened, promoted(&h), moved(&h)), (2, 1, 2));
+    h.finish();
+
+    // By policy: 16 tables, and not one page more of waste than the budget has, until they have moved.
+    for (pages, yes) in [(512_000 / 5 - 1, false), (512_000 / 5, true)] {
+        let mut h = Harness::new(auto(), Mode::L4L3L2L1).unwrap();
+        for window in 0..16u64 {
+            let p = &mut h.procs[0];
+            let leaf = 0x1000 | 0x8000_0000_0000_0025;
+            p.mm.map(&mut h.world, window << 21, leaf).unwrap();
+        }
+        h.procs[0].mm.total_vm = pages * 4096;
+        let p = &mut h.procs[0].mm;
+        let got = p.promote(&mut h.world, 0, Wish::Policy);
+        assert_eq!(got == Promoted::Flat, yes, "{got:?}");
+        assert_eq!(p.wasted, if yes { 496 } else { 0 });
+        // Who asks for it pays nothing more.
+        let _ = p.promote(&mut h.world, 0, Wish::Asked);
+        assert_eq!(p.wasted, if yes { 496 } else { 0 });
+        assert_eq!(p.nodes(&h.world), 1);
+        h.finish();
+    }
 }
 
 /// What the scenario needs in requests, with nothing failing.
@@ -461,7 +554,7 @@ fn broken_invariants_are_noticed() {
     use fpt_core::entry::{ACCESSED, FLAT, PRESENT, PSE};
     type Break = fn(&mut Harness, PhysAddr);
     let index = |h: &Harness, block: PhysAddr| h.world.nodes[&block].index;
-    let breaks: [(&str, Break); 8] = [
+    let breaks: [(&str, Break); 9] = [
         ("I4, slice 3", |h, b| {
             let at = h.world.nodes[&b].index.offset(3 * 8);
             h.world.mem.write(at, b.as_u64() + 3 * 4096 + 0x67);
@@ -494,6 +587,7 @@ fn broken_invariants_are_noticed() {
             h.world.mem.write(slot, index.as_u64() | flags & !FLAT);
         }),
         ("I10", |h, _| h.procs[0].mm.pgtables_bytes += 4096),
+        ("waste", |h, _| h.procs[0].mm.wasted += 1),
     ];
     for mode in [Mode::L3L2, Mode::L4L3L2L1] {
         for (what, harm) in &breaks {

@@ -3,7 +3,7 @@
 //! The life of a span against a set of numbers and a name for where it stands.
 
 use fpt_core::addr::PhysAddr;
-use fpt_core::entry::{Entry, ACCESSED, DIRTY, NX, PRESENT, TABLE_FLAGS};
+use fpt_core::entry::{Entry, ACCESSED, DIRTY, NX, PRESENT, PSE, TABLE_FLAGS};
 use fpt_core::geometry::{NodeKind, SLICES};
 use fpt_core::span::{is_own, own_entry, Event, Span, State, View, LOOK_LIVES};
 use proptest::prelude::*;
@@ -20,15 +20,21 @@ enum Now {
     OwnNotAccessed,
     OtherSlice,
     Leaf,
+    Huge,
+    Swap,
+    Foreign,
 }
 
 impl Now {
-    const ALL: [Now; 5] = [
+    const ALL: [Now; 8] = [
         Now::None,
         Now::Own,
         Now::OwnNotAccessed,
         Now::OtherSlice,
         Now::Leaf,
+        Now::Huge,
+        Now::Swap,
+        Now::Foreign,
     ];
 
     fn entry(self, i: u32) -> Entry {
@@ -39,6 +45,9 @@ impl Now {
             Now::OwnNotAccessed => Entry::new(own.as_u64() & !ACCESSED),
             Now::OtherSlice => own_entry(BLOCK, i ^ 1),
             Now::Leaf => Entry::new(own.as_u64() | NX | DIRTY),
+            Now::Huge => Entry::new(0x4000_0000 | PRESENT | PSE),
+            Now::Swap => Entry::new(0x4000_0000),
+            Now::Foreign => Entry::new(0x5000_0000 | TABLE_FLAGS),
         }
     }
 
@@ -53,6 +62,10 @@ enum Step {
     Take(u32),
     Put(u32, Now),
     Happens(Event),
+    Attach,
+    Adopt(u32, Now),
+    /// With this at one index, and what should be there at the others.
+    Flatten(Option<(u32, Now)>),
     Gather,
     Retire(bool),
 }
@@ -114,6 +127,27 @@ impl Model {
                 }
             }
             Step::Happens(event) => self.happens(span, event),
+            Step::Attach => {
+                if let View::Ready(ready) = span.view() {
+                    let _attached = ready.attach();
+                    assert_eq!(self.state, State::Ready);
+                    self.state = State::Attached;
+                    self.lives = None;
+                }
+            }
+            Step::Adopt(i, now) => {
+                let yes = self.state == State::Attached
+                    && self.kind == NodeKind::Bottom
+                    && now == Now::Foreign
+                    && i < SLICES
+                    && !self.used.contains(&i);
+                let want = yes.then(|| own_entry(BLOCK, i));
+                assert_eq!(span.adopt(BLOCK, i, now.entry(i)), want);
+                if yes {
+                    self.used.insert(i);
+                }
+            }
+            Step::Flatten(odd) => self.flatten(span, odd),
             Step::Gather => {
                 let was = self.in_tree();
                 match span.view() {
@@ -148,6 +182,37 @@ impl Model {
         self.compare(span);
     }
 
+    fn flatten(&mut self, span: &mut Span, odd: Option<(u32, Now)>) {
+        let View::Attached(attached) = span.view() else {
+            assert_ne!(self.state, State::Attached);
+            return;
+        };
+        assert_eq!(self.state, State::Attached);
+        let mut asked = 0;
+        let got = attached.flatten(BLOCK, |i| {
+            asked += 1;
+            match (odd, self.used.contains(&i)) {
+                (Some((at, now)), _) if at == i => now.entry(i),
+                (_, true) => own_entry(BLOCK, i),
+                (_, false) => Entry::NONE,
+            }
+        });
+        let fits = odd.is_none_or(|(i, now)| {
+            i >= SLICES
+                || if self.used.contains(&i) {
+                    now.is_own()
+                } else {
+                    now == Now::None
+                }
+        });
+        let want = Entry::node(BLOCK, self.kind, TABLE_FLAGS).filter(|_| fits);
+        assert_eq!(got.map(|(_, entry)| entry), want);
+        if fits {
+            assert_eq!(asked, SLICES);
+            self.state = State::Flat;
+        }
+    }
+
     fn happens(&mut self, span: &mut Span, event: Event) {
         let to = event.demands();
         let was = self.state;
@@ -171,8 +236,9 @@ impl Model {
         let flushed = unflushed.flushed();
         self.state = to;
         if to == State::Loose {
-            let unused = flushed.detach();
+            let unused = flushed.detach().nr_unused();
             assert_eq!(unused as usize, 512 - self.used.len());
+            assert_eq!(span.nr_unused(), unused);
         }
     }
 
@@ -204,8 +270,12 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         2 => Just(Step::Born),
         12 => index.clone().prop_map(Step::Take),
-        8 => (index, 0..5usize).prop_map(|(i, n)| Step::Put(i, Now::ALL[n])),
-        4 => (index2, 0..5usize).prop_map(|(i, n)| Step::Put(i, Now::ALL[n])),
+        8 => (index.clone(), 0..8usize).prop_map(|(i, n)| Step::Put(i, Now::ALL[n])),
+        4 => (index2, 0..8usize).prop_map(|(i, n)| Step::Put(i, Now::ALL[n])),
+        1 => Just(Step::Attach),
+        6 => (index.clone(), 0..8usize).prop_map(|(i, n)| Step::Adopt(i, Now::ALL[n])),
+        2 => Just(Step::Flatten(None)),
+        1 => (index, 0..8usize).prop_map(|(i, n)| Step::Flatten(Some((i, Now::ALL[n])))),
         1 => (0..6usize).prop_map(|n| Step::Happens(EVENTS[n])),
         1 => Just(Step::Gather),
         2 => any::<bool>().prop_map(Step::Retire),
@@ -226,7 +296,7 @@ proptest! {
     }
 }
 
-/// Every sequence of up to six steps of a small alphabet, from birth on.
+/// Every sequence of up to five steps of a small alphabet.
 #[test]
 fn every_short_sequence() {
     let alphabet = [
@@ -241,12 +311,15 @@ fn every_short_sequence() {
         Step::Retire(false),
         Step::Retire(true),
         Step::Born,
+        Step::Attach,
+        Step::Adopt(0, Now::Foreign),
+        Step::Flatten(None),
+        Step::Flatten(Some((0, Now::Huge))),
     ];
     let n = alphabet.len();
     let mut ends = [0u32; 5];
     for mut code in 0..n.pow(5) {
         let (mut span, mut model) = (Span::new(NodeKind::Bottom), Model::new(NodeKind::Bottom));
-        model.step(&mut span, Step::Born);
         for _ in 0..5 {
             model.step(&mut span, alphabet[code % n]);
             code /= n;
@@ -336,4 +409,58 @@ fn numbers_are_stable() {
     // State, kind, lives and a byte; a number; 512 bits.
     assert_eq!(std::mem::size_of::<Span>(), 8 + 64);
     assert!(!is_own(BLOCK, 0, Entry::NONE));
+}
+
+/// Nothing of a node's own, or that is no table, is adopted; nor anything while hardware reads the node.
+#[test]
+fn only_foreign_tables_are_adopted() {
+    let attached = |kind| {
+        let mut span = Span::new(kind);
+        let View::Ready(ready) = span.view() else {
+            panic!("ready")
+        };
+        let _ = ready.attach();
+        span
+    };
+    for i in [0, 1, 255, 511] {
+        for now in Now::ALL {
+            let mut span = attached(NodeKind::Bottom);
+            let yes = now == Now::Foreign;
+            assert_eq!(span.adopt(BLOCK, i, now.entry(i)).is_some(), yes, "{now:?}");
+            assert_eq!(span.is_used(i), yes);
+            // It has its table now, and L3+L2 nodes never get one.
+            assert_eq!(span.adopt(BLOCK, i, Now::Foreign.entry(i)).is_some(), !yes);
+            assert!(attached(NodeKind::Mid)
+                .adopt(BLOCK, i, now.entry(i))
+                .is_none());
+        }
+        // The tables just before and behind the node are others'.
+        for pa in [BLOCK.as_u64() - 4096, BLOCK.as_u64() + (2 << 20)] {
+            let entry = Entry::new(pa | TABLE_FLAGS);
+            assert!(attached(NodeKind::Bottom).adopt(BLOCK, i, entry).is_some());
+        }
+    }
+    assert!(attached(NodeKind::Bottom)
+        .adopt(BLOCK, 512, Now::Foreign.entry(0))
+        .is_none());
+    let mut span = attached(NodeKind::Bottom);
+    let View::Attached(at) = span.view() else {
+        panic!("attached")
+    };
+    assert!(at.flatten(BLOCK, |_| Entry::NONE).is_some());
+    assert!(span.adopt(BLOCK, 0, Now::Foreign.entry(0)).is_none());
+}
+
+/// A block that no entry can express is not flattened.
+#[test]
+fn odd_blocks_are_not_flattened() {
+    let mut span = Span::new(NodeKind::Bottom);
+    let View::Ready(ready) = span.view() else {
+        panic!("ready")
+    };
+    let attached = ready.attach();
+    assert!(attached
+        .flatten(PhysAddr::new(0x20_1000), |_| Entry::NONE)
+        .is_none());
+    assert_eq!(span.state(), State::Attached);
 }

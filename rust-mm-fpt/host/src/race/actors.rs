@@ -5,8 +5,10 @@
 //! Each step is one load or store that others can see, or one lock taken. The numbers are program
 //! counters; an order that [`Wrong`] names is the same steps at other numbers.
 
-use super::{bring, own, page, Cache, Fault, Local, Sim, Wrong, BLOCK, INDEX, LEAF, WINDOWS};
-use fpt_core::entry::{Entry, FLAT, PRESENT, PSE, TABLE_FLAGS};
+use super::{
+    bring, own, page, promote, walks, Fault, Local, Sim, Wrong, BLOCK, INDEX, LEAF, WINDOWS,
+};
+use fpt_core::entry::{Entry, PRESENT, PSE, TABLE_FLAGS};
 use fpt_core::span::{Event, State, View};
 use fpt_core::walk::{below, Below};
 
@@ -35,18 +37,30 @@ pub enum Actor {
     Read(usize),
     /// Walks to the window with interrupts off, by value.
     Fast(usize),
-    /// A processor's walks, with what it cached before.
+    /// A processor's walks, with what it cached before. It writes to the page.
     Hardware(usize),
+    /// Walks to the window as `page_vma_mapped_walk()` does, and takes its page out.
+    Rmap(usize),
+    /// Makes the table in the slot an index page (T8).
+    Attach,
+    /// Moves the window's table into its slice (T9).
+    Migrate(usize),
+    /// Has hardware read the node (T10).
+    Flatten,
+    /// T8, an RCU period, T9 and T10.
+    Promote(usize),
+    /// Makes the span conventional (T5).
+    Detach,
 }
 
 /// Who makes a step, and what is wrong.
-type Who = (usize, Wrong);
+pub(super) type Who = (usize, Wrong);
 
 impl Actor {
     /// Its window.
     pub fn window(self) -> Option<usize> {
         match self {
-            Actor::Exit => None,
+            Actor::Exit | Actor::Attach | Actor::Flatten | Actor::Detach => None,
             Actor::Touch(w)
             | Actor::Unmap(w)
             | Actor::Reclaim(w)
@@ -56,7 +70,10 @@ impl Actor {
             | Actor::MoveAway(w)
             | Actor::Read(w)
             | Actor::Fast(w)
-            | Actor::Hardware(w) => Some(w),
+            | Actor::Hardware(w)
+            | Actor::Rmap(w)
+            | Actor::Migrate(w)
+            | Actor::Promote(w) => Some(w),
         }
     }
 
@@ -71,35 +88,41 @@ impl Actor {
             Actor::Collapse(w) => collapse(sim, who, w, all),
             Actor::MoveAway(w) => move_away(sim, who, w, all),
             Actor::Exit => exit(sim, who, all),
-            Actor::Read(w) => read(sim, who, w),
-            Actor::Fast(w) => fast(sim, who, w),
-            Actor::Hardware(w) => hardware(sim, who.0, w),
+            Actor::Read(w) => walks::read(sim, who, w),
+            Actor::Fast(w) => walks::fast(sim, who, w),
+            Actor::Hardware(w) => walks::hardware(sim, who.0, w),
+            Actor::Rmap(w) => walks::rmap(sim, who, w),
+            Actor::Attach => Ok(promote::attach(sim, who, (0, None))),
+            Actor::Migrate(w) => promote::migrate(sim, who, w, (0, None), all),
+            Actor::Flatten => Ok(promote::flatten(sim, who, (0, None))),
+            Actor::Promote(w) => promote::promote(sim, who, w, all),
+            Actor::Detach => promote::detach(sim, who, all),
         }
     }
 }
 
-fn next(local: &mut Local) -> bool {
+pub(super) fn next(local: &mut Local) -> bool {
     local.pc += 1;
     true
 }
 
-fn goto(sim: &mut Sim, me: usize, pc: u8) -> bool {
+pub(super) fn goto(sim: &mut Sim, me: usize, pc: u8) -> bool {
     sim.locals[me].pc = pc;
     true
 }
 
-fn done(sim: &mut Sim, me: usize) -> bool {
+pub(super) fn done(sim: &mut Sim, me: usize) -> bool {
     sim.leave(me);
     sim.locals[me].done = true;
     true
 }
 
-fn is_table(entry: u64) -> bool {
+pub(super) fn is_table(entry: u64) -> bool {
     entry & (PRESENT | PSE) == PRESENT
 }
 
 /// Takes the lock of the index page, or waits.
-fn lock_pml(sim: &mut Sim, me: usize) -> bool {
+pub(super) fn lock_pml(sim: &mut Sim, me: usize) -> bool {
     if sim.pml.is_some() {
         return false;
     }
@@ -109,7 +132,7 @@ fn lock_pml(sim: &mut Sim, me: usize) -> bool {
 
 /// What [`below`] says, as the address of a `struct page` or of the table. In register `a` the slot's
 /// value, in `b` what becomes of it.
-fn pmd_offset(sim: &mut Sim, (me, wrong): Who, w: usize) -> Result<bool, Fault> {
+pub(super) fn pmd_offset(sim: &mut Sim, (me, wrong): Who, w: usize) -> Result<bool, Fault> {
     let index = INDEX.as_u64();
     let Local { pc, a, .. } = sim.locals[me];
     match pc {
@@ -154,30 +177,9 @@ fn pmd_offset(sim: &mut Sim, (me, wrong): Who, w: usize) -> Result<bool, Fault> 
 }
 
 /// Reads the window's entry; in register `a`.
-fn read_entry(sim: &mut Sim, me: usize, w: usize) -> u64 {
+pub(super) fn read_entry(sim: &mut Sim, me: usize, w: usize) -> u64 {
     sim.locals[me].a = sim.index[w];
     sim.index[w]
-}
-
-fn read(sim: &mut Sim, who: Who, w: usize) -> Result<bool, Fault> {
-    let me = who.0;
-    match sim.locals[me].pc {
-        0..=2 => pmd_offset(sim, who, w),
-        3 => {
-            pmd_offset(sim, who, w)?;
-            // rcu_read_lock() of pte_offset_map()
-            sim.locals[me].rcu = true;
-            if !is_table(read_entry(sim, me, w)) {
-                return Ok(done(sim, me));
-            }
-            Ok(next(&mut sim.locals[me]))
-        }
-        _ => {
-            let entry = sim.locals[me].a;
-            sim.load(entry, "a walk")?;
-            Ok(done(sim, me))
-        }
-    }
 }
 
 fn touch(sim: &mut Sim, who: Who, w: usize) -> Result<bool, Fault> {
@@ -247,10 +249,12 @@ fn touch(sim: &mut Sim, who: Who, w: usize) -> Result<bool, Fault> {
             Ok(next(&mut sim.locals[me]))
         }
         10 => {
-            let same = sim.index[w] == b;
-            if same {
-                sim.load(b, "a fault")?;
+            let same = sim.index[w] == b || wrong == Wrong::FaultNoRecheck;
+            if same && sim.load(b, "a fault")? == 0 {
                 sim.table(b).word = 0x10 + me as u8;
+            }
+            if same && sim.mapped(w) == 0 {
+                return Err("a page was mapped where nobody finds it".into());
             }
             sim.table(b).lock = None;
             sim.leave(me);
@@ -287,7 +291,7 @@ fn unmap(sim: &mut Sim, who: Who, w: usize, all: &[Actor]) -> Result<bool, Fault
             if !page(sim.table(a).lock) {
                 return Ok(false);
             }
-            sim.table(a).word = 0;
+            sim.zap(a, w)?;
             Ok(next(&mut sim.locals[me]))
         }
         // free_pte_range(): pmd_clear()
@@ -384,14 +388,14 @@ fn pte_free_tlb(sim: &mut Sim, who: Who, w: usize, all: &[Actor]) -> Result<bool
 }
 
 /// An RCU period begins.
-fn wait(sim: &mut Sim, me: usize) -> bool {
+pub(super) fn wait(sim: &mut Sim, me: usize) -> bool {
     sim.locals[me].waits = sim.sections() & !(1 << me);
     next(&mut sim.locals[me])
 }
 
 /// The steps from the event at an entry to where the entry may change, at program counters `from` to
 /// `from + 4`. The lock of the index page is held.
-fn event(
+pub(super) fn event(
     sim: &mut Sim,
     who: Who,
     (from, event): (u8, Event),
@@ -423,7 +427,7 @@ fn event(
     }
 }
 
-fn unflat_lock(sim: &mut Sim, me: usize) -> bool {
+pub(super) fn unflat_lock(sim: &mut Sim, me: usize) -> bool {
     if sim.page_table_lock.is_some() {
         return false;
     }
@@ -470,7 +474,7 @@ fn detach(sim: &mut Sim, wrong: Wrong) {
     }
     sim.leftovers = unused;
     sim.waits = match wrong {
-        Wrong::NoSyncNoRcu | Wrong::DetachBeforeFlush => 0,
+        Wrong::NoSyncNoRcu | Wrong::DetachBeforeFlush | Wrong::FreeWithoutRcu => 0,
         _ => sim.sections(),
     };
 }
@@ -524,6 +528,7 @@ fn collapse(sim: &mut Sim, who: Who, w: usize, all: &[Actor]) -> Result<bool, Fa
             sim.table(a).lock = Some(me as u8);
             Ok(next(&mut sim.locals[me]))
         }
+        3 if a != own(w) => Ok(goto(sim, me, 7)),
         3..=6 => event(sim, who, (3, Event::Collapse), all),
         7 => {
             sim.index[w] = 0;
@@ -537,7 +542,7 @@ fn collapse(sim: &mut Sim, who: Who, w: usize, all: &[Actor]) -> Result<bool, Fa
         }
         9 => {
             sim.load(a, "collapse")?;
-            sim.table(a).word = 0;
+            sim.zap(a, w)?;
             sim.table(a).lock = None;
             sim.pml = None;
             Ok(next(&mut sim.locals[me]))
@@ -645,94 +650,4 @@ fn exit(sim: &mut Sim, (me, wrong): Who, all: &[Actor]) -> Result<bool, Fault> {
             Ok(done(sim, me))
         }
     }
-}
-
-fn fast(sim: &mut Sim, (me, _): Who, w: usize) -> Result<bool, Fault> {
-    let Local { pc, a, .. } = sim.locals[me];
-    match pc {
-        0 => {
-            sim.locals[me].irq_off = true;
-            sim.locals[me].a = sim.slot;
-            if sim.slot == 0 {
-                return Ok(done(sim, me));
-            }
-            Ok(next(&mut sim.locals[me]))
-        }
-        1 => {
-            if a & FLAT != 0 && !sim.slices[w].named {
-                return Err("I7: a walk by value does not lead to the index page".into());
-            }
-            Ok(next(&mut sim.locals[me]))
-        }
-        2 => {
-            if !sim.index_live {
-                return Err("I7: a walk by value reads an index page that is free".into());
-            }
-            if !is_table(read_entry(sim, me, w)) {
-                return Ok(done(sim, me));
-            }
-            Ok(next(&mut sim.locals[me]))
-        }
-        _ => {
-            sim.load(a, "a walk by value")?;
-            Ok(done(sim, me))
-        }
-    }
-}
-
-/// Two walks, so that the second uses what the first cached.
-fn hardware(sim: &mut Sim, me: usize, w: usize) -> Result<bool, Fault> {
-    let Local { pc, b, .. } = sim.locals[me];
-    match pc {
-        0 => {
-            sim.locals[me].irq_off = true;
-            if sim.locals[me].cache.slot == 0 {
-                sim.locals[me].cache.slot = sim.slot;
-            }
-            if sim.locals[me].cache.slot == 0 {
-                return Ok(walked(sim, me, true));
-            }
-            Ok(next(&mut sim.locals[me]))
-        }
-        1 => {
-            let Cache { slot, pde } = sim.locals[me].cache;
-            if let Below::Slice(_) = below(Entry::new(slot), w as u32) {
-                if sim.load(own(w), "hardware")? == 0 {
-                    return Ok(walked(sim, me, true));
-                }
-                return Ok(walked(sim, me, false));
-            }
-            let mut entry = pde[w];
-            if entry == 0 {
-                if !sim.index_live {
-                    return Err("I7: hardware reads an index page that is free".into());
-                }
-                entry = sim.index[w];
-            }
-            if !is_table(entry) {
-                return Ok(walked(sim, me, entry == 0));
-            }
-            sim.locals[me].cache.pde[w] = entry;
-            sim.locals[me].b = entry;
-            Ok(next(&mut sim.locals[me]))
-        }
-        _ => {
-            let absent = sim.load(b, "hardware")? == 0;
-            Ok(walked(sim, me, absent))
-        }
-    }
-}
-
-/// A walk ends. A fault drops what was cached for its address.
-fn walked(sim: &mut Sim, me: usize, fault: bool) -> bool {
-    sim.leave(me);
-    let local = &mut sim.locals[me];
-    if fault {
-        local.cache = Cache::default();
-    }
-    local.b = 0;
-    local.pc = 0;
-    local.walks += 1;
-    local.done = local.walks == 2;
-    true
 }

@@ -5,14 +5,18 @@
 //! The model is one L2+L1 node with [`WINDOWS`] windows: the slot above it, its index page, a word in
 //! each slice that stands for its PTEs, the `struct page`s as far as they count, the locks, and what
 //! each processor has in its paging-structure caches. What becomes of the node's state is the core's
-//! [`Span`]'s decision; the actors ([`actors`]) do around it what the kernel's documentation says.
+//! [`Span`]'s decision; the actors ([`actors`]) do around it what the kernel's documentation says. A span
+//! may also begin with conventional tables, and the node in the hands of who is going to attach it.
 //!
 //! States that were seen before are not gone through again, so the search ends. After each step
 //! [`Sim::check`] looks at the invariants; a load from a page that is free, a `struct page` that does not
-//! name the index page, a page that is freed twice or never, and a deadlock end it, too. The same
+//! name the index page, a page that is freed twice or never, and a deadlock end it, too; so does a dirty
+//! bit that nobody takes note of. The same
 //! search with one order wrong ([`Wrong`]) has to find something.
 
 pub mod actors;
+mod promote;
+mod walks;
 
 use actors::Actor;
 use fpt_core::addr::PhysAddr;
@@ -28,7 +32,9 @@ pub const ACTORS: usize = 3;
 
 /// Tables that one actor may bring: the second where somebody took the first out meanwhile.
 const EACH: usize = 3;
-const FOREIGNS: usize = ACTORS * EACH;
+/// The tables that windows have in the beginning come last.
+const FIRST_TABLES: usize = ACTORS * EACH;
+const FOREIGNS: usize = FIRST_TABLES + WINDOWS;
 
 const BLOCK: PhysAddr = PhysAddr::new(0x20_0000 * 8);
 const INDEX: PhysAddr = PhysAddr::new(0x100_0000);
@@ -67,11 +73,39 @@ pub enum Wrong {
     TakeUnlocked,
     /// T4 and T5 by a flush that does not interrupt, and nothing that waits for walks without locks.
     NoSyncNoRcu,
+    /// T5: the slices that are not in use are freed after the flush, without an RCU period.
+    FreeWithoutRcu,
+    /// T10 soon after T8, without an RCU period in between (I9).
+    FlatWithoutRcu,
+    /// T10 without a look at what stands in the index page.
+    FlatBlindly,
+    /// T10 without the lock.
+    FlatUnlocked,
+    /// T9: the accessed and dirty bits are brought over before the flush.
+    MergeBeforeFlush,
+    /// T9: the locks are dropped before the accessed and dirty bits are brought over.
+    UnlockBeforeMerge,
+    /// T9: the old table is freed after the flush, without an RCU period.
+    MigrateFreesAtOnce,
+    /// T9: the old table is emptied.
+    MigrateEmpties,
+    /// T9 without the lock of the old table.
+    CopyUnlocked,
+    /// T9 by a flush that does not interrupt.
+    MigrateNoSync,
+    /// Linux 6.12 as it is: a walk by rmap does not look at the entry again, once it has the lock of the
+    /// table.
+    RmapNoRecheck,
+    /// GUP-fast does not look at the entry again, and T9's flush does not interrupt.
+    FastNoRecheck,
+    /// A table that was found without a lock is written to without a second look at its entry, as some
+    /// do that hold mmap_lock for reading.
+    FaultNoRecheck,
 }
 
 impl Wrong {
     /// Every one.
-    pub const ALL: [Wrong; 15] = [
+    pub const ALL: [Wrong; 28] = [
         Wrong::Nothing,
         Wrong::LeafBeforeFlush,
         Wrong::FlushBeforeStore,
@@ -87,6 +121,19 @@ impl Wrong {
         Wrong::PutUnlocked,
         Wrong::TakeUnlocked,
         Wrong::NoSyncNoRcu,
+        Wrong::FreeWithoutRcu,
+        Wrong::FlatWithoutRcu,
+        Wrong::FlatBlindly,
+        Wrong::FlatUnlocked,
+        Wrong::MergeBeforeFlush,
+        Wrong::UnlockBeforeMerge,
+        Wrong::MigrateFreesAtOnce,
+        Wrong::MigrateEmpties,
+        Wrong::CopyUnlocked,
+        Wrong::MigrateNoSync,
+        Wrong::RmapNoRecheck,
+        Wrong::FastNoRecheck,
+        Wrong::FaultNoRecheck,
     ];
 }
 
@@ -100,9 +147,14 @@ struct Page {
     named: bool,
     /// The table's lock.
     lock: Option<u8>,
-    /// One entry; stands for all.
+    /// One entry; stands for all: a value, [`A`] and [`D`].
     word: u8,
 }
+
+/// Accessed, of a [`Page`]'s entry.
+const A: u8 = 0x40;
+/// Dirty.
+const D: u8 = 0x80;
 
 /// What a processor has in its paging-structure caches.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug, Default)]
@@ -129,6 +181,8 @@ struct Local {
     cache: Cache,
     /// Actors whose sections the actor's RCU period waits for.
     waits: u8,
+    /// The page of its window was not mapped, for a while at least (of walks by rmap).
+    absent: bool,
 }
 
 /// Where the span stands.
@@ -156,6 +210,12 @@ pub struct Sim {
     used: u8,
     /// Windows whose entry is none while their slice moves; hardware may see it until the flush.
     moving: u8,
+    /// Windows whose page a processor has written to, and nobody has taken note yet.
+    dirty: u8,
+    /// Values of entries that software took out.
+    gone: u64,
+    /// Actors in a section that began before the last attach.
+    fresh: u8,
     pml: Option<u8>,
     page_table_lock: Option<u8>,
     /// Slices that wait for an RCU period, and whose sections it waits for.
@@ -171,12 +231,13 @@ fn page(at: Option<u8>) -> bool {
 }
 
 impl Sim {
-    /// A span in `state`; bit `i` of `used`: window `i` has a table with something in it.
-    fn new(state: State, used: u8) -> Sim {
+    /// The beginning of a scene.
+    fn new(scene: &Scene) -> Sim {
+        let Scene { state, used, .. } = *scene;
         let blank = Page {
             live: true,
-            slice: true,
-            named: true,
+            slice: state != State::Ready,
+            named: state != State::Ready,
             lock: None,
             word: 0,
         };
@@ -200,6 +261,9 @@ impl Sim {
             state: Stands(state),
             used,
             moving: 0,
+            dirty: 0,
+            gone: 0,
+            fresh: 0,
             pml: None,
             page_table_lock: None,
             leftovers: 0,
@@ -209,6 +273,11 @@ impl Sim {
         for i in (0..WINDOWS).filter(|i| used & 1 << i != 0) {
             sim.index[i] = own(i);
             sim.slices[i].word = 1 + i as u8;
+        }
+        for i in (0..WINDOWS).filter(|i| scene.foreign & 1 << i != 0) {
+            sim.index[i] = foreign(FIRST_TABLES + i);
+            sim.foreign[FIRST_TABLES + i].live = true;
+            sim.foreign[FIRST_TABLES + i].word = 1 + i as u8;
         }
         sim
     }
@@ -245,11 +314,17 @@ impl Sim {
 
     /// The table that an entry leads to.
     fn table(&mut self, entry: u64) -> &mut Page {
-        let pa = Entry::new(entry).addr().as_u64();
-        let n = |base: PhysAddr| (pa.wrapping_sub(base.as_u64()) / 4096) as usize;
-        match n(FOREIGN) {
+        match table_number(FOREIGN, entry) {
             i if i < FOREIGNS => &mut self.foreign[i],
-            _ => &mut self.slices[n(BLOCK)],
+            _ => &mut self.slices[table_number(BLOCK, entry)],
+        }
+    }
+
+    /// The same, to look at.
+    fn at(&self, entry: u64) -> &Page {
+        match table_number(FOREIGN, entry) {
+            i if i < FOREIGNS => &self.foreign[i],
+            _ => &self.slices[table_number(BLOCK, entry)],
         }
     }
 
@@ -260,6 +335,50 @@ impl Sim {
             Ok(page.word)
         } else {
             Err(format!("I7: {who} reads a table that is free"))
+        }
+    }
+
+    /// What is mapped in window `w`: the entry in its table, or none.
+    fn mapped(&self, w: usize) -> u8 {
+        match self.index[w] & (PRESENT | PSE) {
+            PRESENT => self.at(self.index[w]).word,
+            _ => 0,
+        }
+    }
+
+    /// A processor writes by an entry of the table that `entry` leads to, if there is one. False: there
+    /// is none.
+    fn write(&mut self, entry: u64, w: usize) -> Result<bool, Fault> {
+        if self.load(entry, "hardware")? == 0 {
+            return Ok(false);
+        }
+        self.table(entry).word |= A | D;
+        self.dirty |= 1 << w;
+        Ok(true)
+    }
+
+    /// Software takes the entry for window `w` out of the table that `entry` leads to.
+    fn zap(&mut self, entry: u64, w: usize) -> Result<(), Fault> {
+        let word = std::mem::take(&mut self.table(entry).word);
+        if word == 0 {
+            return Ok(());
+        }
+        self.gone |= 1 << (word & !(A | D));
+        if self.dirty & 1 << w != 0 {
+            if word & D == 0 {
+                return Err(format!("the dirty bit of window {w} is lost"));
+            }
+            self.dirty &= !(1 << w);
+        }
+        Ok(())
+    }
+
+    /// Notes what walks by rmap could see.
+    fn observe(&mut self, actors: &[Actor]) {
+        for (i, actor) in actors.iter().enumerate() {
+            if let Actor::Rmap(w) = actor {
+                self.locals[i].absent |= self.mapped(*w) == 0 && !self.locals[i].done;
+            }
         }
     }
 
@@ -292,6 +411,7 @@ impl Sim {
         self.locals[me].rcu = false;
         self.locals[me].irq_off = false;
         self.waits &= !(1 << me);
+        self.fresh &= !(1 << me);
         for local in &mut self.locals {
             local.waits &= !(1 << me);
         }
@@ -358,11 +478,15 @@ impl Sim {
             if self.state.0 == State::Loose && slice.slice {
                 return Err(format!("I6: slice {i} of no node"));
             }
-            if entry & (PRESENT | PSE) == PRESENT && !self.clone().table(entry).live {
+            let mapped = self.mapped(i) & !(A | D);
+            if mapped != 0 && self.gone & 1 << mapped != 0 {
+                return Err(format!("the page of window {i} was unmapped and is mapped"));
+            }
+            if entry & (PRESENT | PSE) == PRESENT && !self.at(entry).live {
                 return Err(format!("window {i} leads to a table that is free"));
             }
         }
-        if self.elsewhere != 0 && !self.clone().table(self.elsewhere).live {
+        if self.elsewhere != 0 && !self.at(self.elsewhere).live {
             return Err("a table that moved is free".into());
         }
         Ok(())
@@ -372,6 +496,15 @@ impl Sim {
     fn check_end(&self) -> Result<(), Fault> {
         if self.pml.is_some() || self.page_table_lock.is_some() {
             return Err("a lock is held".into());
+        }
+        for w in (0..WINDOWS).filter(|w| self.dirty & 1 << w != 0) {
+            let moved = match self.elsewhere {
+                0 => 0,
+                entry => self.at(entry).word,
+            };
+            if (self.mapped(w) | moved) & D == 0 {
+                return Err(format!("the dirty bit of window {w} is lost"));
+            }
         }
         if self.state.0 != State::Loose {
             return Ok(());
@@ -386,8 +519,20 @@ impl Sim {
     }
 }
 
+/// Of the table that `entry` leads to, from `base` on.
+fn table_number(base: PhysAddr, entry: u64) -> usize {
+    let pa = Entry::new(entry).addr().as_u64();
+    (pa.wrapping_sub(base.as_u64()) / 4096) as usize
+}
+
 fn own(i: usize) -> u64 {
     own_entry(BLOCK, i as u32).as_u64()
+}
+
+/// The entry that leads to table `n` of those that are no slices.
+fn foreign(n: usize) -> u64 {
+    let pa = FOREIGN.offset(n as u64 * 4096);
+    Entry::table(pa, TABLE_FLAGS).unwrap().as_u64()
 }
 
 /// Entry of a table that actor `me` brings now.
@@ -397,8 +542,7 @@ fn bring(sim: &mut Sim, me: usize) -> u64 {
     sim.locals[me].brought += 1;
     let n = me * EACH + nth;
     sim.foreign[n].live = true;
-    let pa = FOREIGN.offset(n as u64 * 4096);
-    Entry::table(pa, TABLE_FLAGS).unwrap().as_u64()
+    foreign(n)
 }
 
 /// A leaf of 2 MiB.
@@ -418,15 +562,17 @@ pub struct Found {
 pub struct Scene {
     /// The actors, up to [`ACTORS`].
     pub actors: Vec<Actor>,
-    /// The span's state at the beginning: flat or attached.
+    /// The span's state at the beginning: flat, attached, or ready where its tables are conventional.
     pub state: State,
-    /// Windows that are in use.
+    /// Windows that have a slice in use, with something in it.
     pub used: u8,
+    /// Windows that have a table which is no slice, with something in it.
+    pub foreign: u8,
 }
 
 /// Goes through every interleaving.
 pub fn search(scene: &Scene, wrong: Wrong) -> Found {
-    let mut start = Sim::new(scene.state, scene.used);
+    let mut start = Sim::new(scene);
     for (i, local) in start.locals.iter_mut().enumerate() {
         local.done = i >= scene.actors.len();
         // Hardware begins with what it cached before.
@@ -435,6 +581,7 @@ pub fn search(scene: &Scene, wrong: Wrong) -> Found {
             local.cache.pde = start.index;
         }
     }
+    start.observe(&scene.actors);
     let mut seen = HashSet::new();
     let mut todo = vec![(start, Vec::new())];
     while let Some((sim, path)) = todo.pop() {
@@ -457,7 +604,8 @@ pub fn search(scene: &Scene, wrong: Wrong) -> Found {
             let mut path = path.clone();
             path.push((who, pc));
             match next.and_then(|next| next.check().map(|()| next)) {
-                Ok(next) => {
+                Ok(mut next) => {
+                    next.observe(&scene.actors);
                     todo.push((next, path));
                     None
                 }
