@@ -5,9 +5,9 @@
 use super::fpt_core::addr::{PhysAddr, PAGE_SIZE};
 use super::fpt_core::counters::{Counter, KindCounter};
 use super::fpt_core::entry::Entry;
-use super::fpt_core::geometry::{NodeKind, NODE_BYTES};
+use super::fpt_core::geometry::{NodeKind, NODE_BYTES, SLICES};
 use super::fpt_core::node::{drain_pool, NodeAlloc, NodeMem, RootShed};
-use super::fpt_core::policy::{Choice, Policy, SpanFacts};
+use super::fpt_core::policy::{Budget, Choice, Policy, PromotionFacts, Rest, SpanFacts};
 use super::fpt_core::pool::PoolView;
 use super::fpt_core::span::Span;
 use super::hot::phys_to_virt;
@@ -101,6 +101,24 @@ impl Place {
         let entries = unsafe { core::slice::from_raw_parts(index.cast_const(), 512) };
         Entry::new(entries.iter().fold(0, |any, e| any | e))
     }
+
+    /// Entry `i` of the index page; none for 512 and more.
+    pub(super) fn entry(&self, i: u32) -> Entry {
+        let index = phys_to_virt(PhysAddr::new(self.index));
+        if i >= SLICES {
+            return Entry::NONE;
+        }
+        // SAFETY: within the index page, which hardware may write: hence volatile.
+        Entry::new(unsafe { index.add(i as usize).read_volatile() })
+    }
+}
+
+/// Has the unused slices of a ready node count as waste, or not. A root has no span.
+pub(super) fn set_counted(kind: NodeKind, block: &Block, counted: bool) {
+    if kind != NodeKind::Root {
+        // SAFETY: the node of a block that is in no tree is ours as the block is.
+        unsafe { (*fpt_block_node(block.ptr())).span.count(counted) };
+    }
 }
 
 /// Splits the block of a node that is no node any more, and frees the slices that are not in use
@@ -137,18 +155,73 @@ struct Facts {
     parent: u8,
     parent_nodes: u32,
     parent_slices: u32,
-    pad: u32,
+    below_slices: u16,
+    locked: u8,
+    pad: u8,
     min_span: u64,
     mm_total_vm: u64,
     mm_flat_nodes: u64,
     mm_cap: u64,
     global_cap: u64,
+    budget: RawBudget,
+}
+
+/// `struct fpt_budget`.
+#[repr(C)]
+#[derive(Default)]
+pub struct RawBudget {
+    resident: u64,
+    wasted: u64,
+    permille: u64,
+    wasted_by_all: u64,
+    cap: u64,
+}
+
+impl RawBudget {
+    pub(super) fn get(&self) -> Budget {
+        Budget {
+            resident: self.resident,
+            wasted: self.wasted,
+            permille: self.permille,
+            wasted_by_all: self.wasted_by_all,
+            cap: self.cap,
+        }
+    }
+}
+
+/// `struct fpt_promotion`.
+#[repr(C)]
+pub struct RawPromotion {
+    tables: u32,
+    leaves: u32,
+    attached: bool,
+    hugetlb: bool,
+    wants_huge: bool,
+    rest: u8,
+    pad: u32,
+    budget: RawBudget,
+}
+
+impl RawPromotion {
+    pub(super) fn get(&self) -> PromotionFacts {
+        PromotionFacts {
+            tables: self.tables,
+            leaves: self.leaves,
+            attached: self.attached,
+            hugetlb: self.hugetlb,
+            wants_huge: self.wants_huge,
+            rest: Rest::from_u8(self.rest).unwrap_or(Rest::Short),
+            budget: self.budget.get(),
+        }
+    }
 }
 
 // As in fpt_internal.h.
 extern "C" {
+    fn fpt_c_caps(mm: *mut Mm, facts: *mut Facts);
     fn fpt_c_facts(mm: *mut Mm, kind: u32, addr: c_ulong, facts: *mut Facts);
-    fn fpt_c_block_alloc(kind: u32) -> *mut Page;
+    fn fpt_c_block_alloc(kind: u32, nid: c_int, patient: bool) -> *mut Page;
+    fn fpt_block_node(page: *const Page) -> *mut Node;
     fn fpt_c_block_free(page: *mut Page, kind: u32);
     fn fpt_c_slice_ctor(page: *mut Page, kind: u32, slice: u32) -> bool;
     fn fpt_c_slice_dtor(page: *mut Page, kind: u32, slice: u32);
@@ -162,9 +235,11 @@ extern "C" {
     fn fpt_c_page_nid(page: *mut Page) -> c_int;
     fn fpt_c_pool_lock(nid: c_int, kind: u32, flags: *mut c_ulong) -> *mut Pool;
     fn fpt_c_pool_unlock(nid: c_int, flags: c_ulong);
+    fn fpt_c_pooled(page: *mut Page, kind: u32, sign: c_int);
     fn fpt_c_pool_bypassed() -> bool;
     fn fpt_c_mm_account(mm: *mut Mm, kind: u32, nodes: c_int, bytes: i64);
     fn fpt_c_mm_conventional(mm: *mut Mm);
+    fn fpt_c_waste(mm: *mut Mm, slices: i32);
     fn fpt_c_root_split(page: *mut Page, l4: u64);
     fn fpt_c_store_slot(place: *const Place, entry: u64);
     fn fpt_c_flush(place: *const Place);
@@ -217,7 +292,8 @@ impl Block {
 /// What the core operates on: an address space, or blocks alone.
 pub(super) struct KernelNode {
     mm: *mut Mm,
-    nid: c_int,
+    /// Where blocks are to come from, if not from this CPU's.
+    nid: Option<c_int>,
     /// Caps, from the facts that the policy saw.
     mm_nodes: u64,
     mm_cap: u64,
@@ -238,12 +314,25 @@ impl KernelNode {
     pub(super) fn detached(nid: Option<c_int>) -> Self {
         KernelNode {
             mm: core::ptr::null_mut(),
-            // SAFETY: no precondition.
-            nid: nid.unwrap_or_else(|| unsafe { fpt_c_nid() }),
+            nid,
             mm_nodes: 0,
             mm_cap: 0,
             global_cap: 0,
         }
+    }
+
+    /// Finds out what the caps leave, for who does not ask the policy.
+    pub(super) fn caps(&mut self) {
+        let mut f = Facts::default();
+        // SAFETY: `mm` is valid by the invariant of `new`, and `f` is ours.
+        unsafe { fpt_c_caps(self.mm, &mut f) };
+        self.note_caps(&f);
+    }
+
+    fn note_caps(&mut self, f: &Facts) {
+        self.mm_nodes = f.mm_flat_nodes;
+        self.mm_cap = f.mm_cap;
+        self.global_cap = f.global_cap;
     }
 
     /// Gathers what the policy decides by.
@@ -251,13 +340,11 @@ impl KernelNode {
         let mut f = Facts::default();
         // SAFETY: `mm` is valid by the invariant of `new`, and `f` is ours.
         unsafe { fpt_c_facts(self.mm, kind as u32, addr, &mut f) };
-        self.mm_nodes = f.mm_flat_nodes;
-        self.mm_cap = f.mm_cap;
-        self.global_cap = f.global_cap;
+        self.note_caps(&f);
         Some(SpanFacts {
             mode: super::fpt_core::geometry::Mode::from_u8(f.mode)?,
             kind,
-            policy: if f.policy == Policy::Size as u8 { Policy::Size } else { Policy::Eager },
+            policy: Policy::from_u8(f.policy)?,
             min_span: f.min_span,
             mm_total_vm: f.mm_total_vm,
             vma_excluded: f.vma_excluded != 0,
@@ -272,7 +359,21 @@ impl KernelNode {
             },
             parent_nodes: f.parent_nodes,
             parent_slices: f.parent_slices,
+            below_slices: u32::from(f.below_slices),
+            locked: f.locked != 0,
+            budget: f.budget.get(),
         })
+    }
+
+    fn nid(&self) -> c_int {
+        // SAFETY: no precondition.
+        self.nid.unwrap_or_else(|| unsafe { fpt_c_nid() })
+    }
+
+    /// Takes blocks from NUMA node `nid`.
+    pub(super) fn at(mut self, nid: c_int) -> Self {
+        self.nid = Some(nid);
+        self
     }
 
     /// Notes that a span of the address space stays conventional.
@@ -302,15 +403,21 @@ impl NodeAlloc for KernelNode {
     type Block = Block;
 
     fn take_pooled(&mut self, kind: NodeKind) -> Option<Block> {
-        let page = Self::with_pool(self.nid, kind, |pool| pool.pop())?;
-        NonNull::new(page).map(Block)
+        let page = NonNull::new(Self::with_pool(self.nid(), kind, |pool| pool.pop())?)?;
+        // SAFETY: a valid page.
+        unsafe { fpt_c_pooled(page.as_ptr(), kind as u32, -1) };
+        Some(Block(page))
     }
 
     fn put_pooled(&mut self, kind: NodeKind, block: Block) -> Result<(), Block> {
         // SAFETY: a valid page.
         let nid = unsafe { fpt_c_page_nid(block.ptr()) };
         match Self::with_pool(nid, kind, |pool| pool.push(block.ptr())) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                // SAFETY: a valid page; it may be in use again by now, but it is still there.
+                unsafe { fpt_c_pooled(block.ptr(), kind as u32, 1) };
+                Ok(())
+            }
             Err(_) => Err(block),
         }
     }
@@ -320,9 +427,10 @@ impl NodeAlloc for KernelNode {
         TAINTED.load(Ordering::Relaxed) || unsafe { fpt_c_pool_bypassed() }
     }
 
-    fn alloc(&mut self, kind: NodeKind) -> Option<Block> {
-        // SAFETY: no precondition; may be called wherever GFP_NOWAIT allocations may.
-        NonNull::new(unsafe { fpt_c_block_alloc(kind as u32) }).map(Block)
+    fn alloc(&mut self, kind: NodeKind, patient: bool) -> Option<Block> {
+        // SAFETY: no precondition; may be called wherever GFP_NOWAIT allocations may, and where a
+        // caller is patient, wherever it may sleep.
+        NonNull::new(unsafe { fpt_c_block_alloc(kind as u32, self.nid(), patient) }).map(Block)
     }
 
     fn free(&mut self, kind: NodeKind, block: Block) {
@@ -414,6 +522,11 @@ impl NodeMem for KernelNode {
         let bytes = i64::from(unused).wrapping_mul(PAGE_SIZE as i64).wrapping_neg();
         // SAFETY: `mm` is valid.
         unsafe { fpt_c_mm_account(self.mm, kind as u32, -1, bytes) };
+    }
+
+    fn waste(&mut self, slices: i32) {
+        // SAFETY: `mm` is valid.
+        unsafe { fpt_c_waste(self.mm, slices) };
     }
 
     fn tainted(&self) -> bool {

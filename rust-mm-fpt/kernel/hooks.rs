@@ -4,14 +4,17 @@
 
 use super::fpt_core::counters::{Counter, KindCounter};
 use super::fpt_core::entry::Entry;
-use super::fpt_core::geometry::{Mode, NodeKind};
+use super::fpt_core::geometry::{Boot, Mode, NodeKind};
 use super::fpt_core::node::{
-    acquire_node, detach_root, dissolve_node, gather_node, install_root, publish_node,
-    release_node, retire_node, shed_root, Detached, NodeAlloc, Ready, Source,
+    acquire_node, attach_node, detach_root, dissolve_node, gather_node, install_root,
+    publish_node, release_node, retire_node, shed_root, uncount_node, with_slices, Detached, NodeAlloc,
+    Ready, Source,
 };
-use super::fpt_core::policy::{decide, Decision, Policy, Reason};
+use super::fpt_core::policy::{
+    decide, decide_promotion, Decision, Policy, Promotion, Reason, Request, SpanFacts,
+};
 use super::fpt_core::span::{Event, Span, State, View};
-use super::glue::{self, Block, KernelNode, Mm, Node, Page};
+use super::glue::{self, Block, KernelNode, Mm, Node, Page, RawBudget, RawPromotion};
 use super::hot::phys_to_virt;
 use core::ffi::{c_char, c_int, c_ulong};
 use core::ptr::{null, null_mut, NonNull};
@@ -40,21 +43,183 @@ pub unsafe extern "C" fn fpt_node_acquire(mm: *mut Mm, kind: u32, addr: c_ulong)
                 if reason.is_cap() { Counter::REFUSED_CAP } else { Counter::REFUSED_POLICY };
             ops.count(counter, 1);
         }
-        Decision::Flatten => return acquire(&mut ops, facts.kind, Source::Any),
-        Decision::Recycle => return acquire(&mut ops, facts.kind, Source::Pool),
+        Decision::Flatten => return acquire(&mut ops, &facts, Source::Any),
+        Decision::Recycle => return acquire(&mut ops, &facts, Source::Pool),
     }
     ops.note_conventional();
     null_mut()
 }
 
-fn acquire(ops: &mut KernelNode, kind: NodeKind, source: Source) -> *mut Page {
-    match acquire_node(ops, kind, source) {
-        Ok(ready) => ready.into_raw().into_raw(),
+fn acquire(ops: &mut KernelNode, facts: &SpanFacts, source: Source) -> *mut Page {
+    match acquire_node(ops, facts.kind, source) {
+        Ok(ready) => {
+            glue::set_counted(facts.kind, ready.block(), facts.policy == Policy::Auto);
+            ready.into_raw().into_raw()
+        }
         Err(_) => {
             ops.note_conventional();
             null_mut()
         }
     }
+}
+
+/// A node for a span that has a table already, or that somebody asked for, from NUMA node `nid` or
+/// nearby: by the head page of its block, ready to be attached or published. The caps hold, the policy
+/// is not asked. On failure null, and why in `why`. Its unused slices count as waste if `counted`.
+///
+/// # Safety
+///
+/// `mm` does not go, `why` is writable, and the caller may sleep. No lock is needed.
+#[no_mangle]
+pub unsafe extern "C" fn fpt_node_want(
+    mm: *mut Mm,
+    nid: c_int,
+    counted: bool,
+    why: *mut u8,
+) -> *mut Page {
+    let kind = NodeKind::Bottom;
+    // SAFETY: by the caller.
+    let mut ops = unsafe { KernelNode::new(mm) }.at(nid);
+    ops.caps();
+    match acquire_node(&mut ops, kind, Source::Patient) {
+        Ok(ready) => {
+            glue::set_counted(kind, ready.block(), counted);
+            ready.into_raw().into_raw()
+        }
+        Err(fallback) => {
+            if counted {
+                ops.count(Counter::PROMOTE_REFUSED_MEMORY, 1);
+            }
+            // SAFETY: by the caller.
+            unsafe { why.write(fallback as u8) };
+            null_mut()
+        }
+    }
+}
+
+/// T8: the table at `node`'s index page becomes that of `node`, a ready one, in `mm`.
+///
+/// # Safety
+///
+/// `node` is ready, its place is filled in, and the lock of the table is held.
+#[no_mangle]
+pub unsafe extern "C" fn fpt_node_attach(mm: *mut Mm, node: *mut Node) {
+    // SAFETY: by the caller.
+    let node = unsafe { &mut *node };
+    if let View::Ready(ready) = node.span().view() {
+        // SAFETY: by the caller.
+        let mut ops = unsafe { KernelNode::new(mm) };
+        let _attached = attach_node(&mut ops, ready);
+    }
+}
+
+/// T9: the entry for index `i` in place of `now`, which points at a foreign table; zero if that has to
+/// stay.
+///
+/// # Safety
+///
+/// As for [`fpt_node_take`].
+#[no_mangle]
+pub unsafe extern "C" fn fpt_node_adopt(node: *mut Node, i: u32, now: u64) -> u64 {
+    // SAFETY: by the caller.
+    let node = unsafe { &mut *node };
+    let (block, mm) = (node.block(), node.mm());
+    // SAFETY: a node in the tree has an address space.
+    let mut ops = unsafe { KernelNode::new(mm) };
+    let entry = with_slices(&mut ops, node.span(), |span| span.adopt(block, i, Entry::new(now)));
+    match entry {
+        Some(entry) => {
+            ops.count(Counter::MIGRATED_TABLES, 1);
+            entry.as_u64()
+        }
+        None => 0,
+    }
+}
+
+/// T10: the entry for the slot by which hardware reads `node` itself; zero if something stands in
+/// the index page that it has to read there.
+///
+/// # Safety
+///
+/// As for [`fpt_node_take`]; own entries in the index page have their accessed bit.
+#[no_mangle]
+pub unsafe extern "C" fn fpt_node_flatten(node: *mut Node) -> u64 {
+    // SAFETY: by the caller.
+    let node = unsafe { &mut *node };
+    let block = node.block();
+    let parts = node.parts();
+    let View::Attached(attached) = parts.span.view() else {
+        return 0;
+    };
+    match attached.flatten(block, |i| parts.place.entry(i)) {
+        Some((_flat, entry)) => {
+            KernelNode::detached(None).count(Counter::REFLATTENED, 1);
+            entry.as_u64()
+        }
+        None => 0,
+    }
+}
+
+/// Whether the tables of a span in use are to move into a node: [`Promotion`].
+///
+/// # Safety
+///
+/// `facts` is readable.
+#[no_mangle]
+pub unsafe extern "C" fn fpt_promotion_decide(facts: *const RawPromotion) -> u8 {
+    // SAFETY: by the caller.
+    let answer = decide_promotion(&unsafe { &*facts }.get());
+    let counter = match answer {
+        Promotion::OverBudget => Some(Counter::PROMOTE_REFUSED_BUDGET),
+        Promotion::Huge => Some(Counter::PROMOTE_REFUSED_HUGE),
+        _ => None,
+    };
+    if let Some(counter) = counter {
+        KernelNode::detached(None).count(counter, 1);
+    }
+    answer as u8
+}
+
+/// Does an address space have to give up nodes?
+///
+/// # Safety
+///
+/// `budget` is readable.
+#[no_mangle]
+pub unsafe extern "C" fn fpt_budget_overdrawn(budget: *const RawBudget) -> bool {
+    // SAFETY: by the caller.
+    unsafe { &*budget }.get().overdrawn()
+}
+
+/// May `more` slices be wasted?
+///
+/// # Safety
+///
+/// `budget` is readable.
+#[no_mangle]
+pub unsafe extern "C" fn fpt_budget_allows(budget: *const RawBudget, more: u64) -> bool {
+    // SAFETY: by the caller.
+    unsafe { &*budget }.get().allows(more)
+}
+
+/// The unused slices of `node` are nobody's waste any more.
+///
+/// # Safety
+///
+/// As for [`fpt_node_take`].
+#[no_mangle]
+pub unsafe extern "C" fn fpt_node_uncount(node: *mut Node) {
+    // SAFETY: by the caller.
+    let node = unsafe { &mut *node };
+    let mm = node.mm();
+    // SAFETY: a node in the tree has an address space.
+    uncount_node(&mut unsafe { KernelNode::new(mm) }, node.span());
+}
+
+/// A node was given up because it wasted too much, or because memory is short.
+#[no_mangle]
+pub extern "C" fn fpt_trimmed() {
+    KernelNode::detached(None).count(Counter::TRIMMED, 1);
 }
 
 /// A node of [`fpt_node_acquire`] for which somebody else was faster.
@@ -115,8 +280,10 @@ pub unsafe extern "C" fn fpt_node_populate(mm: *mut Mm, node: *mut Node) -> u64 
 pub unsafe extern "C" fn fpt_node_take(node: *mut Node, i: u32) -> u64 {
     // SAFETY: by the caller.
     let node = unsafe { &mut *node };
-    let block = node.block();
-    node.span().take(block, i).map_or(0, Entry::as_u64)
+    let (block, mm) = (node.block(), node.mm());
+    // SAFETY: a node in the tree has an address space.
+    let mut ops = unsafe { KernelNode::new(mm) };
+    with_slices(&mut ops, node.span(), |span| span.take(block, i)).map_or(0, Entry::as_u64)
 }
 
 /// T3: slice `i` is empty and out of its entry, which is `now`.
@@ -128,8 +295,10 @@ pub unsafe extern "C" fn fpt_node_take(node: *mut Node, i: u32) -> u64 {
 pub unsafe extern "C" fn fpt_node_put(node: *mut Node, i: u32, now: u64) {
     // SAFETY: by the caller.
     let node = unsafe { &mut *node };
-    let block = node.block();
-    let _ = node.span().put(block, i, Entry::new(now));
+    let (block, mm) = (node.block(), node.mm());
+    // SAFETY: a node in the tree has an address space.
+    let mut ops = unsafe { KernelNode::new(mm) };
+    let _ = with_slices(&mut ops, node.span(), |span| span.put(block, i, Entry::new(now)));
 }
 
 /// T4 and T5, as far as `event` demands.
@@ -144,7 +313,7 @@ pub unsafe extern "C" fn fpt_node_event(node: *mut Node, event: u8) {
     };
     // SAFETY: by the caller.
     let node = unsafe { &mut *node };
-    let (kind, index, mm) = (node.kind(), node.index(), node.mm());
+    let (index, mm) = (node.index(), node.mm());
     let parts = node.parts();
     let loose = event.demands() == State::Loose;
     let unflushed = match parts.span.view() {
@@ -164,11 +333,10 @@ pub unsafe extern "C" fn fpt_node_event(node: *mut Node, event: u8) {
     if !loose {
         return;
     }
-    let unused = flushed.detach();
-    glue::split(node);
     // SAFETY: a node in the tree has an address space.
     let mut ops = unsafe { KernelNode::new(mm) };
-    dissolve_node(&mut ops, kind, unused);
+    dissolve_node(&mut ops, &flushed.detach());
+    glue::split(node);
     ops.note_conventional();
 }
 
@@ -306,15 +474,48 @@ unsafe fn bytes<'a>(s: *const c_char, len: usize) -> &'a [u8] {
     unsafe { core::slice::from_raw_parts(s.cast(), len) }
 }
 
-/// The mode with this name, or 255.
+/// The boot choice with this name, or 255.
 ///
 /// # Safety
 ///
 /// `s` points at `len` readable bytes.
 #[no_mangle]
-pub unsafe extern "C" fn fpt_mode_parse(s: *const c_char, len: usize) -> u8 {
+pub unsafe extern "C" fn fpt_boot_parse(s: *const c_char, len: usize) -> u8 {
     // SAFETY: by the caller.
-    Mode::from_str_bytes(unsafe { bytes(s, len) }).map_or(u8::MAX, |m| m as u8)
+    Boot::from_str_bytes(unsafe { bytes(s, len) }).map_or(u8::MAX, Boot::as_u8)
+}
+
+/// May there be nodes of `kind`?
+#[no_mangle]
+pub extern "C" fn fpt_boot_allows(boot: u8, kind: u32) -> bool {
+    match (Boot::from_u8(boot), kind_of(kind)) {
+        (Some(boot), Some(kind)) => boot.allows(kind),
+        _ => false,
+    }
+}
+
+/// The policy that `boot` comes with.
+#[no_mangle]
+pub extern "C" fn fpt_boot_policy(boot: u8) -> u8 {
+    Policy::of_boot(Boot::from_u8(boot).unwrap_or(Boot::DEFAULT)) as u8
+}
+
+/// The mode of a process that asked for `request`; 255 if `boot` cannot do that, or nobody knows it.
+#[no_mangle]
+pub extern "C" fn fpt_request_mode(request: u8, boot: u8) -> u8 {
+    match (Request::from_u8(request), Boot::from_u8(boot)) {
+        (Some(request), Some(boot)) if request.possible(boot) => request.mode(boot) as u8,
+        _ => u8::MAX,
+    }
+}
+
+/// Its policy, where that of the system is `system`.
+#[no_mangle]
+pub extern "C" fn fpt_request_policy(request: u8, system: u8) -> u8 {
+    match (Request::from_u8(request), Policy::from_u8(system)) {
+        (Some(request), Some(policy)) => request.policy(policy) as u8,
+        _ => system,
+    }
 }
 
 /// The policy with this name, or 255.
@@ -328,23 +529,24 @@ pub unsafe extern "C" fn fpt_policy_parse(s: *const c_char, len: usize) -> u8 {
     Policy::from_str_bytes(unsafe { bytes(s, len) }).map_or(u8::MAX, |p| p as u8)
 }
 
-/// Name of a mode.
+/// Name of a boot choice.
 #[no_mangle]
-pub extern "C" fn fpt_mode_name(mode: u8) -> *const c_char {
-    match Mode::from_u8(mode) {
-        Some(Mode::L4L3) => c"l4l3".as_ptr(),
-        Some(Mode::L3L2) => c"l3l2".as_ptr(),
-        Some(Mode::L4L3L2L1) => c"l4l3-l2l1".as_ptr(),
-        _ => c"radix".as_ptr(),
+pub extern "C" fn fpt_boot_name(boot: u8) -> *const c_char {
+    match Boot::from_u8(boot) {
+        Some(Boot::Mixed) => c"mixed".as_ptr(),
+        Some(Boot::Mode(Mode::L4L3)) => c"l4l3".as_ptr(),
+        Some(Boot::Mode(Mode::L3L2)) => c"l3l2".as_ptr(),
+        Some(Boot::Mode(Mode::L4L3L2L1)) => c"l4l3-l2l1".as_ptr(),
+        Some(Boot::Mode(Mode::Radix)) | None => c"radix".as_ptr(),
     }
 }
 
 /// Name of a policy.
 #[no_mangle]
 pub extern "C" fn fpt_policy_name(policy: u8) -> *const c_char {
-    if policy == Policy::Size as u8 {
-        c"size".as_ptr()
-    } else {
-        c"eager".as_ptr()
+    match Policy::from_u8(policy) {
+        Some(Policy::Size) => c"size".as_ptr(),
+        Some(Policy::Auto) => c"auto".as_ptr(),
+        Some(Policy::Eager) | None => c"eager".as_ptr(),
     }
 }
