@@ -331,16 +331,10 @@ AUTO_TEST(waste_stays_in_the_budget)
 			tables = vmpte_kb(r.pid);
 			most = tables > most ? tables : most;
 		}
-		EXPECT_LE(most, kb + budget + NODE_KB) TH_LOG("%s", shapes[i].name);
-		/* a promotion that is still on its way */
-		for (end = seconds() + PROMOTE_S; seconds() < end; msleep(50)) {
-			tables = vmpte_kb(r.pid);
-			if (tables <= kb + budget)
-				break;
-		}
-		EXPECT_LE(tables, kb + budget)
-			TH_LOG("%s: %ld kB of tables, radix %ld, budget %ld", shapes[i].name, tables,
-			       kb, budget);
+		/* at any time, while tables move, too */
+		EXPECT_LE(most, kb + budget)
+			TH_LOG("%s: %ld kB of tables, radix %ld, budget %ld", shapes[i].name, most, kb,
+			       budget);
 		TH_LOG("%s: %ld nodes, %ld kB over radix, %ld at most; budget %ld", shapes[i].name,
 		       fpt_nodes(r.pid).bottom, tables - kb, most - kb, budget);
 		EXPECT_TRUE(tables_ok(r.pid));
@@ -348,10 +342,10 @@ AUTO_TEST(waste_stays_in_the_budget)
 	}
 }
 
-/* A budget of nothing leaves full nodes alone: they waste nothing. */
+/* Half of a GiB is 512 MiB resident, which pay for one node; without a budget there is none. */
 AUTO_TEST(no_budget_no_node)
 {
-	static const struct shape half = { "half of a GiB", 1, 256, 256 };
+	static const struct shape half = { "half of a GiB", 1, 256, 512 };
 	long permille = fpt_param("waste_permille"), percent = fpt_param("waste_percent"), refused;
 	struct run r;
 	int k;
@@ -419,7 +413,7 @@ AUTO_TEST(what_is_unmapped_is_trimmed)
 /* A choice of the process overrules the policy, in both directions. */
 AUTO_TEST(radix_is_never_promoted)
 {
-	static const struct shape dense = { "dense", 1, 512, 64 };
+	static const struct shape dense = { "dense", 1, 512, 256 };
 	struct run r;
 
 	NEED_AUTO;
