@@ -287,6 +287,8 @@ mod tests {
         let mut spec = spec();
         if let Some(share) = &mut spec.share {
             share.writable = true;
+            // Further folders never are.
+            share.more.clear();
         }
         let line = spec.command(&program(true), Path::new("/tmp/s")).quoted();
         assert!(line.contains("multidevs=remap ") && !line.contains("readonly"));

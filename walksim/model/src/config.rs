@@ -71,7 +71,7 @@ pub struct Sim {
 pub struct Tlb {
     /// Are entries tagged with the PCID? QEMU's TCG has none, so that a guest never uses more than one.
     pub pcid: bool,
-    /// What fills the TLBs: one of [`FRONTS`](crate::front::FRONTS).
+    /// What fills the TLBs: one of [`FRONTS`].
     pub front: String,
     pub l1i: TlbLevel,
     pub l1d: TlbLevel,

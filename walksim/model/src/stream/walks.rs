@@ -97,7 +97,7 @@ impl Packed {
     }
 }
 
-/// The walks of what [`Known`] has, at the same places.
+/// The walks of what [`Known`](super::known::Known) has, at the same places.
 pub(super) struct Walks {
     walks: Box<[Packed]>,
     /// Every so many hits of a second-level TLB are compared.
