@@ -141,6 +141,23 @@ pub fn check(ctx: &Ctx, project: Project) -> Result<Vec<Check>> {
     }
     out.push(export);
 
+    let beside = Queue::beside(&ctx.root, project)?;
+    if fits && !beside.is_empty() {
+        let mut check = Check::new(project, "patches of other profiles apply after the queue");
+        let mut head = head.clone();
+        for patch in &beside {
+            match scratch.commit(&head, patch) {
+                // Offsets do not matter: these are never exported.
+                Ok((commit, _offsets)) => head = commit,
+                Err(err) => {
+                    check.problems.push(err.to_string());
+                    break;
+                }
+            }
+        }
+        out.push(check);
+    }
+
     let mut sign = Check::new(project, "every patch is signed off");
     let mut spdx = Check::new(project, "every new file names its licence");
     let mut rust = Check::new(project, "no Rust text in patches (rust-mm-fpt/ holds it)");

@@ -68,6 +68,24 @@ impl Queue {
         names.iter().map(of).collect()
     }
 
+    /// All patches beside the queue of `project`, in their order.
+    pub fn beside(root: &Path, project: Project) -> Result<Vec<Patch>> {
+        let dir = project.queue_dir(root).join("extra");
+        let mut names: Vec<String> = match fs::read_dir(&dir) {
+            Ok(entries) => entries
+                .filter_map(|e| e.ok()?.file_name().into_string().ok())
+                .filter(|name| name.ends_with(".patch"))
+                .collect(),
+            Err(_) => Vec::new(),
+        };
+        names.sort();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        match project {
+            Project::Linux => Queue::extra(root, &names),
+            Project::Qemu => Ok(Vec::new()),
+        }
+    }
+
     /// The queue, and patches beside it.
     pub fn with_extra(mut self, root: &Path, names: &[&str]) -> Result<Queue> {
         self.patches.extend(Queue::extra(root, names)?);
