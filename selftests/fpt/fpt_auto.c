@@ -290,7 +290,8 @@ AUTO_TEST(a_dense_arena_is_promoted)
 	EXPECT_LE(0, took) TH_LOG("%ld of %ld nodes after %d s", fpt_nodes(r.pid).bottom,
 				  dense.gibs, PROMOTE_S);
 	EXPECT_EQ(dense.gibs, fpt_nodes(r.pid).bottom);
-	EXPECT_LE(promoted + dense.gibs, fpt_stat0("promoted"));
+	/* the first of them while it was in use; the next may be flat from its first touch on */
+	EXPECT_LT(promoted, fpt_stat0("promoted"));
 	/* full nodes cost what radix's tables cost */
 	tables = vmpte_kb(r.pid);
 	EXPECT_LE(tables, kb + budget_kb(r.pid));
