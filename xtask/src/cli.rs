@@ -136,7 +136,7 @@ enum Command {
     Bench(fpt_bench::Args),
     /// Run your own program in several modes under the simulator
     Sim(fpt_sim::Args),
-    /// Draw the figures of a matrix of bench: page, SVG, PNG, CSV, JSON
+    /// Draw the figures of a matrix of bench: page, SVG, CSV, JSON
     Report(fpt_report::Args),
     /// Hold what the documents say was measured against the data
     Claims(claims::Args),

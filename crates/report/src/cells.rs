@@ -32,12 +32,15 @@ pub const GRAPHS: [&str; 7] = ["bfs", "dfs", "dc", "sssp", "cc", "tc", "pr"];
 /// Every cell of one matrix.
 #[derive(Clone, Debug)]
 pub struct Matrix {
+    /// The name of its folder.
     pub name: String,
+    /// The cells, in the order of the report.
     pub cells: Vec<Cell>,
     /// Names of all cells that were asked for, as far as that is known.
     pub asked: Vec<String>,
 }
 
+/// The place of `name` in `order`; names that are not in it come last.
 pub fn rank(name: &str, order: &[&str]) -> usize {
     order.iter().position(|o| *o == name).unwrap_or(order.len())
 }
@@ -88,6 +91,7 @@ impl Matrix {
         Ok(matrix)
     }
 
+    /// A matrix of these cells, which it sorts.
     pub fn new(name: String, mut cells: Vec<Cell>) -> Matrix {
         cells.sort_by(|a, b| {
             let key = |c: &Cell| (rank(&c.workload, &ORDER), c.workload.clone(), c.mode, c.run);
@@ -110,6 +114,7 @@ impl Matrix {
         out
     }
 
+    /// Names of the workloads, in the order of the report.
     pub fn workloads(&self) -> Vec<&str> {
         self.unique(|c| c.workload.as_str())
     }

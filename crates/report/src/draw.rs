@@ -1,25 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Bar charts, on SVG and on pixels alike. Bars lie, so that names stay readable on a narrow page; a wide
-//! page gets two columns. Fonts are embedded: nothing of the host is needed.
+//! Bar charts. Bars lie, so that names stay readable on a narrow page; a wide page gets two columns.
 
-use std::sync::Once;
+use crate::svg::{bold, plain, wide, wrap, Anchor, Colour, Point, Svg, GRID, INK, SOFT};
 
-use plotters::prelude::*;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
-use plotters::style::{register_font, FontStyle};
-
-use fpt_kit::{Fail, Result};
-
-pub type Colour = (u8, u8, u8);
-
+/// A piece of a bar.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Part {
+    /// Its length, in the unit of the axis.
     pub value: f64,
+    /// Its colour.
     pub colour: Colour,
 }
 
+/// One bar: pieces one after the other.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bar {
+    /// The word at its left.
     pub label: String,
     /// One after the other from the base line; none: there is no figure.
     pub parts: Vec<Part>,
@@ -31,37 +27,44 @@ pub struct Bar {
     pub hatched: bool,
 }
 
+/// Bars that belong together.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Group {
+    /// The word above them.
     pub label: String,
+    /// The bars, from the top down.
     pub bars: Vec<Bar>,
 }
 
+/// What a colour means.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Key {
+    /// The meaning.
     pub label: String,
+    /// The colour.
     pub colour: Colour,
+    /// Whether it is for hatched bars.
     pub hatched: bool,
 }
 
+/// A bar chart.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Chart {
+    /// What the chart is about, in bold.
     pub title: String,
     /// Below the title: what it shows and which way is better.
     pub note: String,
     /// The unit of the axis.
     pub unit: String,
+    /// The groups, from the top down.
     pub groups: Vec<Group>,
+    /// What the colours mean.
     pub keys: Vec<Key>,
     /// A line across all bars.
     pub mark: Option<f64>,
     /// Small print: where the figures come from.
     pub source: String,
 }
-
-pub(super) const INK: Colour = (0x22, 0x22, 0x22);
-pub(super) const SOFT: Colour = (0x66, 0x66, 0x66);
-pub(super) const GRID: Colour = (0xdd, 0xdd, 0xdd);
 
 const EDGE: i32 = 12;
 const GAP: i32 = 28;
@@ -75,115 +78,12 @@ const LINE: i32 = 20;
 /// The least width for two columns, in pixels.
 const TWO: i32 = 760;
 
-pub(super) fn fonts() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        // A font that cannot be read would be seen by every test that draws.
-        let _ = register_font("sans-serif", FontStyle::Normal, ttf_noto_sans::REGULAR);
-        let _ = register_font("sans-serif", FontStyle::Bold, ttf_noto_sans::BOLD);
-    });
-}
-
-pub(super) fn failed(e: impl std::fmt::Display) -> anyhow::Error {
-    Fail::infra(
-        "cannot draw a figure",
-        e.to_string(),
-        "this is a fault of the report",
-    )
-}
-
 /// The chart as an SVG document of this width in pixels.
-pub fn svg(chart: &Chart, width: u32) -> Result<String> {
-    fonts();
-    let mut text = String::new();
-    {
-        let layout = Layout::new(chart, width as i32);
-        let area =
-            SVGBackend::with_string(&mut text, (width, layout.height as u32)).into_drawing_area();
-        area.fill(&WHITE).map_err(failed)?;
-        Pen { area: &area, k: 1 }.chart(chart, &layout)?;
-        area.present().map_err(failed)?;
-    }
-    Ok(text)
-}
-
-/// Facts for who finds the file alone: name and value.
-pub type Facts<'a> = &'a [(&'static str, String)];
-
-/// An SVG document with `facts` in its head.
-pub fn stamped(svg: &str, facts: Facts) -> String {
-    let Some(end) = svg
-        .find("<svg ")
-        .and_then(|at| Some(at + svg[at..].find('>')? + 1))
-    else {
-        return svg.to_string();
-    };
-    let lines: Vec<String> = facts
-        .iter()
-        .map(|(name, value)| format!("{name}: {}", super::markup::esc(value)))
-        .collect();
-    format!(
-        "{}\n<metadata>\n{}\n</metadata>{}",
-        &svg[..end],
-        lines.join("\n"),
-        &svg[end..]
-    )
-}
-
-/// The chart as a PNG file: twice as many pixels as the SVG of this width has. `facts` are its text chunks.
-pub fn png(chart: &Chart, width: u32, facts: Facts) -> Result<Vec<u8>> {
-    fonts();
-    let layout = Layout::new(chart, width as i32);
-    let size = (width * 2, layout.height as u32 * 2);
-    // White, as the paper is.
-    let mut pixels = vec![0xff; size.0 as usize * size.1 as usize * 3];
-    {
-        let area = BitMapBackend::with_buffer(&mut pixels, size).into_drawing_area();
-        Pen { area: &area, k: 2 }.chart(chart, &layout)?;
-        area.present().map_err(failed)?;
-    }
-    let mut out = Vec::new();
-    let mut encoder = png::Encoder::new(&mut out, size.0, size.1);
-    encoder.set_color(png::ColorType::Rgb);
-    encoder.set_depth(png::BitDepth::Eight);
-    for (name, value) in facts {
-        // Such a chunk holds Latin-1.
-        let plain = value.replace(|c: char| !(' '..='~').contains(&c), "?");
-        encoder
-            .add_text_chunk(name.to_string(), plain)
-            .map_err(failed)?;
-    }
-    let mut writer = encoder.write_header().map_err(failed)?;
-    writer.write_image_data(&pixels).map_err(failed)?;
-    writer.finish().map_err(failed)?;
-    Ok(out)
-}
-
-/// About how wide a text is in the widest of the usual fonts: who reads an SVG has a font of his own.
-pub(super) fn wide(text: &str, size: i32) -> i32 {
-    let each = |c: char| match c {
-        'i' | 'j' | 'l' | '.' | ',' | ':' | ';' | '\'' | ' ' => 0.32,
-        'f' | 'r' | 't' | '(' | ')' | '-' => 0.41,
-        'm' | 'w' | 'M' | 'W' | '%' => 0.95,
-        c if c.is_ascii_uppercase() => 0.72,
-        _ => 0.63,
-    };
-    (text.chars().map(each).sum::<f64>() * f64::from(size)).ceil() as i32
-}
-
-/// Lines of at most `width` pixels.
-pub(super) fn wrap(text: &str, width: i32, size: i32) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split_whitespace() {
-        match lines.last_mut() {
-            Some(line) if wide(&format!("{line} {word}"), size) <= width => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.to_string()),
-        }
-    }
-    lines
+pub fn svg(chart: &Chart, width: i32) -> String {
+    let layout = Layout::new(chart, width);
+    let mut sheet = Svg::new(width, layout.height);
+    draw(&mut sheet, chart, &layout);
+    sheet.finish()
 }
 
 /// Distances between ticks that people can count in: about `count` of them over `span`.
@@ -343,214 +243,123 @@ impl Layout {
     }
 }
 
-/// How a text looks.
-#[derive(Clone, Copy)]
-pub(super) struct Font {
-    /// Its height in pixels, as CSS counts it.
-    size: i32,
-    colour: Colour,
-    bold: bool,
-}
-
-pub(super) const fn plain(size: i32, colour: Colour) -> Font {
-    Font {
-        size,
-        colour,
-        bold: false,
+fn fill(sheet: &mut Svg, a: Point, b: Point, (colour, hatched): (Colour, bool)) {
+    if hatched {
+        sheet.hatched(a, b, colour);
+    } else {
+        sheet.rect(a, b, colour);
     }
 }
 
-pub(super) const fn bold(size: i32, colour: Colour) -> Font {
-    Font {
-        size,
-        colour,
-        bold: true,
+fn draw(sheet: &mut Svg, chart: &Chart, at: &Layout) {
+    for (n, line) in at.title.iter().enumerate() {
+        let y = EDGE + 8 + n as i32 * LINE;
+        sheet.text(line, (EDGE, y), bold(TITLE, INK), Anchor::Start);
+    }
+    for (n, line) in at.note.iter().enumerate() {
+        let y = EDGE + 8 + at.title.len() as i32 * LINE + n as i32 * 16;
+        sheet.text(line, (EDGE, y), plain(12, SOFT), Anchor::Start);
+    }
+    for (row, keys) in at.keys.iter().enumerate() {
+        let y = at.y_keys + row as i32 * 18;
+        for (x, n) in keys {
+            let key = &chart.keys[*n];
+            fill(sheet, (*x, y), (x + 12, y + 11), (key.colour, key.hatched));
+            sheet.text(&key.label, (x + 17, y + 5), plain(12, INK), Anchor::Start);
+        }
+    }
+    for column in &at.columns {
+        draw_column(sheet, chart, at, column);
+    }
+    for (n, line) in at.source.iter().enumerate() {
+        let y = at.y_axis + 42 + n as i32 * 14;
+        sheet.text(line, (EDGE, y), plain(10, SOFT), Anchor::Start);
     }
 }
 
-pub(super) struct Pen<'a, DB: DrawingBackend> {
-    pub area: &'a DrawingArea<DB, plotters::coord::Shift>,
-    /// Pixels of the backend per pixel of the layout.
-    pub k: i32,
-}
-
-impl<DB: DrawingBackend> Pen<'_, DB> {
-    pub(super) fn text(&self, text: &str, at: (i32, i32), font: Font, h: HPos) -> Result<()> {
-        let colour = RGBColor(font.colour.0, font.colour.1, font.colour.2);
-        let style = if font.bold {
-            FontStyle::Bold
-        } else {
-            FontStyle::Normal
-        };
-        // The font's height, which plotters takes for the size, is 1.24 times what CSS calls so.
-        let size = f64::from(font.size * self.k) * 1.24;
-        let style = ("sans-serif", size, style)
-            .into_text_style(self.area)
-            .color(&colour)
-            .pos(Pos::new(h, VPos::Center));
-        self.area
-            .draw(&Text::new(
-                text.to_string(),
-                (at.0 * self.k, at.1 * self.k),
-                style,
-            ))
-            .map_err(failed)
-    }
-
-    pub(super) fn line(&self, from: (i32, i32), to: (i32, i32), colour: Colour) -> Result<()> {
-        let (r, g, b) = colour;
-        let points = vec![
-            (from.0 * self.k, from.1 * self.k),
-            (to.0 * self.k, to.1 * self.k),
-        ];
-        let style = RGBColor(r, g, b).stroke_width(self.k as u32);
-        self.area
-            .draw(&PathElement::new(points, style))
-            .map_err(failed)
-    }
-
-    pub(super) fn rect(
-        &self,
-        a: (i32, i32),
-        b: (i32, i32),
-        colour: Colour,
-        hatched: bool,
-    ) -> Result<()> {
-        let (red, green, blue) = colour;
-        let corners = [(a.0 * self.k, a.1 * self.k), (b.0 * self.k, b.1 * self.k)];
-        self.area
-            .draw(&Rectangle::new(
-                corners,
-                RGBColor(red, green, blue).filled(),
-            ))
-            .map_err(failed)?;
-        if hatched {
-            let (left, right) = (a.0.min(b.0), a.0.max(b.0));
-            let (top, bottom) = (a.1.min(b.1), a.1.max(b.1));
-            let tall = bottom - top;
-            let mut x = left - tall;
-            while x < right {
-                // From the lower left to the upper right, cut off at both ends.
-                let from = if x < left {
-                    (left, bottom - (left - x))
-                } else {
-                    (x, bottom)
-                };
-                let to = if x + tall > right {
-                    (right, bottom - (right - x))
-                } else {
-                    (x + tall, top)
-                };
-                if from.0 <= to.0 {
-                    self.line(from, to, (0xff, 0xff, 0xff))?;
-                }
-                x += 6;
-            }
-        }
-        Ok(())
-    }
-
-    fn chart(&self, chart: &Chart, at: &Layout) -> Result<()> {
-        for (n, line) in at.title.iter().enumerate() {
-            let y = EDGE + 8 + n as i32 * LINE;
-            self.text(line, (EDGE, y), bold(TITLE, INK), HPos::Left)?;
-        }
-        for (n, line) in at.note.iter().enumerate() {
-            let y = EDGE + 8 + at.title.len() as i32 * LINE + n as i32 * 16;
-            self.text(line, (EDGE, y), plain(12, SOFT), HPos::Left)?;
-        }
-        for (row, keys) in at.keys.iter().enumerate() {
-            let y = at.y_keys + row as i32 * 18;
-            for (x, n) in keys {
-                let key = &chart.keys[*n];
-                self.rect((*x, y), (x + 12, y + 11), key.colour, key.hatched)?;
-                self.text(&key.label, (x + 17, y + 5), plain(12, INK), HPos::Left)?;
-            }
-        }
-        for column in &at.columns {
-            self.column(chart, at, column)?;
-        }
-        for (n, line) in at.source.iter().enumerate() {
-            let y = at.y_axis + 42 + n as i32 * 14;
-            self.text(line, (EDGE, y), plain(10, SOFT), HPos::Left)?;
-        }
-        Ok(())
-    }
-
-    fn column(&self, chart: &Chart, at: &Layout, column: &Column) -> Result<()> {
-        let groups = &chart.groups[column.groups.0..column.groups.1];
-        let (left, right) = (
-            column.x + LABEL,
-            (column.x + at.column_width - VALUE).min(at.width),
-        );
-        let (low, high, step) = at.axis;
-        let x = |v: f64| {
-            let part = ((v - low) / (high - low)).clamp(0.0, 1.0);
-            left + (part * f64::from(right - left)).round() as i32
-        };
-        let tall: i32 = groups
-            .iter()
-            .map(|g| HEAD + g.bars.len() as i32 * BAR + 10)
-            .sum();
-        let bottom = at.y_bars + tall;
-        let count = ((high - low) / step).round() as i32;
-        for n in 0..=count {
-            let v = low + f64::from(n) * step;
-            self.line((x(v), at.y_bars), (x(v), bottom), GRID)?;
-            self.text(
-                &tick(v, step),
-                (x(v), bottom + 10),
-                plain(11, SOFT),
-                HPos::Center,
-            )?;
-        }
-        self.text(
-            &chart.unit,
-            ((left + right) / 2, bottom + 25),
+fn draw_column(sheet: &mut Svg, chart: &Chart, at: &Layout, column: &Column) {
+    let groups = &chart.groups[column.groups.0..column.groups.1];
+    let (left, right) = (
+        column.x + LABEL,
+        (column.x + at.column_width - VALUE).min(at.width),
+    );
+    let (low, high, step) = at.axis;
+    let x = |v: f64| {
+        let part = ((v - low) / (high - low)).clamp(0.0, 1.0);
+        left + (part * f64::from(right - left)).round() as i32
+    };
+    let tall: i32 = groups
+        .iter()
+        .map(|g| HEAD + g.bars.len() as i32 * BAR + 10)
+        .sum();
+    let bottom = at.y_bars + tall;
+    let count = ((high - low) / step).round() as i32;
+    for n in 0..=count {
+        let v = low + f64::from(n) * step;
+        sheet.line((x(v), at.y_bars), (x(v), bottom), GRID);
+        sheet.text(
+            &tick(v, step),
+            (x(v), bottom + 10),
             plain(11, SOFT),
-            HPos::Center,
-        )?;
-        let mut y = at.y_bars;
-        for group in groups {
-            self.text(&group.label, (column.x, y + 11), bold(13, INK), HPos::Left)?;
-            y += HEAD;
-            for bar in &group.bars {
-                let middle = y + BAR / 2 - 1;
-                self.text(&bar.label, (left - 6, middle), plain(11, INK), HPos::Right)?;
-                let mut from = 0.0;
-                for part in &bar.parts {
-                    let to = from + part.value;
-                    if part.value != 0.0 && to.is_finite() {
-                        let (a, b) = (x(from), x(to));
-                        // Something that is there is seen.
-                        let b = if a == b { a + 1 } else { b };
-                        self.rect((a, y), (b, y + BAR - 3), part.colour, bar.hatched)?;
-                        from = to;
-                    }
+            Anchor::Middle,
+        );
+    }
+    sheet.text(
+        &chart.unit,
+        ((left + right) / 2, bottom + 25),
+        plain(11, SOFT),
+        Anchor::Middle,
+    );
+    let mut y = at.y_bars;
+    for group in groups {
+        sheet.text(
+            &group.label,
+            (column.x, y + 11),
+            bold(13, INK),
+            Anchor::Start,
+        );
+        y += HEAD;
+        for bar in &group.bars {
+            let middle = y + BAR / 2 - 1;
+            sheet.text(&bar.label, (left - 6, middle), plain(11, INK), Anchor::End);
+            let mut from = 0.0;
+            for part in &bar.parts {
+                let to = from + part.value;
+                if part.value != 0.0 && to.is_finite() {
+                    let (a, b) = (x(from), x(to));
+                    // Something that is there is seen.
+                    let b = if a == b { a + 1 } else { b };
+                    fill(sheet, (a, y), (b, y + BAR - 3), (part.colour, bar.hatched));
+                    from = to;
                 }
-                if let Some((least, most)) = bar.range {
-                    let (a, b) = (x(least), x(most));
-                    self.line((a, middle), (b, middle), INK)?;
-                    for end in [a, b] {
-                        self.line((end, middle - 3), (end, middle + 3), INK)?;
-                    }
-                }
-                self.text(&bar.text, (right + 6, middle), plain(11, INK), HPos::Left)?;
-                y += BAR;
             }
-            y += 10;
+            if let Some((least, most)) = bar.range {
+                let (a, b) = (x(least), x(most));
+                sheet.line((a, middle), (b, middle), INK);
+                for end in [a, b] {
+                    sheet.line((end, middle - 3), (end, middle + 3), INK);
+                }
+            }
+            sheet.text(
+                &bar.text,
+                (right + 6, middle),
+                plain(11, INK),
+                Anchor::Start,
+            );
+            y += BAR;
         }
-        self.line((x(0.0), at.y_bars), (x(0.0), bottom), SOFT)?;
-        if let Some(mark) = chart.mark {
-            self.line((x(mark), at.y_bars), (x(mark), bottom), INK)?;
-        }
-        Ok(())
+        y += 10;
+    }
+    sheet.line((x(0.0), at.y_bars), (x(0.0), bottom), SOFT);
+    if let Some(mark) = chart.mark {
+        sheet.line((x(mark), at.y_bars), (x(mark), bottom), INK);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::svg::tests::{elements, texts};
 
     fn chart(groups: usize) -> Chart {
         let bar = |label: &str, values: &[f64]| Bar {
@@ -587,41 +396,93 @@ mod tests {
     }
 
     #[test]
-    fn both_forms_at_both_widths() {
+    fn everything_is_drawn_at_both_widths() {
         for width in [380, 1000] {
-            let chart = chart(3);
-            let svg = svg(&chart, width).unwrap();
-            assert!(svg.contains(&format!("width=\"{width}\"")), "{svg}");
-            assert!(svg.contains("A &lt;title&gt;") && svg.contains("x &amp; y"));
-            for n in 0..3 {
-                assert!(svg.contains(&format!("group{n}")));
+            let text = svg(&chart(3), width);
+            let doc = roxmltree::Document::parse(&text).unwrap();
+            let root = doc.root_element();
+            assert_eq!(root.attribute("width"), Some(width.to_string().as_str()));
+            let words = texts(&text);
+            let count = |word: &str| words.iter().filter(|w| *w == word).count();
+            for (word, times) in [
+                ("A <title>", 1),
+                ("key", 1),
+                ("from here", 1),
+                ("group0", 1),
+                ("group1", 1),
+                ("group2", 1),
+                ("a", 3),
+                ("b", 3),
+                ("c", 3),
+                ("x & y", 9),
+                // Once for each column: the unit of the axis and its numbers.
+                ("%", if width == 1000 { 2 } else { 1 }),
+                ("0", if width == 1000 { 2 } else { 1 }),
+            ] {
+                assert_eq!(count(word), times, "{word}: {words:?}");
             }
-            let facts = [("Command", "bench — <x>".to_string())];
-            let stamped = stamped(&svg, &facts);
-            assert!(stamped.contains("<metadata>\nCommand: bench — &lt;x&gt;\n</metadata>"));
-            assert_eq!(stamped.matches("<metadata>").count(), 1);
-            let png = png(&chart, width, &facts).unwrap();
-            let text: &[u8] = b"tEXtCommand\0bench ? <x>";
-            assert!(png.windows(text.len()).any(|w| w == text));
-            assert_eq!(&png[1..4], b"PNG");
+            let filled = |colour: &str| {
+                let all = elements(&doc, "rect");
+                let some = all.iter().filter(|r| r.attribute("fill") == Some(colour));
+                some.count()
+            };
+            // The key, and in each group two parts of one bar and one of another.
+            assert_eq!(filled("#010203"), 1 + 3 * 3);
+            // The key and one bar of each group are hatched.
+            assert_eq!(elements(&doc, "path").len(), 1 + 3);
+            // The range of one bar of each group: a line with an end on either side.
+            let lines = elements(&doc, "polyline");
+            let ink = |n: &&roxmltree::Node| n.attribute("stroke") == Some("#222222");
+            assert_eq!(lines.iter().filter(ink).count(), 3 * 3);
             assert_eq!(
-                png,
-                super::png(&chart, width, &facts).unwrap(),
+                text,
+                svg(&chart(3), width),
                 "the same input, the same bytes"
             );
         }
     }
 
     #[test]
-    fn nothing_to_draw_is_no_panic() {
-        for chart in [Chart::default(), chart(0), chart(1)] {
-            svg(&chart, 380).unwrap();
-            png(&chart, 1000, &[]).unwrap();
+    fn lengths_are_as_the_numbers() {
+        let mut chart = chart(1);
+        chart.keys.clear();
+        chart.mark = Some(1.0);
+        let text = svg(&chart, 380);
+        let doc = roxmltree::Document::parse(&text).unwrap();
+        let bars: Vec<(i32, i32)> = elements(&doc, "rect")
+            .iter()
+            .filter(|r| r.attribute("fill") == Some("#010203"))
+            .map(|r| ["x", "width"].map(|n| r.attribute(n).unwrap().parse().unwrap()))
+            .map(|[x, width]: [i32; 2]| (x, width))
+            .collect();
+        let [(a, one), (b, two), (c, four)] = bars[..] else {
+            panic!("{bars:?}");
+        };
+        assert_eq!(a + one, b, "parts stand one after the other");
+        // 160 pixels for -7.5 to 5; each end is rounded.
+        let unit = 160.0 / 12.5;
+        for (length, value) in [(one, 1.0), (two, 2.0), (four, 4.0)] {
+            assert!((f64::from(length) - value * unit).abs() <= 1.0, "{bars:?}");
         }
+        assert_eq!(c + four, a, "what is negative lies left of the base line");
+        // The mark at 1 is where the first part ends.
+        let ends = format!("{b},");
+        assert!(elements(&doc, "polyline").iter().any(|l| {
+            l.attribute("stroke") == Some("#222222")
+                && l.attribute("points").unwrap().starts_with(&ends)
+        }));
+    }
+
+    #[test]
+    fn nothing_to_draw_is_no_panic() {
         let mut odd = chart(1);
         odd.groups[0].bars[0].parts[0].value = f64::NAN;
         odd.groups[0].bars[1].parts[0].value = f64::INFINITY;
-        svg(&odd, 1000).unwrap();
+        for chart in [Chart::default(), chart(0), chart(1), odd] {
+            for width in [380, 1000] {
+                roxmltree::Document::parse(&svg(&chart, width)).unwrap();
+            }
+        }
     }
 
     #[test]

@@ -3,15 +3,17 @@
 
 use fpt_geometry::Mode;
 
-use super::draw::{Bar, Chart, Colour, Group};
+use super::draw::{Bar, Chart, Group};
 use super::metrics::Table;
 use super::row::ALL;
+use super::svg::Colour;
 use super::text::Grid;
 
 /// One figure, drawn for one or several phases.
 pub struct Figure {
     /// Names files and anchors.
     pub id: &'static str,
+    /// The title above the figure.
     pub title: &'static str,
     /// What it shows, how to read it.
     pub text: &'static str,
@@ -21,12 +23,14 @@ pub struct Figure {
     pub table: Grid,
 }
 
+/// Names of phases in files, and as people read them.
 pub const PHASES: [(&str, &str); 3] = [
     (ALL, "load and run together"),
     ("load", "load phase"),
     ("run", "run phase"),
 ];
 
+/// The colour of a mode in every figure.
 pub fn colour(mode: Mode) -> Colour {
     match mode {
         Mode::Radix => (0x8c, 0x8c, 0x8c),
@@ -36,6 +40,7 @@ pub fn colour(mode: Mode) -> Colour {
     }
 }
 
+/// One group of bars for each workload of the matrix.
 pub fn per_workload(table: &Table, bars: impl Fn(&str) -> Vec<Bar>) -> Vec<Group> {
     table
         .matrix
@@ -52,6 +57,7 @@ fn phase_title(phase: &str) -> &'static str {
     PHASES.iter().find(|p| p.0 == phase).map_or("", |p| p.1)
 }
 
+/// The phase as the beginning of a sentence.
 pub fn sentence(phase: &str) -> String {
     let text = phase_title(phase);
     let mut chars = text.chars();

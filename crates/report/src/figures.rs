@@ -3,10 +3,11 @@
 
 use fpt_geometry::Mode;
 
-use super::draw::{Bar, Chart, Colour, Key, Part};
+use super::draw::{Bar, Chart, Key, Part};
 use super::figure::{colour, per_workload, sentence, Figure, PHASES};
 use super::metrics::{Of, Range, Row, Table, ALL, CATEGORIES};
 use super::split;
+use super::svg::Colour;
 use super::text::{number, percent, percent_in, Grid};
 
 const CATEGORY_COLOURS: [Colour; 6] = [

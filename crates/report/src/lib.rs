@@ -19,6 +19,7 @@ pub mod sensitivity;
 mod split;
 pub mod stats;
 mod sum;
+pub mod svg;
 pub mod sweep;
 pub mod text;
 pub mod weights;
@@ -38,9 +39,10 @@ use fpt_verdict::rundir;
 use metrics::{Of, Table};
 
 /// Widths in pixels: of a picture that stands alone or on a wide page, and on a narrow page.
-const WIDE: u32 = 1000;
-const NARROW: u32 = 368;
+const WIDE: i32 = 1000;
+const NARROW: i32 = 368;
 
+/// Draw the figures of a matrix of bench: page, SVG, CSV, JSON.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// A matrix of bench by its name, or a folder with `cells` in it [default: the newest]
@@ -57,6 +59,11 @@ pub struct Args {
     out: Option<PathBuf>,
 }
 
+/// Runs the command.
+///
+/// # Errors
+///
+/// There is no such matrix, a cell is no result of bench, or a file cannot be written.
 pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     if let [a, b] = args.compare.as_slice() {
         let (a_dir, b_dir) = (find(ctx, Some(a))?, find(ctx, Some(b))?);
@@ -288,20 +295,18 @@ pub fn write(ctx: &Ctx, matrix: &Matrix, out: &Path, by: weights::Weights) -> Re
     Ok(out.join("index.html"))
 }
 
-/// Draws a chart, writes it as SVG and PNG, and gives it for the page.
+/// Draws a chart, writes it as SVG, and gives it for the page.
 fn picture(
     out: &Path,
     name: &str,
     phase: &'static str,
     chart: &draw::Chart,
-    facts: draw::Facts,
+    facts: svg::Facts,
 ) -> Result<html::Drawn> {
-    let wide = draw::svg(chart, WIDE)?;
-    let narrow = draw::svg(chart, NARROW)?;
-    let dir = out.join("figures");
-    let file = |kind: &str| dir.join(format!("{name}.{kind}"));
-    store::write_atomic(&file("svg"), draw::stamped(&wide, facts).as_bytes())?;
-    store::write_atomic(&file("png"), &draw::png(chart, WIDE, facts)?)?;
+    let wide = draw::svg(chart, WIDE);
+    let narrow = draw::svg(chart, NARROW);
+    let file = out.join("figures").join(format!("{name}.svg"));
+    store::write_atomic(&file, svg::stamped(&wide, facts).as_bytes())?;
     Ok(html::Drawn {
         phase,
         wide,

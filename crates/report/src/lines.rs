@@ -1,38 +1,57 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Line charts in panels: values over a footprint. Drawn with the pen of the bar charts.
+//! Line charts in panels: values over a footprint.
 
-use plotters::prelude::*;
-use plotters::style::text_anchor::HPos;
+use crate::draw;
+use crate::svg::{bold, plain, wide, wrap, Anchor, Colour, Point, Stroke, Svg, GRID, INK, SOFT};
 
-use super::draw::{self, bold, plain, Colour, Pen, GRID, INK, SOFT};
-use fpt_kit::Result;
-
+/// Points of one thing that is compared.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Series {
+    /// The name of the thing.
     pub label: String,
+    /// Its colour.
     pub colour: Colour,
+    /// Whether its line has gaps.
     pub dashed: bool,
     /// Pairs of x and y, in the order of x.
     pub points: Vec<(f64, f64)>,
 }
 
+impl Series {
+    fn stroke(&self) -> Stroke {
+        Stroke {
+            colour: self.colour,
+            dashed: self.dashed,
+        }
+    }
+}
+
+/// One of the plots of a chart.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Panel {
+    /// The words above the plot.
     pub title: String,
+    /// The lines in it.
     pub series: Vec<Series>,
 }
 
 /// A line across a whole panel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mark {
+    /// Where on the axis the line is.
     pub at: f64,
+    /// The words beside the line.
     pub label: String,
 }
 
+/// A line chart.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Lines {
+    /// What the chart is about, in bold.
     pub title: String,
+    /// What it shows and how to read it, below the title.
     pub note: String,
+    /// The plots, in rows; all have the same axes.
     pub panels: Vec<Panel>,
     /// Where the axis has names.
     pub x_ticks: Vec<(f64, String)>,
@@ -86,59 +105,42 @@ impl Scale {
 }
 
 /// The chart as an SVG document of this width in pixels.
-pub fn svg(chart: &Lines, width: u32) -> Result<String> {
-    draw::fonts();
-    let inner = width as i32 - 2 * EDGE;
+pub fn svg(chart: &Lines, width: i32) -> String {
+    let inner = width - 2 * EDGE;
     let across = if inner >= TWO { 2 } else { 1 };
     let rows = (chart.panels.len() as i32 + across - 1) / across;
-    let title = draw::wrap(&chart.title, inner, 17);
-    let note = draw::wrap(&chart.note, inner, 12);
+    let title = wrap(&chart.title, inner, 17);
+    let note = wrap(&chart.note, inner, 12);
     let top = EDGE + title.len() as i32 * 20 + note.len() as i32 * 16 + 8;
     let keys = keys(chart, inner);
     let height = top + keys.len() as i32 * 18 + rows * PANEL + EDGE;
-    let mut text = String::new();
-    {
-        let size = (width, height.max(1) as u32);
-        let area = SVGBackend::with_string(&mut text, size).into_drawing_area();
-        area.fill(&WHITE).map_err(draw::failed)?;
-        let pen = Pen { area: &area, k: 1 };
-        for (n, line) in title.iter().enumerate() {
-            pen.text(
-                line,
-                (EDGE, EDGE + 8 + n as i32 * 20),
-                bold(15, INK),
-                HPos::Left,
-            )?;
-        }
-        let below = EDGE + 8 + title.len() as i32 * 20;
-        for (n, line) in note.iter().enumerate() {
-            pen.text(
-                line,
-                (EDGE, below + n as i32 * 16),
-                plain(12, SOFT),
-                HPos::Left,
-            )?;
-        }
-        for (row, some) in keys.iter().enumerate() {
-            for (x, series) in some {
-                let y = top + row as i32 * 18 + 5;
-                stroke(&pen, (*x, y), (x + 22, y), series)?;
-                pen.text(&series.label, (x + 28, y), plain(12, INK), HPos::Left)?;
-            }
-        }
-        let scale = Scale::new(chart);
-        let wide = inner / across;
-        for (n, panel) in chart.panels.iter().enumerate() {
-            let n = n as i32;
-            let at = (
-                EDGE + (n % across) * wide,
-                top + keys.len() as i32 * 18 + n / across * PANEL,
-            );
-            one(&pen, chart, panel, &scale, (at, wide))?;
-        }
-        area.present().map_err(draw::failed)?;
+    let mut sheet = Svg::new(width, height);
+    for (n, line) in title.iter().enumerate() {
+        let y = EDGE + 8 + n as i32 * 20;
+        sheet.text(line, (EDGE, y), bold(15, INK), Anchor::Start);
     }
-    Ok(text)
+    for (n, line) in note.iter().enumerate() {
+        let y = EDGE + 8 + title.len() as i32 * 20 + n as i32 * 16;
+        sheet.text(line, (EDGE, y), plain(12, SOFT), Anchor::Start);
+    }
+    for (row, some) in keys.iter().enumerate() {
+        for (x, series) in some {
+            let y = top + row as i32 * 18 + 5;
+            sheet.line((*x, y), (x + 22, y), series.stroke());
+            sheet.text(&series.label, (x + 28, y), plain(12, INK), Anchor::Start);
+        }
+    }
+    let scale = Scale::new(chart);
+    let wide = inner / across;
+    for (n, panel) in chart.panels.iter().enumerate() {
+        let n = n as i32;
+        let at = (
+            EDGE + (n % across) * wide,
+            top + keys.len() as i32 * 18 + n / across * PANEL,
+        );
+        one(&mut sheet, chart, panel, &scale, (at, wide));
+    }
+    sheet.finish()
 }
 
 /// Rows of names of series, each name once.
@@ -151,7 +153,7 @@ fn keys(chart: &Lines, width: i32) -> Vec<Vec<(i32, &Series)>> {
             continue;
         }
         seen.push(&series.label);
-        let wide = 28 + draw::wide(&series.label, 12) + 14;
+        let wide = 28 + wide(&series.label, 12) + 14;
         if x + wide > width && x > EDGE {
             rows.push(Vec::new());
             x = EDGE;
@@ -164,99 +166,68 @@ fn keys(chart: &Lines, width: i32) -> Vec<Vec<(i32, &Series)>> {
     rows
 }
 
-type Place = ((i32, i32), i32);
+/// The upper left corner of a panel and its width in pixels.
+type Place = (Point, i32);
 
-fn one<DB: DrawingBackend>(
-    pen: &Pen<'_, DB>,
-    chart: &Lines,
-    panel: &Panel,
-    scale: &Scale,
-    ((left, top), wide): Place,
-) -> Result<()> {
+fn one(sheet: &mut Svg, chart: &Lines, panel: &Panel, scale: &Scale, ((left, top), wide): Place) {
     let (x0, x1) = (left + LEFT, left + wide - RIGHT);
     let (y0, y1) = (top + TOP, top + PANEL - BOTTOM);
     let part = |v: f64, (low, high): (f64, f64)| ((v - low) / (high - low)).clamp(0.0, 1.0);
     let x = |v: f64| x0 + (part(v, scale.x) * f64::from(x1 - x0)).round() as i32;
     let y = |v: f64| y1 - (part(v, scale.y) * f64::from(y1 - y0)).round() as i32;
-    pen.text(&panel.title, (x0, top + 8), bold(13, INK), HPos::Left)?;
-    pen.text(&chart.unit, (x1, top + 8), plain(11, SOFT), HPos::Right)?;
+    sheet.text(&panel.title, (x0, top + 8), bold(13, INK), Anchor::Start);
+    sheet.text(&chart.unit, (x1, top + 8), plain(11, SOFT), Anchor::End);
     let count = ((scale.y.1 - scale.y.0) / scale.step).round() as i32;
     for n in 0..=count {
         let v = scale.y.0 + f64::from(n) * scale.step;
-        pen.line((x0, y(v)), (x1, y(v)), GRID)?;
-        pen.text(
+        sheet.line((x0, y(v)), (x1, y(v)), GRID);
+        sheet.text(
             &draw::tick(v, scale.step),
             (x0 - 6, y(v)),
             plain(11, SOFT),
-            HPos::Right,
-        )?;
+            Anchor::End,
+        );
     }
     for (v, name) in &chart.x_ticks {
-        pen.line((x(*v), y1), (x(*v), y1 + 4), SOFT)?;
-        pen.text(name, (x(*v), y1 + 14), plain(11, SOFT), HPos::Center)?;
+        sheet.line((x(*v), y1), (x(*v), y1 + 4), SOFT);
+        sheet.text(name, (x(*v), y1 + 14), plain(11, SOFT), Anchor::Middle);
     }
     for mark in chart
         .upright
         .iter()
         .filter(|m| (scale.x.0..=scale.x.1).contains(&m.at))
     {
-        pen.line((x(mark.at), y0), (x(mark.at), y1), MARK)?;
-        pen.text(
+        sheet.line((x(mark.at), y0), (x(mark.at), y1), MARK);
+        sheet.text(
             &mark.label,
             (x(mark.at), y0 - 8),
             plain(10, SOFT),
-            HPos::Center,
-        )?;
+            Anchor::Middle,
+        );
     }
     for mark in &chart.across {
-        pen.line((x0, y(mark.at)), (x1, y(mark.at)), MARK)?;
-        pen.text(
+        sheet.line((x0, y(mark.at)), (x1, y(mark.at)), MARK);
+        sheet.text(
             &mark.label,
             (x1 - 2, y(mark.at) - 7),
             plain(10, SOFT),
-            HPos::Right,
-        )?;
+            Anchor::End,
+        );
     }
-    pen.line((x0, y(0.0)), (x1, y(0.0)), SOFT)?;
+    sheet.line((x0, y(0.0)), (x1, y(0.0)), SOFT);
     for series in &panel.series {
-        for pair in series.points.windows(2) {
-            if let [a, b] = pair {
-                stroke(pen, (x(a.0), y(a.1)), (x(b.0), y(b.1)), series)?;
-            }
-        }
-        for (a, b) in &series.points {
-            let (a, b) = (x(*a), y(*b));
-            pen.rect((a - 2, b - 2), (a + 2, b + 2), series.colour, false)?;
+        let points: Vec<Point> = series.points.iter().map(|p| (x(p.0), y(p.1))).collect();
+        sheet.path(&points, series.stroke());
+        for (a, b) in points {
+            sheet.rect((a - 2, b - 2), (a + 2, b + 2), series.colour);
         }
     }
-    Ok(())
-}
-
-/// A line of a series, in pieces if it is dashed.
-fn stroke<DB: DrawingBackend>(
-    pen: &Pen<'_, DB>,
-    a: (i32, i32),
-    b: (i32, i32),
-    series: &Series,
-) -> Result<()> {
-    if !series.dashed {
-        return pen.line(a, b, series.colour);
-    }
-    let (dx, dy) = (f64::from(b.0 - a.0), f64::from(b.1 - a.1));
-    let pieces = (dx.hypot(dy) / 4.0).ceil().max(1.0) as i32;
-    let at = |n: i32| {
-        let part = f64::from(n) / f64::from(pieces);
-        (a.0 + (dx * part) as i32, a.1 + (dy * part) as i32)
-    };
-    for n in (0..pieces).step_by(2) {
-        pen.line(at(n), at(n + 1), series.colour)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::svg::tests::{elements, texts};
 
     #[test]
     fn every_point_and_mark_is_drawn() {
@@ -292,7 +263,9 @@ mod tests {
             ..Lines::default()
         };
         for width in [1000, 368] {
-            let svg = svg(&chart, width).unwrap();
+            let text = svg(&chart, width);
+            let words = texts(&text);
+            let doc = roxmltree::Document::parse(&text).unwrap();
             for (word, count) in [
                 ("A title", 1),
                 ("plain", 1),
@@ -303,14 +276,27 @@ mod tests {
                 ("beyond", 0),
                 ("-10.0", 3),
             ] {
-                assert_eq!(
-                    svg.matches(&format!("{word}\n")).count(),
-                    count,
-                    "{word}: {svg}"
-                );
+                let found = words.iter().filter(|w| *w == word).count();
+                assert_eq!(found, count, "{word}: {words:?}");
             }
             // Three points of two series in three panels, each a small square.
-            assert_eq!(svg.matches("width=\"4\" height=\"4\"").count(), 18);
+            let squares = elements(&doc, "rect")
+                .iter()
+                .filter(|r| r.attribute("width") == Some("4"))
+                .count();
+            assert_eq!(squares, 18);
+            // Each series is one line of three points; the names' samples have two.
+            let lines = elements(&doc, "polyline");
+            let of = |dashed: bool, points: usize| {
+                let some = lines.iter().filter(|l| {
+                    l.attribute("stroke") == Some("#010203")
+                        && l.attribute("stroke-dasharray").is_some() == dashed
+                        && l.attribute("points").unwrap().split(' ').count() == points
+                });
+                some.count()
+            };
+            assert_eq!([of(false, 3), of(true, 3)], [3, 3]);
+            assert_eq!([of(false, 2), of(true, 2)], [1, 1]);
         }
     }
 }

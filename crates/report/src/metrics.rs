@@ -39,7 +39,9 @@ pub struct Figures {
 
 /// The figures of a matrix.
 pub struct Table<'a> {
+    /// The cells.
     pub matrix: &'a Matrix,
+    /// The figures of all cells.
     pub figures: Figures,
 }
 
@@ -51,10 +53,12 @@ impl std::ops::Deref for Table<'_> {
 }
 
 impl<'a> Table<'a> {
+    /// The figures of a matrix, its phases weighted by how long they were.
     pub fn new(matrix: &'a Matrix) -> Table<'a> {
         Table::weighted(matrix, Weights::Measured)
     }
 
+    /// The figures of a matrix with these weights of its phases.
     pub fn weighted(matrix: &'a Matrix, by: Weights) -> Table<'a> {
         let cells = || matrix.cells.iter().filter_map(|c| c.figures());
         let all = cells().flat_map(|r| machines(&r.config));
@@ -127,6 +131,7 @@ impl Figures {
         names
     }
 
+    /// How often each cell was run.
     pub fn repeat(&self) -> u32 {
         self.repeat
     }
@@ -156,10 +161,12 @@ impl Figures {
         })
     }
 
+    /// The mean of a cell's runs for a phase and an organisation.
     pub fn row(&self, workload: &str, mode: Mode, phase: &str, organisation: &str) -> Option<&Row> {
         self.find(None, workload, mode, phase, organisation)
     }
 
+    /// The same of the guest's own tables.
     pub fn real(&self, workload: &str, mode: Mode, phase: &str) -> Option<&Row> {
         self.row(workload, mode, phase, REAL)
     }
@@ -302,7 +309,7 @@ impl Figures {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use super::*;
     use fpt_formats::cell::{Cell, Guest, Provenance, SCHEMA};
     use fpt_testkit::synthetic;

@@ -11,7 +11,9 @@ pub const ALL: &str = "all";
 /// JSON's `rows`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
+    /// The name of the program.
     pub workload: String,
+    /// The mode of the guest's kernel.
     pub mode: Mode,
     /// `load`, `run`, or `all`: both.
     pub phase: String,
@@ -19,32 +21,53 @@ pub struct Row {
     pub organisation: String,
     /// `real` or `counterfactual`.
     pub kind: String,
+    /// The preset of the simulated machine.
     pub preset: String,
+    /// Instructions in user mode.
     pub instructions_user: u64,
+    /// Instructions in kernel mode; each element of a string instruction counts.
     pub instructions_kernel: u64,
     /// A string instruction counts once, whatever its length.
     pub instructions_kernel_strings_once: u64,
+    /// Kernel instructions of page faults.
     pub kernel_page_fault: u64,
+    /// Kernel instructions of system calls.
     pub kernel_syscall: u64,
+    /// Kernel instructions of the timer's interrupts.
     pub kernel_timer: u64,
+    /// Kernel instructions of other interrupts.
     pub kernel_interrupt: u64,
+    /// Instructions of threads that live in the kernel only.
     pub kernel_thread: u64,
+    /// All other kernel instructions.
     pub kernel_other: u64,
+    /// Page walks.
     pub walks: u64,
+    /// Page-table entries that walks read.
     pub entry_reads: u64,
+    /// Those of `entry_reads` that the second-level cache answered.
     pub entry_reads_l2: u64,
+    /// Those of `entry_reads` that the last-level cache answered.
     pub entry_reads_llc: u64,
+    /// Those of `entry_reads` that memory answered.
     pub entry_reads_memory: u64,
+    /// Entries read per walk; none without walks.
     pub accesses_per_walk: Option<f64>,
     /// Cycles per walk.
     pub walk_latency: Option<f64>,
     /// Walks per 1000 instructions.
     pub tlb_mpki: Option<f64>,
+    /// Instructions per cycle, string instructions by their elements; none without cycles.
     pub ipc: Option<f64>,
+    /// Cycles of the whole machine: the sum of the next four.
     pub cycles: f64,
+    /// Cycles of page walks.
     pub cycles_walk: f64,
+    /// Cycles of data accesses.
     pub cycles_data: f64,
+    /// Cycles of instructions without data access, and of fetches where they are charged.
     pub cycles_instruction: f64,
+    /// Cycles of look-ups in the TLBs.
     pub cycles_tlb: f64,
     /// The part of it that every access pays.
     #[serde(default)]
@@ -52,6 +75,7 @@ pub struct Row {
     /// Bounds of `cycles_walk`: reads that walks do not need for nothing, and charged.
     #[serde(default)]
     pub cycles_walk_low: Option<f64>,
+    /// The upper bound; see `cycles_walk_low`.
     #[serde(default)]
     pub cycles_walk_high: Option<f64>,
     /// Data accesses that memory answered.
@@ -61,6 +85,7 @@ pub struct Row {
     pub page_table_kb: Option<u64>,
     /// Accesses of the phase that are in no figure of a TLB (docs/reference/walksim-schema.md).
     pub untranslated_data: u64,
+    /// The same for instruction fetches.
     pub untranslated_fetch: u64,
     /// Which run, or empty in a mean.
     #[serde(default)]
@@ -75,6 +100,7 @@ fn one() -> u64 {
 }
 
 impl Row {
+    /// Kernel instructions by category, in the order of [`CATEGORIES`].
     pub fn categories(&self) -> [u64; 6] {
         [
             self.kernel_page_fault,
@@ -87,6 +113,7 @@ impl Row {
     }
 }
 
+/// What led into the kernel, as people read it.
 pub const CATEGORIES: [&str; 6] = [
     "page faults",
     "system calls",
@@ -103,16 +130,24 @@ pub type Range = Option<(f64, f64)>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Of {
+    /// Kernel instructions.
     KernelInstructions,
+    /// Kernel instructions of page faults.
     PageFaultInstructions,
+    /// Cycles per walk.
     WalkLatency,
+    /// Entries read per walk.
     AccessesPerWalk,
+    /// Walks per 1000 instructions.
     TlbMpki,
+    /// Instructions per cycle.
     Ipc,
+    /// Cycles of the whole machine.
     Cycles,
 }
 
 impl Of {
+    /// Every figure, in the order of the report.
     pub const ALL: [Of; 7] = [
         Of::KernelInstructions,
         Of::PageFaultInstructions,
@@ -123,6 +158,7 @@ impl Of {
         Of::Cycles,
     ];
 
+    /// This figure of a row; none where the row has none.
     pub fn of(self, row: &Row) -> Option<f64> {
         match self {
             Of::KernelInstructions => Some(row.instructions_kernel as f64),
@@ -135,6 +171,7 @@ impl Of {
         }
     }
 
+    /// The name that people read, with the unit.
     pub fn title(self) -> &'static str {
         match self {
             Of::KernelInstructions => "kernel instructions",

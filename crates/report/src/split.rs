@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Where the cycles go.
 
-use super::draw::{Bar, Chart, Colour, Key, Part};
+use super::draw::{Bar, Chart, Key, Part};
 use super::figure::{per_workload, sentence, Figure, PHASES};
 use super::metrics::{Row, Table};
+use super::svg::Colour;
 use super::text::{number, Grid};
 use fpt_geometry::Mode;
 

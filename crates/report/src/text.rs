@@ -7,7 +7,9 @@ use super::stats;
 /// A table: names of columns, rows of cells.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Grid {
+    /// Names of the columns.
     pub head: Vec<String>,
+    /// The rows, each as long as `head`.
     pub rows: Vec<Vec<String>>,
 }
 

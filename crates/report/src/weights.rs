@@ -5,6 +5,7 @@ use fpt_geometry::Mode;
 
 use super::row::{Row, ALL};
 
+/// How much each phase counts where both are taken together.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Weights {
     /// As long as each phase was here

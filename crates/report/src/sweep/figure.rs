@@ -6,13 +6,14 @@ use fpt_walksim_model::config::Pwc;
 use fpt_walksim_model::synthetic::Pattern;
 
 use super::{size, Point};
-use crate::draw::Colour;
 use crate::figure::colour;
 use crate::lines::{Lines, Mark, Panel, Series};
 use crate::metrics::{Of, ALL};
 use crate::published::PUBLISHED;
+use crate::svg::Colour;
 
-pub const WIDE: u32 = 1000;
+/// The width of the picture, in pixels.
+pub const WIDE: i32 = 1000;
 const ECPT: Colour = (0xb0, 0x7a, 0xc0);
 const MIB: u64 = 1 << 20;
 

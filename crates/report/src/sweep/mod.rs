@@ -15,13 +15,14 @@ use fpt_walksim_model::report::{Organisation, WASTED_CYCLES};
 use fpt_walksim_model::synthetic::{self, Pattern, Run};
 use serde::{Deserialize, Serialize};
 
-use crate::{draw, export, lines, text};
+use crate::{export, lines, svg, text};
 use fpt_geometry::Mode;
 use fpt_kit::fail::did_you_mean;
 use fpt_kit::say;
 use fpt_kit::{code, store, Ctx, ExitCode, Fail, Result};
 use fpt_verdict::rundir;
 
+/// Name and version of the format.
 pub const SCHEMA: &str = "fpt-sweep/1";
 
 const MIB: u64 = 1 << 20;
@@ -47,6 +48,7 @@ const SIZES: [u64; 15] = [
     128 * GIB,
 ];
 
+/// The model alone over footprints up to 128 GiB, without guests.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Modelled hardware [default: all presets]
@@ -73,13 +75,19 @@ pub struct Args {
 /// One organisation at one point: a line of `sweep.csv`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Point {
+    /// The name of the order of accesses.
     pub pattern: String,
+    /// The preset of the machine.
     pub preset: String,
+    /// Memory that the accesses go to, in MiB.
     pub footprint_mib: u64,
     /// A mode, or `ecpt`.
     pub tables: String,
+    /// Data accesses that were measured.
     pub accesses: u64,
+    /// Page walks among them.
     pub walks: u64,
+    /// Entries read per walk.
     pub reads_per_walk: f64,
     /// Of the reads, those that memory answered.
     pub reads_from_memory: f64,
@@ -89,6 +97,7 @@ pub struct Point {
     pub cycles_per_walk_low: f64,
     /// Against radix, where walks happen.
     pub change: Option<f64>,
+    /// The same of `cycles_per_walk_low`.
     pub change_low: Option<f64>,
 }
 
@@ -99,6 +108,11 @@ struct Job<'a> {
     run: Run,
 }
 
+/// Runs the command.
+///
+/// # Errors
+///
+/// A name that is not known, or a file that cannot be written.
 pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     let machines = machines(&args.preset)?;
     let patterns = patterns(&args.pattern)?;
@@ -321,7 +335,7 @@ fn write(out: &Path, points: &[Point], command: &str) -> Result<()> {
         let some: Vec<&Point> = points.iter().filter(|p| p.preset == preset).collect();
         let machine = config::resolve(preset, None, &[]).ok();
         let chart = figure::chart(preset, &some, machine.as_ref().map(|m| &m.pwc));
-        let svg = draw::stamped(&lines::svg(&chart, figure::WIDE)?, &facts);
+        let svg = svg::stamped(&lines::svg(&chart, figure::WIDE), &facts);
         file(&format!("sweep-{preset}.svg"), svg.as_bytes())?;
     }
     Ok(())
@@ -358,9 +372,9 @@ fn table(points: &[Point]) -> String {
         "size",
         "reads, radix",
         "cycles",
-        "l4l3",
-        "l3l2",
-        "l4l3-l2l1",
+        Mode::L4L3.name(),
+        Mode::L3L2.name(),
+        Mode::L4L3L2L1.name(),
         "ecpt, both bounds"
     );
     let percent = |change: Option<f64>| change.map_or("-".into(), |c| text::percent(1.0 + c));
@@ -376,7 +390,7 @@ fn table(points: &[Point]) -> String {
                 .find(|q| key(q) == key(p) && q.tables == tables)
         };
         let change = |tables: &str| of(tables).map_or("-".into(), |q| percent(q.change));
-        let radix = of("radix");
+        let radix = of(Mode::Radix.name());
         let ecpt = of("ecpt").map_or("-".into(), |e| {
             format!("{} to {}", percent(e.change_low), percent(e.change))
         });
@@ -387,9 +401,9 @@ fn table(points: &[Point]) -> String {
             size(p.footprint_mib),
             radix.map_or(0.0, |r| r.reads_per_walk),
             radix.map_or(0.0, |r| r.cycles_per_walk),
-            change("l4l3"),
-            change("l3l2"),
-            change("l4l3-l2l1"),
+            change(Mode::L4L3.name()),
+            change(Mode::L3L2.name()),
+            change(Mode::L4L3L2L1.name()),
             ecpt
         ));
     }
@@ -429,7 +443,7 @@ mod tests {
             "{radix:?}"
         );
         assert_eq!(radix.change, Some(0.0));
-        let change = of("l4l3-l2l1").change.unwrap();
+        let change = of(Mode::L4L3L2L1.name()).change.unwrap();
         assert!((change + 0.2085).abs() < 0.01, "{change}");
         let ecpt = of("ecpt");
         assert!(ecpt.cycles_per_walk_low < ecpt.cycles_per_walk);
@@ -439,7 +453,7 @@ mod tests {
         assert_eq!(load(&dir.path().join("sweep.csv")).unwrap(), points);
         let svg = std::fs::read_to_string(dir.path().join("sweep-emt.svg")).unwrap();
         assert!(svg.contains("256 MiB") && svg.contains("Command: a test"));
-        assert!(table(&points).contains("l4l3-l2l1"));
+        assert!(table(&points).contains(Mode::L4L3L2L1.name()));
     }
 
     #[test]
