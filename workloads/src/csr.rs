@@ -7,12 +7,15 @@ use crate::rng::mix;
 /// What a kernel wants its graph to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
+    /// Which edges the row of a vertex holds.
     pub edges: Direction,
     /// Without loops and repeated edges, each row sorted.
     pub simple: bool,
+    /// Whether edges have weights.
     pub weights: bool,
 }
 
+/// Which edges the row of a vertex holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     /// A row holds the targets of a vertex's edges.
@@ -26,6 +29,7 @@ pub enum Direction {
 }
 
 impl Shape {
+    /// Rows as the edges came, without weights.
     pub const fn plain(edges: Direction) -> Shape {
         Shape {
             edges,
@@ -147,22 +151,27 @@ impl Csr {
         self.targets.truncate(put);
     }
 
+    /// The number of vertices.
     pub fn vertices(&self) -> u32 {
         (self.offsets.len() - 1) as u32
     }
 
+    /// The number of edges, counted in rows.
     pub fn edges(&self) -> u64 {
         self.targets.len() as u64
     }
 
+    /// The places of a vertex's edges among all edges.
     pub fn range(&self, v: u32) -> std::ops::Range<usize> {
         self.offsets[v as usize] as usize..self.offsets[v as usize + 1] as usize
     }
 
+    /// The number of edges in a vertex's row.
     pub fn degree(&self, v: u32) -> u64 {
         self.offsets[v as usize + 1] - self.offsets[v as usize]
     }
 
+    /// The row of a vertex.
     pub fn row(&self, v: u32) -> &[u32] {
         &self.targets[self.range(v)]
     }
@@ -177,6 +186,7 @@ impl Csr {
             .zip(weights.iter().copied())
     }
 
+    /// The other end of the edge at this place.
     pub fn target(&self, at: usize) -> u32 {
         self.targets[at]
     }

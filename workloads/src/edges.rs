@@ -13,7 +13,9 @@ use crate::error::{Error, Result};
 /// Directed edges between vertices `0..vertices`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EdgeList {
+    /// The number of vertices; their numbers begin at 0.
     pub vertices: u32,
+    /// From and to of each edge.
     pub pairs: Vec<(u32, u32)>,
     /// One per pair, if the file has them.
     pub weights: Option<Vec<u32>>,

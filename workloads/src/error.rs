@@ -14,9 +14,11 @@ pub enum Error {
     System(String),
 }
 
+/// A result of a workload.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
+    /// The exit code of the program.
     pub fn code(&self) -> i32 {
         match self {
             Error::Usage(_) => 2,

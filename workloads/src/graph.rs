@@ -10,7 +10,9 @@ use crate::{edges, rmat};
 
 /// One graph algorithm.
 pub trait Kernel {
+    /// The name of the program.
     const NAME: &'static str;
+    /// How the graph is laid out for it.
     const SHAPE: Shape;
     /// Properties of the vertices, and work lists.
     type State;

@@ -39,15 +39,20 @@ pub const MAX_VALUE: usize = 64 << 10;
 /// both sides could wait for each other.
 const UNDER_WAY: usize = 96 << 10;
 
+/// What a client asks of the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Load {
+    /// The number of keys.
     pub keys: u32,
+    /// The length of a value, in bytes.
     pub value: usize,
+    /// Requests in all.
     pub requests: u64,
     /// Percent of requests that read.
     pub reads: u32,
     /// Requests under way at a time.
     pub pipeline: usize,
+    /// Where random numbers begin; equal seeds give equal requests.
     pub seed: u64,
 }
 
@@ -108,6 +113,7 @@ pub struct Client<P: Protocol> {
 }
 
 impl<P: Protocol> Client<P> {
+    /// A client that has not asked anything yet.
     pub fn new(connection: Connection, load: Load) -> Client<P> {
         Client {
             connection,

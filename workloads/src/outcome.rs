@@ -18,6 +18,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// A result that was proved by this check.
     pub fn new(check: impl Into<String>) -> Outcome {
         Outcome {
             check: check.into(),
@@ -25,6 +26,7 @@ impl Outcome {
         }
     }
 
+    /// Adds a figure to the result.
     pub fn figure(mut self, name: &str, value: impl Into<Value>) -> Outcome {
         self.figures.insert(name.to_string(), value.into());
         self

@@ -139,6 +139,7 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// A connection over this socket.
     pub fn new(stream: UnixStream) -> Result<Connection> {
         // A server that hangs must not hang the run.
         stream
@@ -154,6 +155,11 @@ impl Connection {
         })
     }
 
+    /// Sends all of these bytes.
+    ///
+    /// # Errors
+    ///
+    /// The other side is gone.
     pub fn send(&mut self, data: &[u8]) -> Result<()> {
         self.output
             .write_all(data)

@@ -19,18 +19,22 @@ impl<T: Copy> Slots<T> {
         Slots(vec![Record(value); n])
     }
 
+    /// The number of records.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
+    /// Whether there is no record.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
+    /// The records, in their order.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.0.iter().map(|l| &l.0)
     }
 
+    /// The records, in their order, to change them.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
         self.0.iter_mut().map(|l| &mut l.0)
     }

@@ -90,19 +90,14 @@ struct Cli {
 /// The options that every command has come after its own.
 const GLOBAL: &str = "Options of every command";
 
+// The help of a command with options of its own stands at the type of these.
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Say what is installed, what is missing and the line that installs it
     Doctor(doctor::DoctorArgs),
-    /// Install what is missing
     Setup(doctor::SetupArgs),
-    /// Get the sources of the kernel and of QEMU
     Fetch(sources::Args),
-    /// Apply, refresh or check the patch queues
     Patch(patch::Args),
-    /// Build the patched QEMU
     BuildQemu(build::QemuArgs),
-    /// Build a kernel
     BuildKernel(build::KernelArgs),
     /// Build the selftests of the kernel's tree and ours
     BuildSelftests,
@@ -112,42 +107,28 @@ enum Command {
         #[arg(required = true, value_name = "PACKAGE")]
         packages: Vec<String>,
     },
-    /// Boot a kernel: a shell, or one command
     Run(run::Args),
-    /// Show which page-table entries hardware visits for an address
     Walk(walk::Args),
-    /// Compare four readings of live processes' page tables, in every mode
     Agree(agree::Args),
-    /// Run the kernel selftests and compare them with radix
     Selftest(selftest::Args),
-    /// Everything at once for minutes in each mode; page tables must all be given back
     Stress(stress::Args),
-    /// Random calls against a model that says what memory must hold
     Fuzz(fuzz::Args),
-    /// Make mistakes in the kernel that the sanitizer or the fuzzer must find
     Tlbsan(tlbsan::Args),
-    /// Everything that CI runs
     Test(test::Args),
-    /// Boot a kernel and attach gdb
     Gdb(gdb::Args),
-    /// Count kernel instructions over marked regions
     Kcount(kcount::Args),
-    /// Measure every workload in every mode under the simulator
     Bench(fpt_bench::Args),
-    /// Run your own program in several modes under the simulator
     Sim(fpt_sim::Args),
-    /// Draw the figures of a matrix of bench: page, SVG, CSV, JSON
     Report(fpt_report::Args),
-    /// Hold what the documents say was measured against the data
     Claims(claims::Args),
-    /// The model alone over footprints up to 128 GiB, without guests
     Sweep(sweep::Args),
-    /// Remove caches
     Clean(clean::Args),
     /// Write rust-project.json and compile_commands.json for the patched kernel
     Editor,
     /// Print the completions of a shell
-    Completions { shell: clap_complete::Shell },
+    Completions {
+        shell: clap_complete::Shell,
+    },
     /// Write the manual, one page for each command
     Man(manual::Args),
 }

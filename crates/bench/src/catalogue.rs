@@ -13,6 +13,7 @@ use fpt_kit::{Fail, Result};
 /// Where the catalogue is, from the checkout's root.
 pub const FILE: &str = "workloads/workloads.toml";
 
+/// How a program comes into the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -26,6 +27,7 @@ pub enum Kind {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Size {
+    /// The program and its arguments.
     pub argv: Vec<String>,
     /// Memory of the guest.
     pub memory_mib: u64,
@@ -38,16 +40,20 @@ pub struct Size {
     pub timeout_s: u64,
 }
 
+/// A program that is measured.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Workload {
+    /// The name on the command line.
     pub name: String,
+    /// How it comes into the guest.
     pub kind: Kind,
     /// Of the workloads crate: the program, or the driver of the program in the image.
     pub binary: String,
     /// `image`: packages whose programs are in the image.
     #[serde(default)]
     pub packages: Vec<String>,
+    /// What it does, in one line.
     #[serde(default)]
     pub about: String,
     /// Not one of the matrix: runs only when it is named.
@@ -56,6 +62,7 @@ pub struct Workload {
     /// Takes `--edges FILE` instead of what makes its graph.
     #[serde(default)]
     pub edges: bool,
+    /// Its sizes; a scale that is missing cannot be asked for.
     pub scale: BTreeMap<Scale, Size>,
 }
 

@@ -27,6 +27,7 @@ use plan::{Host, Need};
 
 pub use cell::{check_thp, stats};
 
+/// Measure every workload in every mode under the simulator.
 #[derive(clap::Args, Debug, Clone)]
 pub struct Args {
     /// Modes, separated by commas [default: all]
@@ -119,15 +120,20 @@ const JOBS: usize = 2;
 /// One cell that is to be run.
 #[derive(Clone, Debug)]
 pub struct Planned {
+    /// The program.
     pub workload: Workload,
+    /// How much it works.
     pub size: catalogue::Size,
+    /// The mode of the guest's kernel.
     pub mode: Mode,
     /// The number of the run, from 1. All modes of a run have the same seed.
     pub run: u32,
+    /// Hash of everything that the result depends on.
     pub hash: String,
 }
 
 impl Planned {
+    /// The name of the cell.
     pub fn name(&self) -> String {
         schema::name(&self.workload.name, self.mode, self.run)
     }
@@ -144,6 +150,11 @@ impl Planned {
 /// Names of cells without figures, and why.
 pub type Failed = Vec<(String, schema::Failure)>;
 
+/// Runs the command; what it finds is its exit code.
+///
+/// # Errors
+///
+/// Bad input, or a step that failed.
 pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     let jobs = ctx.guests_or(JOBS);
     let folder = if ctx.dry_run {

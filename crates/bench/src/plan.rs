@@ -13,8 +13,11 @@ const RESULT_MIB: u64 = 4;
 /// What one cell needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Need {
+    /// The name of the cell.
     pub name: String,
+    /// Memory of the host while it runs, in MiB.
     pub memory_mib: u64,
+    /// Expected time of the run, in seconds.
     pub seconds: u64,
 }
 
@@ -28,6 +31,7 @@ impl Need {
 /// What is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Host {
+    /// Memory that is available, in MiB.
     pub memory_mib: u64,
     /// Free space for results.
     pub disk_mib: u64,
@@ -42,11 +46,14 @@ impl Host {
     }
 }
 
+/// What all cells together take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
+    /// Expected time, in seconds.
     pub seconds: u64,
     /// Most that is in use at any time.
     pub memory_mib: u64,
+    /// Room for images and results, in MiB.
     pub disk_mib: u64,
 }
 
@@ -63,6 +70,7 @@ impl Cost {
     }
 }
 
+/// `512 MiB`, `1.5 GiB`: a size for people.
 pub fn size(mib: u64) -> String {
     if mib < 1024 {
         format!("{mib} MiB")

@@ -40,6 +40,7 @@ use answers::{compare, crossed, Coverage, Look, Shape, Sum, PM_ENTRY};
 pub use answers::{describe, judge, Answers, Found, Software};
 use words::{hex, layout, odd, register, shape, software, sum};
 
+/// Compare four readings of live processes' page tables, in every mode.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Modes, separated by commas [default: all]
@@ -467,6 +468,11 @@ pub fn cases(ctx: &Ctx, run: &RunDir, parts: &Parts, modes: &[Mode]) -> Result<V
         .collect())
 }
 
+/// Runs the command; what it finds is its exit code.
+///
+/// # Errors
+///
+/// Bad input, or a step that failed.
 pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     let modes = match args.mode.as_slice() {
         [] => Mode::ALL.to_vec(),

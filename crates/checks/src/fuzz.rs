@@ -46,6 +46,7 @@ const STEPS_FOR_ALL: i64 = 20_000;
 /// Those calls that some kernels or processors have not.
 const OPTIONAL: [&str; 4] = ["demote", "pkey_mprotect", "pkey_rights", "uffd_move"];
 
+/// Random calls against a model that says what memory must hold.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Modes, separated by commas
@@ -77,6 +78,11 @@ pub struct Args {
     sanitize: Option<Sanitize>,
 }
 
+/// Runs the command; what it finds is its exit code.
+///
+/// # Errors
+///
+/// Bad input, or a step that failed.
 pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     let subjects = Subject::asked_for(args.profile, &args.mode, args.kernel)?;
     qemu::check_size(&args.mem)?;
@@ -141,17 +147,25 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
 /// What is to be done with each subject.
 #[derive(Debug, Clone)]
 pub struct Fuzz {
+    /// How long each guest is busy, in seconds.
     pub seconds: u64,
+    /// Where random numbers begin; equal seeds give equal calls.
     pub seed: u32,
+    /// The guests.
     pub plan: Plan,
 }
 
 /// What a run of the fuzzer works with.
 pub struct Site<'a> {
+    /// What every command has.
     pub ctx: &'a Ctx,
+    /// The run folder.
     pub run: &'a RunDir,
+    /// Kernel, QEMU and root file system.
     pub parts: &'a Parts,
+    /// The kernels that are compared.
     pub kernels: Kernels<'a>,
+    /// Complaints of the kernel that are allowed.
     pub allow: &'a [Allow],
 }
 

@@ -94,6 +94,7 @@ const MODE_LIMITS: [(Mode, &str, f64); 37] = [
     (Mode::L4L3, "sparse_munmap", 1.15),
 ];
 
+/// Count kernel instructions over marked regions.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Modes to count, separated by commas [default: all]
@@ -110,6 +111,11 @@ pub struct Args {
     quick: bool,
 }
 
+/// Runs the command; what it finds is its exit code.
+///
+/// # Errors
+///
+/// Bad input, or a step that failed.
 pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     let modes = match args.modes.as_slice() {
         [] => Mode::ALL.to_vec(),
@@ -175,9 +181,11 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
 /// Counts of one region in one kernel and mode.
 #[derive(Debug, Clone, Serialize)]
 pub struct Region {
+    /// The name of the mark.
     pub name: String,
     /// One a run: kernel instructions, elements of string instructions included.
     pub kernel: Vec<u64>,
+    /// The same for instructions in user mode.
     pub user: Vec<u64>,
 }
 
@@ -229,9 +237,12 @@ struct Line {
     error: Option<String>,
 }
 
+/// How to count.
 #[derive(Debug, Clone, Copy)]
 pub struct Count {
+    /// Runs of each region in each kernel.
     pub runs: u32,
+    /// Whether only the regions with limits are counted.
     pub quick: bool,
 }
 

@@ -19,16 +19,24 @@ fn yes() -> bool {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cannot {
+    /// Names of the cases.
     pub cases: Vec<String>,
+    /// Why they cannot pass.
     pub why: String,
 }
 
+/// A program of the list, and how it is judged.
+/// The head of `selftests/list.toml` explains the keys.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Program {
+    /// The name in results.
     pub name: String,
+    /// The folder in the guest that it runs in.
     pub dir: String,
+    /// The program and its arguments.
     pub argv: Vec<String>,
+    /// Seconds until it is given up.
     pub timeout_s: u64,
     /// Must print TAP with a complete plan; otherwise the exit code alone judges.
     #[serde(default = "yes")]
@@ -42,23 +50,31 @@ pub struct Program {
     /// Lines `# figure NAME: N` must not be larger than in radix.
     #[serde(default)]
     pub figures: bool,
+    /// Huge pages of 2 MiB that are set aside for it.
     #[serde(default)]
     pub hugepages: u32,
+    /// Huge pages of 1 GiB that are set aside for it.
     #[serde(default)]
     pub hugepages_1g: u32,
+    /// What the guest must have for it.
     #[serde(default)]
     pub needs: Vec<String>,
+    /// Shell commands before it.
     #[serde(default)]
     pub setup: String,
+    /// Shell commands after it.
     #[serde(default)]
     pub teardown: String,
+    /// Variables of its environment.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
     /// Too long for `test`, which leaves it to `selftest`.
     #[serde(default)]
     pub long: bool,
+    /// Whether its cases are compared with the reference's.
     #[serde(default = "yes")]
     pub compare: bool,
+    /// Lines of its output that say nothing.
     #[serde(default)]
     pub ignore_lines: Vec<String>,
     /// Cases of a program that must pass which may be skipped in every mode.
@@ -73,15 +89,18 @@ pub struct Program {
     /// Cases that must fail, each time and on each kernel.
     #[serde(default)]
     pub cannot: Vec<Cannot>,
+    /// Why the entry is as it is.
     #[serde(default)]
     pub reason: String,
 }
 
 impl Program {
+    /// Whether it needs swap space.
     pub fn swap(&self) -> bool {
         self.needs.iter().any(|n| n == "swap")
     }
 
+    /// Files of the host that it needs.
     pub fn files(&self) -> impl Iterator<Item = &str> {
         self.needs.iter().filter_map(|n| n.strip_prefix("files:"))
     }
@@ -131,6 +150,11 @@ fn bad(path: &Path, why: impl ToString) -> anyhow::Error {
     )
 }
 
+/// Reads the list.
+///
+/// # Errors
+///
+/// The file cannot be read, or an entry is wrong.
 pub fn programs(path: &Path) -> Result<Vec<Program>> {
     let list: ListFile = toml::from_str(&read(path)?).map_err(|e| bad(path, e))?;
     let mut names = std::collections::BTreeSet::new();
@@ -185,6 +209,11 @@ pub fn programs(path: &Path) -> Result<Vec<Program>> {
     Ok(programs)
 }
 
+/// Reads which complaints of the kernel are allowed.
+///
+/// # Errors
+///
+/// The file cannot be read, or an entry is wrong.
 pub fn allowed(path: &Path) -> Result<Vec<Allow>> {
     let file: AllowFile = toml::from_str(&read(path)?).map_err(|e| bad(path, e))?;
     if let Some(a) = file

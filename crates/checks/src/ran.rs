@@ -16,24 +16,30 @@ use fpt_vm::vm::{self, Guest};
 /// One case of one run of a program. Two runs agree if the outcomes are equal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Seen {
+    /// The name of the case.
     pub name: String,
+    /// What the program said of it.
     pub outcome: String,
+    /// What that means.
     pub status: Status,
 }
 
 /// One run of a program.
 #[derive(Debug, Clone, Serialize)]
 pub struct Ran {
+    /// The cases, in their order.
     pub cases: Vec<Seen>,
     /// What it counted, by name, if its entry in the list asks for figures.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub figures: BTreeMap<String, i64>,
+    /// How long the program ran, in milliseconds.
     pub ms: u64,
     /// Its complaints with what led to them, or else the end of its output: for a report.
     pub tail: String,
 }
 
 impl Ran {
+    /// A program with one case.
     pub fn one(
         name: &str,
         outcome: impl Into<String>,
@@ -52,6 +58,7 @@ impl Ran {
         }
     }
 
+    /// How many cases became what, for people.
     pub fn remark(&self) -> String {
         let count = |s| self.cases.iter().filter(|c| c.status == s).count();
         let mut text = format!("{} ok", count(Status::Pass));

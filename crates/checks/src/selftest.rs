@@ -22,6 +22,7 @@ use fpt_verdict::remarks::{print_failures, print_remarks};
 use fpt_verdict::rundir::{self, RunDir};
 use fpt_vm::qemu;
 
+/// Run the kernel selftests and compare them with radix.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Compare these modes, separated by commas, with radix, and radix with the unpatched kernel
@@ -66,6 +67,11 @@ pub struct Args {
     patience: u64,
 }
 
+/// Runs the command; what it finds is its exit code.
+///
+/// # Errors
+///
+/// Bad input, or a step that failed.
 pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     let all = list::programs(&ctx.root.join("selftests/list.toml"))?;
     let mut programs = list::select(all, &args.filter)?;

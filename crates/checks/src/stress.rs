@@ -45,6 +45,7 @@ const PACKAGE: &str = "stress-ng";
 const AGAIN_S: u64 = 40;
 const AGAIN_MOST_S: u64 = 240;
 
+/// Everything at once for minutes in each mode; page tables must all be given back.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Modes, separated by commas
@@ -85,6 +86,11 @@ pub struct Args {
     sanitize: Option<Sanitize>,
 }
 
+/// Runs the command; what it finds is its exit code.
+///
+/// # Errors
+///
+/// Bad input, or a step that failed.
 pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     if args.list {
         for scenario in Scenario::ALL {
@@ -232,11 +238,17 @@ pub struct Stress {
 
 /// What a run of stress works with.
 pub struct Site<'a> {
+    /// What every command has.
     pub ctx: &'a Ctx,
+    /// The run folder.
     pub run: &'a RunDir,
+    /// Kernel, QEMU and root file system.
     pub parts: &'a Parts,
+    /// The kernels that are compared.
     pub kernels: Kernels<'a>,
+    /// The image of the guests' disk.
     pub disk: &'a Path,
+    /// Complaints of the kernel that are allowed.
     pub allow: &'a [Allow],
 }
 

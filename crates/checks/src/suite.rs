@@ -64,12 +64,19 @@ fn figure_ok(pair: &(Option<i64>, Option<i64>)) -> bool {
 
 /// A comparison.
 pub struct Suite<'a> {
+    /// What every command has.
     pub ctx: &'a Ctx,
+    /// The run folder.
     pub run: &'a RunDir,
+    /// Kernel, QEMU and root file system.
     pub parts: &'a Parts,
+    /// The kernels that are compared.
     pub kernels: Kernels<'a>,
+    /// The guests.
     pub plan: &'a Plan,
+    /// What runs in them.
     pub programs: &'a [Program],
+    /// Complaints of the kernel that are allowed.
     pub allow: &'a [Allow],
     /// Every mode takes part: what is skipped in all of them is run by nobody.
     pub all_modes: bool,

@@ -19,6 +19,7 @@ use fpt_verdict::rundir::{self, RunDir};
 use fpt_vm::qemu::Spec;
 use fpt_vm::vm::{self, Guest};
 
+/// Make mistakes in the kernel that the sanitizer or the fuzzer must find.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     #[command(subcommand)]
@@ -221,6 +222,11 @@ const WRONG: [(u32, &str); 14] = [
 /// A mistake must be found in so many seconds.
 const FUZZ_S: u64 = 300;
 
+/// Runs the command; what it finds is its exit code.
+///
+/// # Errors
+///
+/// Bad input, or a step that failed.
 pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     match args.command {
         Command::Mutants(only) => {

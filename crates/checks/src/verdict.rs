@@ -21,10 +21,13 @@ pub type Table = BTreeMap<String, (Outcomes, Outcomes)>;
 /// Who is judged, and by whose results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pair {
+    /// The reference.
     pub base: Subject,
+    /// What is judged by it.
     pub subject: Subject,
 }
 
+/// What a case of a subject is, beside its reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Not what the reference does: red.
@@ -46,6 +49,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// Whether it makes the run fail.
     pub fn is_red(self) -> bool {
         match self {
             Verdict::Differs | Verdict::Bad | Verdict::Unexplained | Verdict::Unexpected => true,

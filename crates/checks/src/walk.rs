@@ -22,6 +22,7 @@ use fpt_vm::vm::Guest;
 
 const FLAT: u64 = 1 << 52;
 
+/// Show which page-table entries hardware visits for an address.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Modes, separated by commas, each beside radix
@@ -51,26 +52,45 @@ fn hex(text: &str) -> Result<u64, String> {
     }
 }
 
+/// An entry that a walk visited.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Entry {
+    /// The level of the entry.
     pub level: Level,
+    /// The entry's name: `PML4E`, `PDPTE`, `PDE`, `PTE`.
     pub name: String,
+    /// The physical address of the entry.
     pub pa: u64,
+    /// What the entry holds.
     pub value: u64,
     /// Width of the index that selected this entry.
     pub bits: u32,
 }
 
+/// How a walk ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum End {
-    Page { pa: u64, size: u64, perm: String },
+    /// At a page.
+    Page {
+        /// Where the address is in physical memory.
+        pa: u64,
+        /// The size of the page in bytes.
+        size: u64,
+        /// What may be done with it.
+        perm: String,
+    },
+    /// With a page fault: its error code.
     Fault(u64),
+    /// Not at all: what was said.
     Error(String),
 }
 
+/// A walk, as hardware makes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Walk {
+    /// The entries, from the root on.
     pub entries: Vec<Entry>,
+    /// How it ended.
     pub end: End,
 }
 
@@ -160,6 +180,11 @@ pub fn expected(mode: Mode, huge: bool) -> usize {
     mode.visits(if huge { Level::L2 } else { Level::L1 })
 }
 
+/// Runs the command; what it finds is its exit code.
+///
+/// # Errors
+///
+/// Bad input, or a step that failed.
 pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     let mut modes = modes::each_once(&args.mode);
     for mode in &modes {

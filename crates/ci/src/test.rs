@@ -58,6 +58,7 @@ const QUICK: [&str; 6] = [
 /// Beyond what the PDPT cache reaches: the workload of the stage `bench` that shows what merging that level saves.
 const WIDE: &str = "gups-wide";
 
+/// Everything that CI runs.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Only these stages (may be given several times); what they need is built
@@ -74,6 +75,11 @@ pub struct Args {
     list: bool,
 }
 
+/// Runs the command; what it finds is its exit code.
+///
+/// # Errors
+///
+/// Bad input, or a step that failed.
 pub fn main(ctx: &Ctx, args: Args, line: lint::CommandLine) -> Result<ExitCode> {
     if args.list {
         for stage in Stage::all() {

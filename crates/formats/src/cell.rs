@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use fpt_geometry::Mode;
 use serde::{Deserialize, Serialize};
 
+/// Name and version of the format.
 pub const SCHEMA: &str = "fpt-bench/1";
 
 /// Where older files say nothing of runs.
@@ -25,19 +26,28 @@ pub fn name(workload: &str, mode: Mode, run: u32) -> String {
 /// Edges that graph programs read instead of generating them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Edges {
+    /// The file, as it was named on the command line.
     pub file: PathBuf,
+    /// The SHA-256 of its contents, in hexadecimal.
     pub sha256: String,
 }
 
 /// One run of one workload in one mode.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Cell {
+    /// [`SCHEMA`]
     pub schema: String,
+    /// The name of the program.
     pub workload: String,
+    /// The mode of the guest's kernel.
     pub mode: Mode,
+    /// How much the program works: the name of a [`crate::matrix::Scale`].
     pub scale: String,
+    /// The preset of the simulated machine.
     pub preset: String,
+    /// Transparent huge pages in the guest: the name of a [`crate::matrix::Thp`].
     pub thp: String,
+    /// Virtual CPUs of the guest.
     pub vcpus: u32,
     /// Guest memory.
     pub memory_mib: u64,
@@ -46,17 +56,22 @@ pub struct Cell {
     pub run: u32,
     /// Why there is no valid result; `null` in a finished cell.
     pub error: Option<Failure>,
+    /// When the run began, as `YYYYMMDDTHHMMSSZ`.
     pub began_utc: String,
+    /// How long the run took on the host, in seconds.
     pub seconds: f64,
     /// Of everything that the figures depend on: a cell with the same hash need not run again.
     pub hash: String,
+    /// What the cell was made from.
     pub provenance: Provenance,
     /// The simulator's figures.
     pub walksim: Option<fpt_walksim_model::report::Report>,
+    /// What the guest said of itself.
     pub guest: Guest,
 }
 
 impl Cell {
+    /// The name of its file, without the ending.
     pub fn name(&self) -> String {
         name(&self.workload, self.mode, self.run)
     }
@@ -75,22 +90,31 @@ impl Cell {
     }
 }
 
+/// Why a run has no result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// Exit code that this failure alone would give the tool.
     pub code: i32,
+    /// One line for people.
     pub line: String,
 }
 
+/// Everything that a result depends on, by version and by hash.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Provenance {
     /// What was typed.
     pub command: String,
+    /// The kernel's release, as `uname -r` says it.
     pub kernel_version: String,
+    /// Hash of everything that the kernel was built from.
     pub kernel_hash: String,
+    /// QEMU's release.
     pub qemu_version: String,
+    /// Hash of everything that QEMU was built from.
     pub qemu_hash: String,
+    /// Hash of the guest's root file system.
     pub initramfs_hash: String,
+    /// Hash of the simulator's plugin.
     pub plugin_hash: String,
     /// Of the resolved configuration of the simulator, with all organisations.
     pub config_hash: String,
@@ -108,10 +132,13 @@ pub struct Provenance {
     pub kernel_args: String,
     /// Virtual time counts instructions: two runs give nearly the same figures.
     pub icount: bool,
+    /// The host's processor, as it names itself.
     pub host_cpu: String,
+    /// Processors of the host.
     pub host_cpus: usize,
 }
 
+/// What the guest said of itself.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Guest {
     /// The kernel that answered, as `uname` has it.
@@ -125,6 +152,7 @@ pub struct Guest {
     /// Counters of the kernel's flattened tables, before and after.
     #[serde(default)]
     pub fpt_stats_before: BTreeMap<String, i64>,
+    /// The same counters at the end of the run phase.
     #[serde(default)]
     pub fpt_stats: BTreeMap<String, i64>,
     /// The last line of the program: its own check.

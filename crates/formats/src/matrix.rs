@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::cell::{Cell, Edges};
 use fpt_kit::{store, Ctx, Fail, Result};
 
+/// How much each program works.
 #[derive(
     clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize,
 )]
@@ -27,6 +28,7 @@ pub enum Scale {
 }
 
 impl Scale {
+    /// The name on the command line and in files.
     pub fn name(self) -> &'static str {
         match self {
             Scale::Tiny => "tiny",
@@ -37,15 +39,20 @@ impl Scale {
     }
 }
 
+/// Transparent huge pages in the guest.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Thp {
+    /// No page is huge.
     Never,
+    /// Only where a program asks for it.
     Madvise,
+    /// Wherever it fits.
     Always,
 }
 
 impl Thp {
+    /// The name on the command line and in files, which is the kernel's.
     pub fn name(self) -> &'static str {
         match self {
             Thp::Never => "never",
@@ -55,27 +62,39 @@ impl Thp {
     }
 }
 
+/// Name and version of the format.
 pub const SCHEMA: &str = "fpt-matrix/1";
 
 const FILE: &str = "matrix.json";
 
+/// The file of a matrix with the simulator's configuration.
 pub const CONFIG: &str = "config.toml";
 
+/// What all cells of a matrix have in common.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
+    /// [`SCHEMA`]
     pub schema: String,
+    /// How much each program works.
     pub scale: Scale,
+    /// The preset of the simulated machine.
     pub preset: String,
+    /// Transparent huge pages in the guests.
     pub thp: Thp,
+    /// Virtual CPUs of each guest.
     pub vcpus: u32,
+    /// More words for the kernel's command line.
     pub append: Vec<String>,
+    /// Whether every organisation is computed in every mode, not in radix only.
     pub all_organisations: bool,
+    /// A graph that programs read instead of generating one.
     pub edges: Option<Edges>,
     /// Runs of each cell.
     #[serde(default = "super::cell::one")]
     pub repeat: u32,
     /// Modes and workloads that were asked for so far.
     pub modes: Vec<Mode>,
+    /// The workloads among them.
     pub workloads: Vec<String>,
     /// Complete configuration of the simulator, TOML; in a file of its own.
     #[serde(skip)]
@@ -84,7 +103,9 @@ pub struct Settings {
 
 /// A matrix that is there already.
 pub struct Old {
+    /// The name of the matrix.
     pub name: String,
+    /// What its cells have in common.
     pub settings: Settings,
     /// Does it have a cell that other options would replace?
     pub has_cells: bool,
@@ -181,6 +202,7 @@ impl Settings {
         self.workloads = union(w, &workloads);
     }
 
+    /// Writes the settings into the folder of their matrix.
     pub fn write(&self, folder: &Path) -> Result<()> {
         let text = serde_json::to_string_pretty(self)?;
         store::write_atomic(&folder.join(FILE), format!("{text}\n").as_bytes())?;

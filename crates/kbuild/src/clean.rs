@@ -5,6 +5,7 @@ use std::path::Path;
 
 use fpt_kit::{code, store, Ctx, ExitCode, Result};
 
+/// Remove caches.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Build folders (artefacts stay)

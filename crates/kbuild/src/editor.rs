@@ -13,6 +13,11 @@ use fpt_kit::{code, store, Cmd, Ctx, ExitCode, Fail, Result};
 const FOLDER: &str = "arch/x86/mm/fpt";
 const ROOTS: [&str; 2] = ["fpt_rust", "fpt_hot"];
 
+/// Runs the command.
+///
+/// # Errors
+///
+/// The tree was not built, or a file cannot be written.
 pub fn main(ctx: &Ctx) -> Result<ExitCode> {
     let kernel = build::kernel(ctx, Profile::Fpt)?;
     let (src, out) = (&kernel.src_dir, &kernel.build_dir);

@@ -8,17 +8,22 @@ use fpt_kit::{Cmd, Ctx, Fail, Result};
 
 /// The kernel's Rust: release line, and LLVM release of both compilers.
 pub const RUST_LINE: &str = "1.85";
+/// The version of LLVM that kernels are built with.
 pub const LLVM: &str = "19";
+/// The version of bindgen that kernels are built with.
 pub const BINDGEN: &str = "0.71.1";
 
 /// Which C compiler builds the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compiler {
+    /// Clang and lld.
     Llvm,
+    /// GCC and binutils.
     Gcc,
 }
 
 impl Compiler {
+    /// The end of names of what this compiler built.
     pub fn suffix(self) -> &'static str {
         match self {
             Compiler::Llvm => "",
@@ -78,16 +83,22 @@ pub fn clean_env(mut cmd: Cmd) -> Cmd {
     cmd.env("PATH", search_path()).env("LC_ALL", "C")
 }
 
+/// Everything that builds a kernel.
 #[derive(Clone, Debug)]
 pub struct Toolchain {
+    /// The C compiler.
     pub compiler: Compiler,
+    /// The Rust compiler.
     pub rustc: PathBuf,
+    /// The sources of Rust's core library.
     pub rust_lib_src: PathBuf,
+    /// The program that writes Rust declarations of the kernel's C.
     pub bindgen: PathBuf,
     /// First lines of every tool's version output: part of the artefact's hash.
     pub versions: Vec<String>,
 }
 
+/// Where Debian's Rust compiler is.
 pub fn rustc_path() -> PathBuf {
     PathBuf::from("/usr/bin/rustc")
 }
@@ -111,6 +122,7 @@ pub fn clang_version(clang: &Path) -> Option<String> {
     words.get(at + 1).map(|v| v.to_string())
 }
 
+/// Where the sources of this release's core library are.
 pub fn rust_lib_src(release: &str) -> PathBuf {
     PathBuf::from(format!("/usr/src/rustc-{release}/library"))
 }
@@ -131,10 +143,16 @@ pub fn find_bindgen(ctx: &Ctx) -> Option<PathBuf> {
         })
 }
 
+/// The folder in the cache that bindgen is installed in.
 pub fn bindgen_root(ctx: &Ctx) -> PathBuf {
     ctx.cache.join("tools").join(format!("bindgen-{BINDGEN}"))
 }
 
+/// Looks for everything that builds a kernel.
+///
+/// # Errors
+///
+/// The first thing that is missing, and how to get it.
 pub fn detect(ctx: &Ctx, compiler: Compiler) -> Result<Toolchain> {
     let missing = |what: &str| {
         Fail::infra(

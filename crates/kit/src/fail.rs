@@ -6,13 +6,19 @@ use std::fmt;
 /// How the tool ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitCode {
+    /// All is well.
     Ok,
+    /// A test or a comparison failed.
     TestFailed,
+    /// Bad input: an option, a file, a name.
     Usage,
     /// A missing prerequisite, or a build step that failed.
     Infra,
+    /// A virtual machine crashed or complained.
     GuestCrashed,
+    /// Something took too long.
     Timeout,
+    /// Ctrl-C, or a signal that asks to end.
     Interrupted,
     /// Another program's own code, which is passed on: of `run -- CMD`, or of gdb.
     Theirs(i32),
@@ -30,6 +36,7 @@ impl ExitCode {
         ExitCode::Interrupted,
     ];
 
+    /// The number that the shell sees.
     pub const fn number(self) -> i32 {
         match self {
             ExitCode::Ok => 0,
@@ -71,24 +78,37 @@ impl ExitCode {
 pub mod code {
     use super::ExitCode;
 
+    /// See [`ExitCode::Ok`].
     pub const OK: ExitCode = ExitCode::Ok;
+    /// See [`ExitCode::TestFailed`].
     pub const TEST_FAILED: ExitCode = ExitCode::TestFailed;
+    /// See [`ExitCode::Usage`].
     pub const USAGE: ExitCode = ExitCode::Usage;
+    /// See [`ExitCode::Infra`].
     pub const INFRA: ExitCode = ExitCode::Infra;
+    /// See [`ExitCode::GuestCrashed`].
     pub const GUEST_CRASHED: ExitCode = ExitCode::GuestCrashed;
+    /// See [`ExitCode::Timeout`].
     pub const TIMEOUT: ExitCode = ExitCode::Timeout;
+    /// See [`ExitCode::Interrupted`].
     pub const INTERRUPTED: ExitCode = ExitCode::Interrupted;
 }
 
+/// An error for people: one line that says what, why, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fail {
+    /// The program's exit code.
     pub code: ExitCode,
+    /// What did not work.
     pub what: String,
+    /// The cause, or empty.
     pub why: String,
+    /// What to do, or empty.
     pub fix: String,
 }
 
 impl Fail {
+    /// An error of these parts; empty parts are left out of the line.
     pub fn new(
         code: ExitCode,
         what: impl Into<String>,

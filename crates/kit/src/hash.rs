@@ -26,10 +26,12 @@ pub fn changed(what: &str, done: &str) -> anyhow::Error {
 pub struct Inputs(Sha256);
 
 impl Inputs {
+    /// No inputs yet.
     pub fn new() -> Inputs {
         Inputs::default()
     }
 
+    /// Adds a named input.
     pub fn bytes(&mut self, name: &str, data: &[u8]) -> &mut Self {
         for part in [name.as_bytes(), data] {
             self.0.update((part.len() as u64).to_le_bytes());
@@ -38,10 +40,16 @@ impl Inputs {
         self
     }
 
+    /// Adds a named input that is text.
     pub fn text(&mut self, name: &str, data: &str) -> &mut Self {
         self.bytes(name, data.as_bytes())
     }
 
+    /// Adds the contents of a file as a named input.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read.
     pub fn file(&mut self, name: &str, path: &Path) -> Result<&mut Self> {
         let data =
             std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -56,6 +64,7 @@ impl Inputs {
         Ok(self)
     }
 
+    /// The hash of all inputs, in hexadecimal.
     pub fn finish(&self) -> String {
         hex(&self.0.clone().finalize())
     }
@@ -84,6 +93,11 @@ pub fn files_below(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(out)
 }
 
+/// The SHA-256 of a file, in hexadecimal.
+///
+/// # Errors
+///
+/// The file cannot be read.
 pub fn of_file(path: &Path) -> Result<String> {
     let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     let mut hash = Sha256::new();
@@ -99,6 +113,7 @@ pub fn of_file(path: &Path) -> Result<String> {
     }
 }
 
+/// The SHA-256 of a text, in hexadecimal.
 pub fn of_text(text: &str) -> String {
     hex(&Sha256::digest(text.as_bytes()))
 }

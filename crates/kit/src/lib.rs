@@ -14,6 +14,7 @@ pub use fail::{code, did_you_mean, ExitCode, Fail};
 pub use proc::{Cmd, Job};
 pub use ui::{Stage, Ui};
 
+/// A result whose error is for people to read.
 pub type Result<T, E = anyhow::Error> = std::result::Result<T, E>;
 
 /// What the mutex holds, also if a thread that held it panicked.
@@ -30,11 +31,13 @@ pub struct Ctx {
     pub cache: PathBuf,
     /// Print commands instead of running them.
     pub dry_run: bool,
+    /// How often `-v` was given.
     pub verbose: u8,
     /// Parallel jobs of make, ninja and cargo.
     pub jobs: usize,
     /// Guests at a time, if somebody said a number.
     pub guests: Option<usize>,
+    /// The terminal.
     pub ui: Ui,
 }
 
@@ -87,8 +90,11 @@ impl Ctx {
 /// Where the commands of one piece of work show themselves: its stage and its log.
 #[derive(Clone, Copy, Debug)]
 pub struct Steps<'a> {
+    /// What every command has.
     pub ctx: &'a Ctx,
+    /// Where progress is shown.
     pub stage: &'a Stage,
+    /// The file that takes the output of commands.
     pub log: &'a Path,
 }
 

@@ -113,6 +113,7 @@ fn answers(sent: rustix::io::Result<()>) -> bool {
 #[must_use]
 pub struct RemoveOnExit(PathBuf);
 
+/// Removes `path`, a file or a folder, when the value goes or the program is interrupted.
 pub fn remove_on_exit(path: &Path) -> RemoveOnExit {
     live().files.insert(path.to_path_buf());
     RemoveOnExit(path.to_path_buf())
@@ -136,15 +137,21 @@ pub struct Cmd {
 /// Where a job's input comes from or its output goes.
 #[derive(Debug, Default)]
 pub enum Io {
+    /// Nothing to read; what is written is dropped.
     #[default]
     Null,
+    /// The stream of this program.
     Inherit,
+    /// This file.
     File(File),
+    /// The end of a pipe, to write into.
     Pipe(os_pipe::PipeWriter),
+    /// The end of a pipe, to read from.
     PipeIn(os_pipe::PipeReader),
 }
 
 impl Cmd {
+    /// A command without arguments.
     pub fn new(program: impl AsRef<OsStr>) -> Cmd {
         Cmd {
             argv: vec![program.as_ref().to_os_string()],
@@ -154,17 +161,20 @@ impl Cmd {
         }
     }
 
+    /// Adds an argument.
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Cmd {
         self.argv.push(arg.as_ref().to_os_string());
         self
     }
 
+    /// Adds arguments.
     pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Cmd {
         self.argv
             .extend(args.into_iter().map(|a| a.as_ref().to_os_string()));
         self
     }
 
+    /// Sets a variable of the command's environment.
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Cmd {
         self.env.insert(
             name.as_ref().to_os_string(),
@@ -173,11 +183,13 @@ impl Cmd {
         self
     }
 
+    /// Takes a variable out of the command's environment.
     pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Cmd {
         self.env.insert(name.as_ref().to_os_string(), None);
         self
     }
 
+    /// The folder to run in.
     pub fn cwd(mut self, dir: impl AsRef<Path>) -> Cmd {
         self.cwd = Some(dir.as_ref().to_path_buf());
         self
@@ -198,6 +210,7 @@ impl Cmd {
         })
     }
 
+    /// The program and its arguments.
     pub fn argv(&self) -> &[OsString] {
         &self.argv
     }
@@ -389,6 +402,11 @@ impl Cmd {
         ))
     }
 
+    /// Runs the command with its output in `log` and its last line beside `stage`.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be started, or the program was interrupted. Any status of the command is a result.
     pub fn run_logged_status(&self, stage: &Stage, log: &Path) -> Result<ExitStatus> {
         if let Some(dir) = log.parent() {
             super::store::make_dir(dir)?;
@@ -420,10 +438,14 @@ impl Cmd {
     }
 }
 
+/// What a command left.
 #[derive(Clone, Debug)]
 pub struct Output {
+    /// How it ended.
     pub status: ExitStatus,
+    /// What it wrote to standard output; bytes that are no UTF-8 are replaced.
     pub stdout: String,
+    /// What it wrote to standard error, in the same way.
     pub stderr: String,
 }
 
@@ -436,15 +458,18 @@ pub struct Job {
 }
 
 impl Job {
+    /// The number of the process.
     pub fn pid(&self) -> u32 {
         self.pgid
     }
 
+    /// Waits for its end.
     pub fn wait(&self) -> Result<ExitStatus> {
         let out = self.handle.wait().context("cannot wait for a child")?;
         Ok(out.status)
     }
 
+    /// How it ended; none while it runs.
     pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
         let out = self.handle.try_wait().context("cannot wait for a child")?;
         Ok(out.map(|o| o.status))

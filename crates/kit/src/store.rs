@@ -64,6 +64,11 @@ pub fn lock(ctx: &Ctx, name: &str) -> Result<Lock> {
     Ok(Lock { _file: file })
 }
 
+/// Makes a folder and those above it.
+///
+/// # Errors
+///
+/// The error names the folder.
 pub fn make_dir(dir: &Path) -> Result<()> {
     fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))
 }
@@ -107,6 +112,7 @@ pub struct NewDir {
 }
 
 impl NewDir {
+    /// An empty folder beside `target`, which it will replace.
     pub fn new(target: &Path) -> Result<NewDir> {
         let parent = target.parent().unwrap_or(Path::new("."));
         make_dir(parent)?;
@@ -122,6 +128,7 @@ impl NewDir {
         })
     }
 
+    /// Where the folder is now.
     pub fn path(&self) -> &Path {
         self.tmp.as_ref().map_or(&self.target, |t| t.path())
     }

@@ -40,6 +40,7 @@ pub fn be_json() {
     JSON.store(true, Ordering::SeqCst);
 }
 
+/// Whether results go out as JSON.
 pub fn is_json() -> bool {
     JSON.load(Ordering::SeqCst)
 }
@@ -59,6 +60,7 @@ pub fn json_or_text(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
+/// The terminal, shared by all who write to it.
 #[derive(Clone, Debug)]
 pub struct Ui {
     inner: Arc<Mutex<Screen>>,
@@ -86,6 +88,7 @@ struct OpenStage {
 }
 
 impl Ui {
+    /// The terminal as the environment describes it.
     pub fn from_env() -> Ui {
         let term = Term::stderr();
         let dumb = std::env::var("TERM").is_ok_and(|t| t == "dumb");
@@ -125,11 +128,13 @@ impl Ui {
         self.screen().print(text);
     }
 
+    /// Shows a warning: something odd that does not stop the command.
     pub fn warn(&self, text: &str) {
         let mark = style("warning:").for_stderr().yellow().to_string();
         self.screen().print_always(&format!("{mark} {text}"));
     }
 
+    /// Shows an error.
     pub fn error(&self, text: &str) {
         let mark = style("error:").for_stderr().red().bold().to_string();
         self.screen().print_always(&format!("{mark} {text}"));
@@ -231,6 +236,7 @@ impl Stage {
         self.close(false, how);
     }
 
+    /// The time since it began.
     pub fn elapsed(&self) -> Duration {
         self.ui
             .screen()

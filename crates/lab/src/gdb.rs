@@ -16,6 +16,7 @@ use fpt_verdict::rundir::{self, RunDir};
 use fpt_vm::qemu::{self, Spec};
 use fpt_vm::vm::Guest;
 
+/// Boot a kernel and attach gdb.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Shape of user page tables: one mode
@@ -44,6 +45,11 @@ pub struct Args {
     command: Vec<String>,
 }
 
+/// Runs the command; its exit code is gdb's.
+///
+/// # Errors
+///
+/// A bad option, or a build that failed.
 pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     let mode = modes::one(&args.mode)?;
     args.profile.check_mode(mode)?;

@@ -16,6 +16,11 @@ use fpt_vm::qemu::Program;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
+/// The file that an environment variable names; none where it is not set.
+///
+/// # Errors
+///
+/// There is no such file.
 pub fn named(var: &str, what: &str) -> Result<Option<PathBuf>> {
     let Some(path) = std::env::var_os(var).map(PathBuf::from) else {
         return Ok(None);
@@ -30,6 +35,7 @@ pub fn named(var: &str, what: &str) -> Result<Option<PathBuf>> {
     ))
 }
 
+/// The kernel of a profile: built where it is not there, or the one that FPT_VMLINUX names.
 pub fn kernel(ctx: &Ctx, profile: Profile) -> Result<Kernel> {
     named_or_built(ctx, "FPT_VMLINUX", profile)
 }
@@ -192,12 +198,16 @@ pub fn image(ctx: &Ctx, add: impl FnOnce(&mut Tree) -> Result<()>) -> Result<Ima
 
 /// Everything for a guest, and its hashes in the run's meta data.
 pub struct Parts {
+    /// The kernel.
     pub kernel: Kernel,
+    /// The emulator.
     pub qemu: Program,
+    /// The root file system.
     pub image: Image,
 }
 
 impl Parts {
+    /// Notes in the run folder what the guests are made of.
     pub fn record(&self, run: &RunDir) {
         run.set("kernel", kernel_facts(&self.kernel));
         run.set("qemu", serde_json::json!({ "version": self.qemu.version, "hash": self.qemu.hash, "bin": self.qemu.bin }));
@@ -205,6 +215,7 @@ impl Parts {
     }
 }
 
+/// What the run folder says of a kernel.
 pub fn kernel_facts(kernel: &Kernel) -> serde_json::Value {
     serde_json::json!({ "version": kernel.version, "hash": kernel.hash, "vmlinux": kernel.vmlinux })
 }

@@ -64,9 +64,13 @@ pub fn build_parts(ctx: &Ctx, kernel: Kernel) -> Result<Parts> {
 /// How the guests of a comparison are started.
 #[derive(Debug, Clone)]
 pub struct Plan {
+    /// Virtual CPUs of each guest.
     pub smp: u32,
+    /// Memory of each guest, as QEMU's `-m` takes it.
     pub mem: String,
+    /// More words for the kernels' command lines.
     pub append: Vec<String>,
+    /// How often everything runs.
     pub repeat: usize,
     /// Percentage of order-9 allocations that fail.
     pub mixed: Option<u32>,
@@ -88,6 +92,7 @@ impl Default for Plan {
 }
 
 impl Plan {
+    /// A guest of this plan in a mode.
     pub fn spec(&self, parts: &Parts, mode: impl Into<Boot>) -> Spec {
         self.spec_of(parts, &parts.kernel, Subject::Ours(mode.into()))
     }
@@ -105,6 +110,7 @@ impl Plan {
         watched.map_or(Vec::new(), |w| w.cases(&run.path))
     }
 
+    /// A guest of this plan with the kernel of a subject.
     pub fn spec_of(&self, parts: &Parts, kernel: &Kernel, subject: Subject) -> Spec {
         Spec {
             kernel: kernel.vmlinux.clone(),

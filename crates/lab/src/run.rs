@@ -26,6 +26,7 @@ use fpt_vm::vm::{Guest, Requests};
 /// Ctrl-]: ends the session from the keyboard when the guest no longer answers.
 const ESCAPE: u8 = 0x1d;
 
+/// Boot a kernel: a shell, or one command.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Shape of user page tables: one mode
@@ -75,6 +76,11 @@ pub struct Args {
     command: Vec<String>,
 }
 
+/// Runs the command; its exit code is that of the guest's command.
+///
+/// # Errors
+///
+/// A bad option, a build that failed, or a guest that crashed.
 pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     let mode = match args.process_mode {
         Some(_) => Boot::Mixed,

@@ -61,13 +61,17 @@ impl FromStr for Sanitize {
 #[derive(Debug, Deserialize)]
 pub struct Outcome {
     schema: String,
+    /// Findings that are errors.
     pub errors: u64,
+    /// Findings that are no errors.
     pub warnings: u64,
     findings: Vec<Finding>,
+    /// What became of the bare-metal cases, where they ran.
     pub cases: Option<Cases>,
     canaries: Canaries,
     run_error: Option<String>,
     internal: Vec<String>,
+    /// What the sanitizer saw; nothing seen is no result.
     pub events: Events,
 }
 
@@ -82,8 +86,11 @@ struct Finding {
 /// Cases of a guest that knows what is to be found.
 #[derive(Debug, Deserialize)]
 pub struct Cases {
+    /// How many checks there were.
     pub checks: u64,
+    /// How many of them failed.
     pub failed: u64,
+    /// What failed, a line each.
     pub failures: Vec<String>,
 }
 
@@ -115,14 +122,23 @@ impl Canaries {
 /// How much was seen.
 #[derive(Debug, Deserialize)]
 pub struct Events {
+    /// Stores to page tables.
     pub stores: u64,
+    /// Invalidations.
     pub flushes: u64,
+    /// Invalidations that nothing needed.
     pub idle_flushes: u64,
+    /// Pages that went back to the allocator.
     pub frees: u64,
     switches: u64,
 }
 
 impl Outcome {
+    /// Reads a report of the sanitizer.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, or is of another version.
     pub fn read(path: &Path) -> Result<Outcome> {
         let text = std::fs::read_to_string(path).with_context(|| {
             format!(

@@ -30,6 +30,7 @@ pub enum Subject {
 }
 
 impl Subject {
+    /// Our kernel with conventional tables.
     pub const RADIX: Subject = Subject::Ours(Boot::Mode(Mode::Radix));
 
     /// As tables, reports and files call it.
@@ -140,12 +141,18 @@ pub fn described(subjects: &[Subject], append: &[String]) -> String {
 /// The kernels of a comparison.
 #[derive(Clone, Copy)]
 pub struct Kernels<'a> {
+    /// The patched kernel.
     pub ours: &'a Kernel,
     /// Not there: nothing is compared with it.
     pub unpatched: Option<&'a Kernel>,
 }
 
 impl<'a> Kernels<'a> {
+    /// The kernel of a subject.
+    ///
+    /// # Errors
+    ///
+    /// It was not built.
     pub fn of(&self, subject: Subject) -> Result<&'a Kernel> {
         match subject {
             Subject::Ours(_) => Ok(self.ours),

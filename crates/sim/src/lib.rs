@@ -45,6 +45,7 @@ const MOST_RUNS: i64 = 99;
 /// The modes, unless somebody names others.
 const MODES: [Mode; 2] = [Mode::Radix, Mode::L4L3L2L1];
 
+/// Run your own program in several modes under the simulator.
 #[derive(clap::Args, Debug, Clone)]
 pub struct Args {
     /// Modes, separated by commas [default: radix and l4l3-l2l1]; changes are against the first
@@ -126,6 +127,11 @@ impl Sim<'_> {
     }
 }
 
+/// Runs the command; what it finds is its exit code.
+///
+/// # Errors
+///
+/// Bad input, or a step that failed.
 pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     if args.header {
         fpt_kit::ui::path(&ctx.root.join(HEADER));

@@ -12,6 +12,7 @@ pub const AT_FIRST: &str = "differed at first";
 /// So begins the remark of a case that fails everywhere, as the list says.
 pub const CANNOT: &str = "cannot pass: ";
 
+/// Prints what failed and why, with a limit on the lines.
 pub fn print_failures(ctx: &Ctx, report: &Report) {
     for case in report.cases.iter().filter(|c| c.outcome == Outcome::Failed) {
         ctx.ui.error(&format!("{}: {}", case.suite, case.name));

@@ -7,27 +7,36 @@ use serde::{Deserialize, Serialize};
 use fpt_kit::say;
 use fpt_kit::{ExitCode, Result};
 
+/// What became of a case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
+    /// It passed.
     Passed,
+    /// It failed.
     Failed,
+    /// It did not run.
     Skipped,
 }
 
+/// One case of a run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Case {
     /// Group, e.g. `boot` or `mm/cow`.
     pub suite: String,
+    /// The name within its suite.
     pub name: String,
+    /// What became of it.
     pub outcome: Outcome,
     /// Why it failed or was skipped; a remark otherwise.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub detail: String,
+    /// How long it took, in milliseconds.
     pub ms: u64,
 }
 
 impl Case {
+    /// A case of these parts.
     pub fn new(
         suite: &str,
         name: &str,
@@ -44,25 +53,31 @@ impl Case {
         }
     }
 
+    /// A case that passed after `ms` milliseconds.
     pub fn passed(suite: &str, name: &str, ms: u64) -> Case {
         Case::new(suite, name, Outcome::Passed, "", ms)
     }
 
+    /// A case that failed after `ms` milliseconds, and why.
     pub fn failed(suite: &str, name: &str, detail: impl Into<String>, ms: u64) -> Case {
         Case::new(suite, name, Outcome::Failed, detail, ms)
     }
 
+    /// A case that did not run, and why.
     pub fn skipped(suite: &str, name: &str, detail: impl Into<String>) -> Case {
         Case::new(suite, name, Outcome::Skipped, detail, 0)
     }
 }
 
+/// All cases of a run.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Report {
+    /// The cases, in the order in which they ended.
     pub cases: Vec<Case>,
 }
 
 impl Report {
+    /// The number of cases with this outcome.
     pub fn count(&self, outcome: Outcome) -> usize {
         self.cases.iter().filter(|c| c.outcome == outcome).count()
     }
@@ -91,6 +106,7 @@ impl Report {
         self.count(Outcome::Failed) == 0 && self.count(Outcome::Passed) > 0
     }
 
+    /// The report as TAP, version 13.
     pub fn tap(&self) -> String {
         let mut out = format!("TAP version 13\n1..{}\n", self.cases.len());
         for (n, case) in self.cases.iter().enumerate() {
@@ -119,6 +135,7 @@ impl Report {
         out
     }
 
+    /// The report as `results.json`.
     pub fn json(&self) -> Result<String> {
         let value = serde_json::json!({
             "schema": 1,
@@ -134,6 +151,7 @@ impl Report {
         ))
     }
 
+    /// The report as JUnit's XML, for the run of this name.
     pub fn junit(&self, name: &str) -> String {
         let mut suites: Vec<&str> = Vec::new();
         for case in &self.cases {

@@ -13,7 +13,9 @@ use serde_json::{json, Map, Value};
 use super::results::Report;
 use fpt_kit::{locked, proc, store, ui, Ctx, ExitCode, Result};
 
+/// The folder of a run: logs and results. It is complete or says why not.
 pub struct RunDir {
+    /// Where it is.
     pub path: PathBuf,
     command: String,
     start: Instant,
@@ -73,11 +75,13 @@ impl RunDir {
         Ok(run)
     }
 
+    /// Notes a fact in `run.json`.
     pub fn set(&self, key: &str, value: impl Into<Value>) {
         let mut meta = self.meta.lock().unwrap_or_else(|e| e.into_inner());
         meta.insert(key.to_string(), value.into());
     }
 
+    /// Adds text to a file of the folder.
     pub fn append(&self, name: &str, text: &str) -> Result<()> {
         let path = self.path.join(name);
         OpenOptions::new()
@@ -88,6 +92,7 @@ impl RunDir {
             .with_context(|| format!("cannot write {}", path.display()))
     }
 
+    /// A new log of this name.
     pub fn log(&self, name: &str) -> Result<Log> {
         Log::create(&self.path.join(name))
     }
@@ -190,6 +195,7 @@ pub struct Log {
 }
 
 impl Log {
+    /// A new file, and the folders above it.
     pub fn create(path: &Path) -> Result<Log> {
         let file =
             File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
@@ -199,6 +205,7 @@ impl Log {
         })
     }
 
+    /// Adds these bytes.
     pub fn write(&mut self, data: &[u8]) -> Result<()> {
         self.file
             .write_all(data)

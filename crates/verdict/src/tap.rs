@@ -6,11 +6,15 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+/// What a line of TAP says of a case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
+    /// It passed.
     Pass,
+    /// It failed.
     Fail,
+    /// It did not run.
     Skip,
     /// An expected failure (`not ok ... # XFAIL` or `# TODO`).
     Xfail,
@@ -30,17 +34,22 @@ impl fmt::Display for Status {
     }
 }
 
+/// A case that a program named.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Case {
+    /// The name, with those of the groups around it.
     pub name: String,
+    /// What became of it.
     pub status: Status,
     /// What follows the directive, e.g. the reason of a skip.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub note: String,
 }
 
+/// What a program said in TAP.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tap {
+    /// The cases, in their order.
     pub cases: Vec<Case>,
     /// The whole program skipped itself (`1..0 # SKIP why`).
     pub skipped: Option<String>,
@@ -73,6 +82,7 @@ pub fn strip_time(line: &str) -> &str {
     }
 }
 
+/// Reads TAP or KTAP, with other output between its lines.
 pub fn parse<'a>(lines: impl IntoIterator<Item = &'a str>) -> Tap {
     let mut tap = Tap::default();
     let mut levels = vec![Level::default()];

@@ -8,6 +8,7 @@ pub const TAIL: usize = 40;
 
 /// Written to the kernel log by init, so that a splat can be given to the program that ran.
 pub const BEGIN: &str = "fpt-init: begin ";
+/// What init writes to the kernel's log at the end of a command, before the mark.
 pub const END: &str = "fpt-init: end ";
 
 /// Substrings that make a run red. Kernel messages only; `strip_time` has removed the stamp.
@@ -51,8 +52,10 @@ const SPLATS: [&str; 34] = [
 /// Of these the machine does not come back.
 const FATAL: [&str; 1] = ["Kernel panic - not syncing"];
 
+/// A complaint of the kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Splat {
+    /// Its first line.
     pub line: String,
     /// The program that ran, as init marked it; empty outside any.
     pub program: String,
@@ -62,13 +65,16 @@ pub struct Splat {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Allow {
+    /// Part of the line that is allowed.
     pub pattern: String,
     /// Only while one of these runs; anywhere if empty.
     #[serde(default)]
     pub programs: Vec<String>,
+    /// Why it is allowed.
     pub reason: String,
 }
 
+/// Whether a line of the console begins a complaint.
 pub fn is_splat(line: &str) -> bool {
     let line = fpt_verdict::tap::strip_time(line);
     // "bad pgd", "bad p4d", "bad pud", "bad pmd", but not any other word with p.
@@ -81,6 +87,7 @@ pub fn is_splat(line: &str) -> bool {
     })
 }
 
+/// Whether the kernel does not go on after this line.
 pub fn is_fatal(line: &str) -> bool {
     FATAL.iter().any(|s| line.contains(s))
 }

@@ -7,10 +7,12 @@ use anyhow::Context as _;
 
 use fpt_kit::{Fail, Result};
 
+/// What a program needs beside itself.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Needs {
     /// The dynamic linker; `None` for static programs and libraries.
     pub interp: Option<String>,
+    /// Names of its libraries.
     pub libs: Vec<String>,
 }
 

@@ -48,10 +48,12 @@ impl Tree {
         self.nodes.insert(name.to_string(), node);
     }
 
+    /// Adds a folder with these permissions.
     pub fn dir(&mut self, name: &str, mode: u32) {
         self.insert(name, Node::Dir(mode));
     }
 
+    /// Adds a file with these permissions and contents.
     pub fn text(&mut self, name: &str, mode: u32, text: &str) {
         self.insert(
             name,
@@ -62,10 +64,12 @@ impl Tree {
         );
     }
 
+    /// Adds a symbolic link.
     pub fn link(&mut self, name: &str, to: &str) {
         self.insert(name, Node::Link(to.to_string()));
     }
 
+    /// Whether there is something of this name.
     pub fn has(&self, name: &str) -> bool {
         self.nodes.contains_key(name.trim_matches('/'))
     }
@@ -306,9 +310,12 @@ pub fn write(ctx: &Ctx, tree: &Tree) -> Result<Image> {
     Ok(Image { path, hash })
 }
 
+/// A root file system in the cache.
 #[derive(Debug, Clone)]
 pub struct Image {
+    /// The file.
     pub path: PathBuf,
+    /// Hash of what it holds.
     pub hash: String,
 }
 

@@ -12,12 +12,15 @@ use fpt_kit::{Cmd, Fail, Result};
 /// A QEMU to run: ours, or the distribution's.
 #[derive(Debug, Clone)]
 pub struct Program {
+    /// The file.
     pub bin: PathBuf,
     /// For -L; the distribution's finds its own.
     pub datadir: Option<PathBuf>,
     /// Knows the CPU property `fpt`.
     pub fpt: bool,
+    /// QEMU's release.
     pub version: String,
+    /// Hash of everything that it was built from.
     pub hash: String,
 }
 
@@ -27,6 +30,7 @@ pub const MAX_CPUS: i64 = 8;
 /// A host folder that the guest sees.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Share {
+    /// The folder of the host.
     pub dir: PathBuf,
     /// The guest, whose processes are root, may write there.
     pub writable: bool,
@@ -34,13 +38,18 @@ pub struct Share {
     pub more: Vec<PathBuf>,
 }
 
+/// Everything that a guest is started with.
 #[derive(Debug, Clone)]
 pub struct Spec {
+    /// The kernel's image.
     pub kernel: PathBuf,
+    /// The root file system.
     pub initrd: PathBuf,
     /// `fpt=` and `fpt.policy=` of the kernel; `None` leaves them to the kernel's own default.
     pub mode: Option<Boot>,
+    /// Virtual CPUs.
     pub smp: u32,
+    /// Memory, as QEMU's `-m` takes it.
     pub mem: String,
     /// More words for the kernel's command line.
     pub append: Vec<String>,
@@ -71,6 +80,7 @@ const KERNEL_ARGS: [&str; 6] = [
 ];
 
 impl Spec {
+    /// The kernel's command line.
     pub fn kernel_args(&self) -> String {
         let mut args: Vec<String> = KERNEL_ARGS.iter().map(|a| a.to_string()).collect();
         if self.icount.is_none() {

@@ -14,6 +14,11 @@ pub struct RawTerminal {
 }
 
 impl RawTerminal {
+    /// Gives every key to the guest until the value goes.
+    ///
+    /// # Errors
+    ///
+    /// Standard input is no terminal.
     pub fn enter() -> Result<RawTerminal> {
         let before = tcgetattr(io::stdin()).context("cannot read the terminal's settings")?;
         let mut raw = before.clone();
@@ -23,6 +28,7 @@ impl RawTerminal {
         Ok(RawTerminal { before })
     }
 
+    /// Lines and characters in a line.
     pub fn size(&self) -> (u16, u16) {
         size()
     }

@@ -35,9 +35,13 @@ const FAREWELL: Duration = Duration::from_secs(15);
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exit {
+    /// The exit status; 0 when a signal ended it.
     pub code: i32,
+    /// The signal that ended it; 0 if none did.
     pub signal: i32,
+    /// Whether it was killed because it took too long.
     pub timeout: bool,
+    /// How long it ran, in milliseconds.
     pub ms: u64,
 }
 
@@ -54,18 +58,24 @@ impl Exit {
     }
 }
 
+/// What init said when the guest was up.
 #[derive(Debug, Clone, Default)]
 pub struct Boot {
+    /// The kernel, as `uname -a` says it.
     pub uname: String,
     /// From the start of QEMU to init's first message.
     pub wall: Duration,
     /// The kernel's own clock when init started.
     pub kernel_ms: u64,
+    /// Whether the shared folder is at /host.
     pub host: bool,
 }
 
+/// A virtual machine that runs.
 pub struct Guest {
+    /// The name in logs.
     pub name: String,
+    /// What init said when the guest was up.
     pub boot: Boot,
     ctx: Ctx,
     job: Job,
@@ -151,6 +161,7 @@ impl Guest {
         )
     }
 
+    /// Starts QEMU.
     pub fn start(
         ctx: &Ctx,
         run: &RunDir,
@@ -241,6 +252,11 @@ impl Guest {
         })
     }
 
+    /// Waits for init.
+    ///
+    /// # Errors
+    ///
+    /// The guest crashed or said nothing for too long.
     pub fn wait_ready(&mut self, stage: Option<&Stage>) -> Result<()> {
         let start = self.last_sign;
         loop {
@@ -678,10 +694,12 @@ impl Guest {
         locked(&self.lines).clone()
     }
 
+    /// Complaints of the kernel that `allow` does not cover.
     pub fn splats(&self, allow: &[Allow]) -> Vec<Splat> {
         console::scan(locked(&self.lines).iter().map(String::as_str), allow)
     }
 
+    /// The number of QEMU's process.
     pub fn pid(&self) -> u32 {
         self.job.pid()
     }

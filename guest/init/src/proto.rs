@@ -16,38 +16,52 @@ pub const HEARTBEAT_S: u64 = 5;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 pub enum Op {
+    /// Run a command.
     Exec(Exec),
     /// Input for command `id`.
     In {
+        /// The command.
         id: u64,
+        /// The bytes.
         #[serde(flatten)]
         data: Bytes,
     },
     /// End of input for command `id`.
     Eof {
+        /// The command.
         id: u64,
     },
     /// New terminal size for command `id`.
     Resize {
+        /// The command.
         id: u64,
+        /// Lines of the terminal.
         rows: u16,
+        /// Characters in a line.
         cols: u16,
     },
     /// Deliver a signal to the process group of command `id`.
     Signal {
+        /// The command.
         id: u64,
+        /// The signal's number.
         signal: i32,
     },
+    /// End the guest.
     Poweroff,
 }
 
+/// A command to run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exec {
+    /// The number that names it in later messages; the host chooses it.
     pub id: u64,
+    /// The program and its arguments.
     pub argv: Vec<String>,
     /// Added to the guest's default environment.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// The folder to run in; /root without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
     /// 0: no limit. At the limit the whole process group is killed.
@@ -56,8 +70,10 @@ pub struct Exec {
     /// Give the command a pseudo terminal of its own (job control works there).
     #[serde(default)]
     pub tty: bool,
+    /// Lines of its terminal.
     #[serde(default)]
     pub rows: u16,
+    /// Characters in a line of its terminal.
     #[serde(default)]
     pub cols: u16,
     /// Open a pipe for `In`; otherwise standard input is /dev/null.
@@ -78,7 +94,9 @@ pub struct Exec {
 /// A process at its end, as `fpt-init mark` writes it down.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
+    /// The number of the process.
     pub pid: i32,
+    /// Its name, as the kernel has it.
     pub comm: String,
     /// Its page tables, in KiB.
     pub page_tables_kb: u64,
@@ -88,10 +106,13 @@ pub struct Seen {
     pub maps: String,
 }
 
+/// A stream that a command writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stream {
+    /// Standard output.
     Stdout,
+    /// Standard error.
     Stderr,
 }
 
@@ -101,7 +122,9 @@ pub enum Stream {
 pub enum Ev {
     /// First message: mounts are done, commands are accepted.
     Ready {
+        /// The version of this protocol.
         version: u32,
+        /// The kernel, as `uname -a` says it.
         uname: String,
         /// Time from the start of the kernel's clock to the start of init.
         boot_ms: u64,
@@ -109,25 +132,39 @@ pub enum Ev {
         #[serde(default)]
         host: bool,
     },
+    /// Output of a command.
     Out {
+        /// The command.
         id: u64,
+        /// The stream that it wrote to.
         stream: Stream,
+        /// The bytes.
         #[serde(flatten)]
         data: Bytes,
     },
+    /// The end of a command.
     Exit {
+        /// The command.
         id: u64,
         /// Exit status; 0 when a signal ended it; 126 or 127 when it could not be started.
         code: i32,
         /// Signal number, 0 if none.
         signal: i32,
+        /// Whether it was killed because it took too long.
         timeout: bool,
+        /// How long it ran, in milliseconds.
         ms: u64,
     },
     /// Sent every `HEARTBEAT_S` seconds.
-    Alive { up_ms: u64 },
+    Alive {
+        /// Milliseconds since the guest began.
+        up_ms: u64,
+    },
     /// Something the host should show, e.g. a request that cannot be served.
-    Note { text: String },
+    Note {
+        /// The words.
+        text: String,
+    },
 }
 
 /// Bytes as JSON: text where they are UTF-8, base64 where not. Nothing is lost either way.
@@ -140,6 +177,7 @@ pub struct Bytes {
 }
 
 impl Bytes {
+    /// Bytes on their way through JSON.
     pub fn new(raw: &[u8]) -> Self {
         match std::str::from_utf8(raw) {
             Ok(text) => Self {

@@ -13,14 +13,18 @@ const BORDERS: [u64; 3] = [1 << 21, 1 << 30, 1 << 39];
 /// A mapping of a process, by its first address and the one after its last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Area {
+    /// The first address.
     pub start: u64,
+    /// The address after the last one.
     pub end: u64,
+    /// What is mapped there.
     pub sort: Sort,
 }
 
 /// What the kernel's walkers make of a mapping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sort {
+    /// Ordinary memory.
     Plain,
     /// Huge pages from a pool: walks of their own.
     Hugetlb,

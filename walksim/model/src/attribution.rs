@@ -22,13 +22,16 @@ pub struct Cause {
 /// What walks took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cost {
+    /// How many walks there were.
     pub walks: u64,
     /// Entries read.
     pub reads: u64,
+    /// The cycles that they took.
     pub cycles: f64,
 }
 
 impl Cost {
+    /// Adds the counts of another cause.
     pub fn add(&mut self, other: Cost) {
         self.walks += other.walks;
         self.reads += other.reads;
@@ -115,9 +118,13 @@ pub struct Block(pub u32, pub u64, pub Cost);
 /// All phases with one name.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Phase {
+    /// The name of the phase, as in the [`crate::report::Phase`] of the same run.
     pub name: String,
+    /// What the walks of each instruction cost.
     pub instructions: Vec<Instruction>,
+    /// The size of each of `blocks`, in bytes: a power of two, 4096 or more.
     pub block_bytes: u64,
+    /// What the walks for each block of memory cost.
     pub blocks: Vec<Block>,
 }
 
@@ -128,6 +135,7 @@ pub struct File {
     pub schema: String,
     /// Names that the kernel has for what ran, by number.
     pub programs: Vec<String>,
+    /// One for each phase of the run, in order of their beginning.
     pub phases: Vec<Phase>,
 }
 

@@ -34,7 +34,9 @@ impl Part {
 pub struct Figure {
     /// What was measured, with its unit.
     pub what: &'static str,
+    /// The publication and the place in it.
     pub source: &'static str,
+    /// The figure as it is published, with its unit.
     pub published: &'static str,
     /// Measured anew at each call: takes a second or two.
     pub ours: fn() -> Result<f64, ConfigError>,
@@ -42,12 +44,15 @@ pub struct Figure {
 
 /// A design that can be simulated.
 pub struct Design {
+    /// The part of a simulated machine that the design changes.
     pub part: Part,
     /// What the configuration calls it.
     pub name: &'static str,
+    /// What the design does, in one line.
     pub what: &'static str,
     /// Tests of this crate, as `FILE::TEST` in its folder `tests`.
     pub tests: &'static [&'static str],
+    /// Published figures that ours stand beside.
     pub figures: &'static [Figure],
 }
 

@@ -43,11 +43,17 @@ pub struct Config {
     pub also: Vec<String>,
     /// Page-table organisations to simulate.
     pub organisations: Vec<String>,
+    /// What is simulated and checked.
     pub sim: Sim,
+    /// The TLBs.
     pub tlb: Tlb,
+    /// The page-walk caches.
     pub pwc: Pwc,
+    /// The data and instruction caches.
     pub cache: Caches,
+    /// What things cost.
     pub cycles: Cycles,
+    /// Parameters of the organisation `ecpt`.
     pub ecpt: Ecpt,
     /// Parameters of organisations, by their names; each knows its own.
     pub org: BTreeMap<String, Table>,
@@ -55,17 +61,23 @@ pub struct Config {
     pub front: BTreeMap<String, Table>,
 }
 
+/// What is simulated, and how much of it is checked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sim {
+    /// Whether the models also run before the first mark.
     pub simulate_outside: bool,
+    /// The first accesses of each phase, which are in no figure.
     pub warmup_accesses: u64,
+    /// One of so many walks is compared with QEMU's translation; 0: none.
     pub check_every: u64,
+    /// Length of the list of functions in page faults.
     pub top_functions: u32,
     /// Of L2 and the last level of every organisation but the first one of so many sets is simulated; 1: all.
     pub sample_sets: u32,
 }
 
+/// The translation look-aside buffers of a core.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tlb {
@@ -73,16 +85,24 @@ pub struct Tlb {
     pub pcid: bool,
     /// What fills the TLBs: one of [`FRONTS`].
     pub front: String,
+    /// First level, for instruction fetches.
     pub l1i: TlbLevel,
+    /// First level, for data accesses.
     pub l1d: TlbLevel,
+    /// Second level, for both.
     pub stlb: TlbLevel,
 }
 
+/// One TLB: an array for each size of pages.
+/// Without entries of its own a size shares the array of the next smaller one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TlbLevel {
+    /// Entries for pages of 4 KiB.
     pub small: Sets,
+    /// Entries for pages of 2 MiB.
     pub large: Sets,
+    /// Entries for pages of 1 GiB.
     pub huge: Sets,
 }
 
@@ -90,30 +110,45 @@ pub struct TlbLevel {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sets {
+    /// Entries in all sets; 0: there is no such array.
     pub entries: u32,
+    /// Entries in each set.
     pub ways: u32,
 }
 
+/// Page-walk caches by the level of the entries that they hold.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pwc {
     /// One array for the entries of all levels; then the others have none.
     pub unified: Sets,
+    /// Holds PML4 entries.
     pub l4: Sets,
+    /// Holds entries of page-directory-pointer tables.
     pub l3: Sets,
+    /// Holds entries of page directories.
     pub l2: Sets,
 }
 
+/// The data and instruction caches of a machine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Caches {
+    /// First level, for instructions.
     pub l1i: Cache,
+    /// First level, for data.
     pub l1d: Cache,
+    /// Second level, of one core.
     pub l2: Cache,
+    /// Last level, shared by all cores.
     pub llc: Cache,
+    /// Whether a miss of L1D brings the next line as well.
     pub prefetch: bool,
+    /// The cache that walks ask first.
     pub walks_from: WalksFrom,
+    /// Which line of a set leaves L2.
     pub l2_replacement: Replacement,
+    /// Which line of a set leaves the last level.
     pub llc_replacement: Replacement,
 }
 
@@ -121,7 +156,9 @@ pub struct Caches {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WalksFrom {
+    /// The first-level data cache; takes one organisation.
     L1d,
+    /// The second-level cache.
     L2,
 }
 
@@ -137,39 +174,63 @@ pub enum Replacement {
     NoPageTables,
 }
 
+/// A set-associative cache of [`LINE`]-byte lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cache {
+    /// Its size in KiB.
     pub kib: u32,
+    /// Lines in each set.
     pub ways: u32,
 }
 
+/// The cost model, in cycles; `docs/explanation/walksim.md` has the formulas.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cycles {
+    /// Cycles of every access, for its look-up in the first-level TLB.
     pub tlb: f64,
+    /// Cycles of a first-level miss, for the look-up in the second level.
     pub stlb: f64,
+    /// Cycles of every walk, for the page-walk caches.
     pub pwc: f64,
+    /// Cycles of an access that hits the first-level cache.
     pub l1: f64,
+    /// Cycles of an access that hits L2.
     pub l2: f64,
+    /// Cycles of an access that hits the last level.
     pub llc: f64,
+    /// Cycles of an access to memory.
     pub memory: f64,
+    /// Cycles of an instruction without data access.
     pub instruction: f64,
+    /// How many data accesses overlap: their cycles are divided by it. It is an assumption.
     pub data_parallelism: f64,
+    /// Whether instruction fetches that miss L1I cost cycles.
     pub charge_fetch: bool,
 }
 
+/// Parameters of elastic cuckoo page tables.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ecpt {
+    /// Ways of each table, 2 to 8.
     pub ways: u32,
+    /// Slots of 64 bytes, 8 translations each, in a way of a new table.
     pub initial_slots: u32,
+    /// The part of the slots in use at which a table grows to twice its size.
     pub max_load: f64,
+    /// Slots moved to the larger table with each insertion.
     pub rehash_step: u32,
+    /// Cycles of the hash functions; a walk pays this or `cwc_cycles`, whichever is more.
     pub hash_cycles: f64,
+    /// Cycles of a look-up in the cuckoo-walk caches.
     pub cwc_cycles: f64,
+    /// Entries of the cuckoo-walk cache for 1 GiB regions.
     pub cwc_pud: u32,
+    /// Entries of the cuckoo-walk cache for 2 MiB regions.
     pub cwc_pmd: u32,
+    /// Whether probes of ways that turn out wrong are charged, overlapped as data accesses are.
     pub charge_wasted: bool,
 }
 

@@ -96,6 +96,7 @@ fn physical_line(va: u64, page: u64, size: Size) -> u64 {
     (page | (va & ((1 << size.shift()) - 1))) >> LINE_SHIFT
 }
 
+/// A simulated core: first-level TLBs and caches, and what lies behind them once for each organisation.
 pub struct Core {
     config: Config,
     d: Side,
@@ -399,6 +400,7 @@ impl Core {
         self.lanes.reset_counters();
     }
 
+    /// Accesses of the current phase that are in no figure of a TLB.
     pub fn untranslated(&self) -> report::Untranslated {
         report::Untranslated {
             data: self.d.untranslated,

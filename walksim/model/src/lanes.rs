@@ -85,6 +85,7 @@ fn llc(config: &Config) -> Cache {
 pub struct Shared(Vec<Arc<Mutex<Cache>>>);
 
 impl Shared {
+    /// Empty caches, one for each organisation of the configuration.
     pub fn new(config: &Config) -> Shared {
         let one = |_: &String| Arc::new(Mutex::new(llc(config)));
         Shared(config.organisations.iter().map(one).collect())
@@ -93,10 +94,13 @@ impl Shared {
 
 /// An organisation, its hierarchy, its walks.
 pub struct Lane {
+    /// The organisation.
     pub org: Box<dyn Organisation>,
     memory: Memory,
     llc: Llc,
+    /// What its walks read and cost.
     pub walk: WalkStats,
+    /// Its walks by the size of the page, smallest first.
     pub walks: [u64; 3],
     /// Who causes its walks; if that is wanted.
     attribution: Option<Counts>,
@@ -143,6 +147,7 @@ impl Lane {
         }
     }
 
+    /// Where lines were found behind the first level.
     pub fn stats(&self) -> &Stats {
         &self.memory.stats
     }
@@ -219,6 +224,11 @@ pub struct Lanes {
 }
 
 impl Lanes {
+    /// The organisations of `config`; the last-level caches are their own without `shared`.
+    ///
+    /// # Errors
+    ///
+    /// The parameters of an organisation are refused.
     pub fn new(config: &Config, shared: Option<&Shared>) -> Result<Lanes, ConfigError> {
         let mut lanes = Vec::new();
         for (i, name) in config.organisations.iter().enumerate() {
@@ -247,6 +257,7 @@ impl Lanes {
         })
     }
 
+    /// Leaves this to the organisations; they do it when enough is there.
     #[inline]
     pub fn push(&mut self, op: Op) {
         self.batch.ops.push(op);
@@ -285,6 +296,7 @@ impl Lanes {
         }
     }
 
+    /// Drops what an invalidation of this kind drops, after all that was pushed before it.
     pub fn flush(&mut self, what: Flush) {
         self.batch.flushes.push(what);
         self.push(Op::Flush);

@@ -11,8 +11,11 @@ use crate::sample::Sample;
 /// Where a line was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum From {
+    /// In the second-level cache.
     L2 = 0,
+    /// In the last-level cache.
     Llc = 1,
+    /// In no cache.
     Memory = 2,
 }
 
@@ -22,14 +25,20 @@ const FETCH: usize = 1;
 const PREFETCH: usize = 2;
 const WALK: usize = 3;
 
+/// Lines that were asked for, by who asked and by where they were found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
+    /// Lines that data accesses asked for.
     pub data: ByCache,
+    /// Lines that instruction fetches asked for.
     pub fetch: ByCache,
+    /// Lines of page-table entries that walks asked for.
     pub walk: ByCache,
+    /// Lines that the next-line prefetcher asked for.
     pub prefetch: ByCache,
     /// How often L2 and the last level were asked, for whatever.
     pub l2: u64,
+    /// How often the last level was asked, for whatever.
     pub llc: u64,
 }
 
@@ -38,6 +47,7 @@ pub struct Memory {
     l2: Cache,
     /// Is only a part of the sets simulated?
     pub sample: Option<Box<Sample>>,
+    /// What was found where since the counters were last reset.
     pub stats: Stats,
 }
 

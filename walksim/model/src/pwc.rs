@@ -54,6 +54,7 @@ pub struct Pwc {
 }
 
 impl Pwc {
+    /// Empty caches of the sizes that the configuration names.
     pub fn new(config: &config::Pwc) -> Pwc {
         let mut pwc = Pwc {
             arrays: Vec::new(),
@@ -138,6 +139,7 @@ impl Pwc {
         self.levels.iter().map(|c| (level_name(c.level), c.stats))
     }
 
+    /// Sets hits and misses to zero; the cached entries stay.
     pub fn reset_counters(&mut self) {
         for cached in &mut self.levels {
             cached.stats = HitMiss::default();

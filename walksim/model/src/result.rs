@@ -10,6 +10,7 @@ use crate::report::{
 
 /// Adds the counts of another core.
 pub trait Add {
+    /// Adds the counts of another result.
     fn add(&mut self, other: &Self);
 }
 

@@ -14,14 +14,18 @@ use crate::walk::{is_kernel, Entry, Leaf, Size, Walk, Walker, MAX_ENTRIES, VA_MA
 /// Maps everything: user addresses to frames in the order of pages, with the tables of a mode; above the
 /// middle of the address space pages are global, of 2 MiB where `large` says so.
 pub struct Tables {
+    /// The mode of the nodes.
     pub mode: Mode,
+    /// Whether the 2 MiB around this kernel address are one page.
     pub large: fn(u64) -> bool,
     /// The number of the frame that a 4 KiB page with this number is in: itself, unless a test wants them scattered.
     pub frame: fn(u64) -> u64,
+    /// Walks made so far.
     pub walks: u64,
 }
 
 impl Tables {
+    /// Tables of a mode that map every page of 4 KiB.
     pub fn new(mode: Mode) -> Tables {
         Tables {
             mode,
@@ -108,6 +112,7 @@ pub enum Pattern {
 }
 
 impl Pattern {
+    /// Every pattern, in the order of the command line.
     pub const ALL: [Pattern; 4] = [
         Pattern::Gups,
         Pattern::Rmat,
@@ -115,6 +120,7 @@ impl Pattern {
         Pattern::Sequential,
     ];
 
+    /// The name on the command line and in files.
     pub const fn name(self) -> &'static str {
         match self {
             Pattern::Gups => "gups",
@@ -273,12 +279,15 @@ impl Zipf {
 /// What a stream does on a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
+    /// The mode of the tables.
     pub mode: Mode,
+    /// The order of the accesses.
     pub pattern: Pattern,
     /// Bytes, a multiple of 64 MiB.
     pub footprint: u64,
     /// Accesses that are measured. As many come before, to warm up.
     pub accesses: u64,
+    /// The seed of the random numbers; equal seeds give equal streams.
     pub seed: u64,
 }
 

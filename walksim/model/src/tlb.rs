@@ -157,7 +157,9 @@ impl Array {
 pub struct Page {
     /// Its first physical address.
     pub pa: u64,
+    /// The size of the page.
     pub size: Size,
+    /// Whether its entry outlives a change of the address space.
     pub global: bool,
     /// log2 of the pages of a run that the entry stands for: small pages that follow each other in both address spaces,
     /// the first at a multiple of the run's length. 0: one page. All entries of runs of a TLB have the same.
@@ -189,6 +191,7 @@ pub struct Tlb {
 }
 
 impl Tlb {
+    /// An empty TLB; `pcids` says whether its entries are tagged with the PCID.
     pub fn new(level: &config::TlbLevel, pcids: bool) -> Tlb {
         let mut arrays = vec![Array::new(level.small)];
         let mut of_size = [0; 3];
@@ -316,6 +319,7 @@ impl Tlb {
         }
     }
 
+    /// Drops the entries that an invalidation of this kind drops.
     pub fn flush(&mut self, what: Flush) {
         let run_shift = self.run_shift();
         let live = &mut self.live;

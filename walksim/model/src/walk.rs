@@ -7,13 +7,17 @@ use fpt_geometry::Level;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Size {
+    /// 4 KiB.
     #[default]
     Small = 0,
+    /// 2 MiB.
     Large = 1,
+    /// 1 GiB.
     Huge = 2,
 }
 
 impl Size {
+    /// Every size, the smallest first.
     pub const ALL: [Size; 3] = [Size::Small, Size::Large, Size::Huge];
 
     /// Level of the entry that maps such a page.
@@ -64,13 +68,17 @@ pub const MAX_ENTRIES: usize = 5;
 /// A walk that ended at a page.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Walk {
+    /// The virtual address that was looked up.
     pub va: u64,
     /// Identifies the address space: the root's physical address.
     pub root: u64,
+    /// The entries from the root on; only the first `n` count.
     pub entries: [Entry; MAX_ENTRIES],
+    /// How many entries were visited.
     pub n: u8,
     /// First physical address of the page.
     pub page: u64,
+    /// The size of the page that was found.
     pub size: Size,
     /// The translation stays when the address space changes.
     pub global: bool,
@@ -121,14 +129,18 @@ pub trait Walker {
 /// What the guest invalidates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flush {
+    /// Everything.
     All,
     /// Everything of an address space but global pages.
     AddressSpace {
+        /// The process-context identifier of the address space.
         pcid: u16,
     },
     /// The page that holds the address, global or not.
     Page {
+        /// An address in the page.
         va: u64,
+        /// The process-context identifier of its address space.
         pcid: u16,
     },
 }

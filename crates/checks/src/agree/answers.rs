@@ -13,7 +13,9 @@ use crate::walk::{self, End, Walk};
 /// Where the kernel's walk ends, by the core.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Software {
+    /// The physical address of the entry.
     pub slot: u64,
+    /// What the entry holds.
     pub value: u64,
     /// log2 of the page's size; `None`: nothing that the processor can use.
     pub shift: Option<u32>,
@@ -24,9 +26,11 @@ pub struct Software {
 /// Everything that is known of one address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Answers {
+    /// The walk of the core, as hardware walks.
     pub core: Walk,
     /// Why the core's walk of the kernel's kind failed, if it did.
     pub software: Result<Software, String>,
+    /// The walk of QEMU.
     pub qemu: Walk,
     /// Nothing for addresses of the kernel.
     pub pagemap: Option<u64>,
@@ -37,12 +41,17 @@ pub struct Answers {
 /// What lies at an address where all agree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Found {
+    /// A page of 4 KiB.
     Small,
+    /// A page of 2 MiB.
     Large,
+    /// A page of 1 GiB.
     Giant,
     /// In memory, and the processor may not.
     Forbidden,
+    /// Memory that is swapped out.
     Swapped,
+    /// Nothing.
     Hole,
 }
 

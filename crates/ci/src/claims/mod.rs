@@ -15,6 +15,7 @@ use fpt_kit::{code, Cmd, Ctx, ExitCode, Fail, Result};
 /// The list, from the root of the checkout.
 const FILE: &str = "docs/claims.toml";
 
+/// Hold what the documents say was measured against the data.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Also run the commands of claims that committed data cannot answer
@@ -55,6 +56,7 @@ struct List {
 pub enum Outcome {
     /// What was found agrees.
     Holds(String),
+    /// What was found does not agree.
     Fails(String),
     /// Only its command can say.
     NotRun,
@@ -65,6 +67,11 @@ pub fn all(ctx: &Ctx, run: bool) -> Result<Vec<(String, Outcome)>> {
     judge(ctx, &ctx.root.join(FILE), run, None)
 }
 
+/// Runs the command; what it finds is its exit code.
+///
+/// # Errors
+///
+/// Bad input, or a step that failed.
 pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     let file = args.file.unwrap_or_else(|| ctx.root.join(FILE));
     if ctx.dry_run {

@@ -15,6 +15,7 @@ pub type Meta = BTreeMap<String, String>;
 /// Artefacts of one kind that are kept when new ones come.
 const KEEP: usize = 8;
 
+/// The folder in the cache of what has this kind and this hash.
 pub fn dir(ctx: &Ctx, kind: &str, hash: &str) -> PathBuf {
     ctx.cache.join("artefacts").join(kind).join(hash)
 }
@@ -119,6 +120,11 @@ fn prune(parent: &Path, keep: &Path) {
     }
 }
 
+/// Copies a file, the folders above it made.
+///
+/// # Errors
+///
+/// The error names both files.
 pub fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::copy(from, to)
         .map(|_| ())

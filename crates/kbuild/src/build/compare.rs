@@ -35,7 +35,9 @@ const REWRITTEN: [&str; 6] = [
 /// The outcome of the comparison.
 #[derive(Clone, Debug, Default)]
 pub struct Comparison {
+    /// Objects that were compared.
     pub compared: usize,
+    /// Bytes of code in them.
     pub bytes: u64,
     /// Object and what differs.
     pub different: Vec<(String, String)>,
@@ -46,6 +48,7 @@ pub struct Comparison {
 }
 
 impl Comparison {
+    /// Whether nothing differs but what is expected to.
     pub fn same(&self) -> bool {
         self.compared > 0 && self.different.is_empty() && self.only.is_empty()
     }
@@ -74,6 +77,11 @@ impl fmt::Display for Comparison {
     }
 }
 
+/// Compares the kernel with the option off with the unpatched one, object by object.
+///
+/// # Errors
+///
+/// A build failed, or a tree has no objects.
 pub fn compare_off(ctx: &Ctx) -> Result<Comparison> {
     let source = sources::ensure(ctx, Project::Linux)?;
     let _lock = patch::tree_lock(ctx, Project::Linux, &source)?;

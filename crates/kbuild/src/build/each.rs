@@ -12,6 +12,7 @@ use crate::patch::{self, Check, Queue, Scratch};
 use crate::sources::{self, git, Project};
 use fpt_kit::{hash, Ctx, Result};
 
+/// Builds the kernel after each patch of the queue, and says of each whether it builds.
 pub fn each(ctx: &Ctx) -> Result<Vec<Check>> {
     let project = Project::Linux;
     let source = sources::ensure(ctx, project)?;

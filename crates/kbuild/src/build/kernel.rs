@@ -19,6 +19,7 @@ const RECIPE: &str = "2";
 /// What rustc makes for clang to link into the objects of mm/.
 const HOT_BITCODE: &str = "arch/x86/mm/fpt/fpt_hot.bc";
 
+/// Build a kernel.
 #[derive(clap::Args, Debug)]
 pub struct KernelArgs {
     /// Page-table modes to boot it with: checked here; one image serves all modes
@@ -36,6 +37,11 @@ pub struct KernelArgs {
     compare_off: bool,
 }
 
+/// Runs the command.
+///
+/// # Errors
+///
+/// Something is missing, or a step failed; the error names the log.
 pub fn main(ctx: &Ctx, args: KernelArgs) -> Result<ExitCode> {
     if args.compare_off {
         let result = compare::compare_off(ctx)?;
@@ -86,6 +92,7 @@ pub fn kernel(ctx: &Ctx, profile: Profile) -> Result<Kernel> {
     kernel_with(ctx, profile, Compiler::Llvm)
 }
 
+/// The kernel of a profile, built by this compiler where it is not there.
 pub fn kernel_with(ctx: &Ctx, profile: Profile, compiler: Compiler) -> Result<Kernel> {
     doctor::require(ctx, doctor::For::kernel(compiler))?;
     let tools = toolchain::detect(ctx, compiler)?;
@@ -217,6 +224,7 @@ pub fn objects(
     Ok(out)
 }
 
+/// Folders of the tree whose objects are compared with the unpatched kernel's.
 pub const OBJECT_DIRS: [&str; 3] = ["mm/", "fs/proc/", "arch/x86/mm/"];
 
 fn start_log(ctx: &Ctx, log: &Path) -> Result<()> {
@@ -241,6 +249,7 @@ fn cached(ctx: &Ctx, hash: &str, out: &Path, src: &Path) -> Option<Kernel> {
     })
 }
 
+/// The folder of a build in the cache.
 pub fn build_dir(ctx: &Ctx, name: &str, compiler: Compiler, source: &Source) -> PathBuf {
     ctx.cache.join("build").join(format!(
         "linux-{}-{name}{}",

@@ -48,6 +48,7 @@ pub enum Profile {
 }
 
 impl Profile {
+    /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Profile::Fpt => "fpt",
@@ -115,7 +116,9 @@ const MUTANTS: [&str; 4] = [
 pub struct Kernel {
     /// Uncompressed image with a PVH entry, for QEMU's -kernel.
     pub vmlinux: PathBuf,
+    /// The folder with its object files.
     pub build_dir: PathBuf,
+    /// The patched tree that it was built from.
     pub src_dir: PathBuf,
     /// The release, as `uname -r` says it.
     pub version: String,
@@ -126,12 +129,15 @@ pub struct Kernel {
 /// A built QEMU.
 #[derive(Clone, Debug)]
 pub struct Qemu {
+    /// The file.
     pub bin: PathBuf,
     /// The folder of QEMU's own files, for its option -L.
     pub datadir: PathBuf,
     /// Holds qemu-plugin.h.
     pub include: PathBuf,
+    /// QEMU's release.
     pub version: String,
+    /// Hash of everything that it was built from.
     pub hash: String,
 }
 

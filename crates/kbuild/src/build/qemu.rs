@@ -47,9 +47,15 @@ const CONFIGURE: [&str; 17] = [
     "--disable-debug-info",
 ];
 
+/// Build the patched QEMU.
 #[derive(clap::Args, Debug)]
 pub struct QemuArgs {}
 
+/// Runs the command.
+///
+/// # Errors
+///
+/// Something is missing, or a step failed; the error names the log.
 pub fn main(ctx: &Ctx, _args: QemuArgs) -> Result<ExitCode> {
     let qemu = qemu(ctx)?;
     if !ctx.dry_run {

@@ -19,15 +19,25 @@ use table::{Item, TABLE};
 /// What an item is needed for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum For {
+    /// Getting sources.
     Fetch,
+    /// Applying patches.
     Patch,
+    /// Building QEMU.
     Qemu,
+    /// Building a kernel with LLVM.
     Kernel,
+    /// Building a kernel with GCC.
     KernelGcc,
+    /// Building selftests.
     Selftests,
+    /// Running guests.
     Guest,
+    /// Making disk images.
     Image,
+    /// Comparing with the distribution's QEMU.
     StockQemu,
+    /// Debugging a kernel.
     Gdb,
     /// The tests of the report's page.
     Browser,
@@ -36,6 +46,7 @@ pub enum For {
 }
 
 impl For {
+    /// Building a kernel with this compiler.
     pub fn kernel(compiler: Compiler) -> For {
         match compiler {
             Compiler::Llvm => For::Kernel,
@@ -73,12 +84,16 @@ impl For {
 /// The distribution release, as far as package names depend on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Distro {
+    /// Debian 12, bookworm.
     Debian12,
+    /// Debian 13, trixie.
     Debian13,
+    /// Something else.
     Other,
 }
 
 impl Distro {
+    /// The host's distribution, by /etc/os-release.
     pub fn detect() -> Distro {
         let text = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
         Distro::from_os_release(&text)
@@ -99,6 +114,7 @@ impl Distro {
     }
 }
 
+/// Say what is installed, what is missing and the line that installs it.
 #[derive(clap::Args, Debug)]
 pub struct DoctorArgs {}
 
@@ -139,6 +155,11 @@ pub fn require(ctx: &Ctx, wanted: For) -> Result<()> {
     ))
 }
 
+/// Runs the command; what it finds is its exit code.
+///
+/// # Errors
+///
+/// Bad input, or a step that failed.
 pub fn doctor(ctx: &Ctx, _args: DoctorArgs) -> Result<ExitCode> {
     let distro = Distro::detect();
     if ui::is_json() {

@@ -9,6 +9,7 @@ use super::{missing, Distro};
 use crate::toolchain::{self, BINDGEN, RUST_LINE};
 use fpt_kit::{code, proc, store, Cmd, Ctx, ExitCode, Fail, Result, Stage};
 
+/// Install what is missing.
 #[derive(clap::Args, Debug)]
 pub struct SetupArgs {
     /// Do not ask before installing
@@ -85,6 +86,11 @@ impl Plan {
     }
 }
 
+/// Runs the command.
+///
+/// # Errors
+///
+/// Something cannot be installed.
 pub fn setup(ctx: &Ctx, args: SetupArgs) -> Result<ExitCode> {
     let distro = Distro::detect();
     let plan = Plan::make(ctx, distro);

@@ -11,14 +11,19 @@ use fpt_kit::{Cmd, Ctx};
 const MESON: &str = "1.5.0";
 pub const MESON_SHA256: &str = "52b34f4903b882df52ad0d533146d4b992c018ea77399f825579737672ae7b20";
 
+/// Something that the host must have.
 pub struct Item {
+    /// The name on the screen.
     pub name: &'static str,
+    /// What needs it.
     pub needed: &'static [For],
     /// Its version, or why it will not do.
     pub check: fn(&Ctx) -> Result<String, String>,
+    /// How it is installed.
     pub how: How,
 }
 
+/// How something is installed.
 pub enum How {
     /// An apt package, for Debian 12 and 13.
     Apt(&'static str),
@@ -33,6 +38,7 @@ pub enum How {
 }
 
 impl Item {
+    /// The command that installs it on this distribution, or what else to do.
     pub fn install_line(&self, distro: Distro) -> String {
         match self.how {
             How::Apt(package) => format!("apt-get install {package}"),
@@ -70,6 +76,7 @@ pub enum CargoPart {
 }
 
 impl CargoPart {
+    /// The command that installs it.
     pub fn line(&self) -> String {
         match self {
             CargoPart::Rustup(part) => format!("rustup component add {part}"),
@@ -78,6 +85,7 @@ impl CargoPart {
     }
 }
 
+/// How a part of the toolchain is installed that runs this program.
 pub fn cargo_part(part: &'static str, distro: Distro) -> CargoPart {
     // Debian 12 has cargo twice: `cargo` is too old for us.
     let (cargo, package) = match (distro, part) {
@@ -145,6 +153,7 @@ use For::{
     Browser, Fetch, Gdb, Guest, Image, Kernel, KernelGcc, Lint, Patch, Qemu, Selftests, StockQemu,
 };
 
+/// Everything that any command needs.
 pub const TABLE: &[Item] = &[
     program!("apt-get", "apt", &[Fetch, Image]),
     program!("dpkg-source", "dpkg-dev", &[Fetch]),
@@ -334,6 +343,7 @@ pub fn system_meson() -> Option<String> {
     (number(&version) >= number(MESON)).then_some(version)
 }
 
+/// The file in the cache that `setup` installs meson from.
 pub fn meson_wheel(ctx: &Ctx) -> PathBuf {
     ctx.cache
         .join("tools")

@@ -14,6 +14,7 @@ use fpt_kit::{proc, Cmd, Ctx, Result};
 /// The outcome of one check.
 #[derive(Clone, Debug)]
 pub struct Check {
+    /// What was checked.
     pub name: String,
     /// What is wrong; none if the check held.
     pub problems: Vec<String>,
@@ -30,6 +31,7 @@ impl Check {
         }
     }
 
+    /// Whether it is as it must be.
     pub fn ok(&self) -> bool {
         self.problems.is_empty()
     }

@@ -20,6 +20,7 @@ use fpt_kit::{code, hash, proc, store, Cmd, Ctx, ExitCode, Fail, Result, Stage};
 pub use check::{check, Check};
 pub use queue::Queue;
 
+/// Apply, refresh or check the patch queues.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     #[command(subcommand)]
@@ -65,7 +66,9 @@ enum Command {
 /// A tree that holds the queue.
 #[derive(Clone, Debug)]
 pub struct Applied {
+    /// The patched tree.
     pub dir: PathBuf,
+    /// What it was before.
     pub source: Source,
     /// The last commit of the queue.
     pub commit: String,
@@ -74,6 +77,11 @@ pub struct Applied {
 /// Builds after each patch and says what it found; builds lie above this module.
 pub type Each = fn(&Ctx) -> Result<Vec<Check>>;
 
+/// Runs the command.
+///
+/// # Errors
+///
+/// A patch does not apply, or a check of the queue fails.
 pub fn main(ctx: &Ctx, args: Args, each: Each) -> Result<ExitCode> {
     let some = |p: Option<Project>| p.map_or(Project::ALL.to_vec(), |p| vec![p]);
     doctor::require(ctx, doctor::For::Patch)?;

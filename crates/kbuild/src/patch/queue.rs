@@ -9,19 +9,27 @@ use anyhow::Context as _;
 use crate::sources::{Base, Project};
 use fpt_kit::{hash, Fail, Result};
 
+/// The patches of a project, in their order.
 #[derive(Clone, Debug)]
 pub struct Queue {
+    /// The folder of the patches.
     pub dir: PathBuf,
+    /// What they apply to.
     pub base: Base,
+    /// The patches, the first first.
     pub patches: Vec<Patch>,
 }
 
+/// A patch of a queue.
 #[derive(Clone, Debug)]
 pub struct Patch {
+    /// The name of the file.
     pub name: String,
+    /// The file.
     pub path: PathBuf,
 }
 
+/// The file with the cover letter, which is no patch.
 pub const COVER: &str = "0000-cover-letter.patch";
 
 impl Queue {

@@ -12,8 +12,11 @@ use fpt_kit::Result;
 /// One archive: an URI with one suite.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
+    /// The archive's address.
     pub uri: String,
+    /// The suite, such as `trixie`.
     pub suite: String,
+    /// The components, such as `main`.
     pub components: Vec<String>,
     /// Fields to keep, in deb822 spelling; values may span lines (inline keys).
     pub fields: Vec<(String, String)>,
@@ -38,6 +41,7 @@ impl Entry {
         self.suite.split(['-', '/']).next().unwrap_or(&self.suite)
     }
 
+    /// Whether it is a release itself, not its updates or backports.
     pub fn is_main_suite(&self) -> bool {
         self.base_suite() == self.suite
     }

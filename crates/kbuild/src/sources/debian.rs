@@ -14,6 +14,7 @@ const ALIASES: [&str; 3] = ["stable", "oldstable", "testing"];
 
 /// apt that knows only the given source entries.
 pub struct Apt {
+    /// The folder with apt's private state.
     pub dir: PathBuf,
 }
 
@@ -132,6 +133,11 @@ fn choose(base: &Base, versions: &[String]) -> Option<String> {
         .cloned()
 }
 
+/// Gets the sources that `base` names through apt.
+///
+/// # Errors
+///
+/// The archive cannot be reached, has no such version, or gives another hash.
 pub fn fetch(ctx: &Ctx, project: Project, base: &Base) -> Result<Source> {
     if let Some(source) = installed(ctx, base)? {
         return Ok(source);

@@ -21,13 +21,17 @@ pub use aptlists::Entry;
 /// The two projects that have a patch queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Project {
+    /// The kernel.
     Linux,
+    /// The emulator.
     Qemu,
 }
 
 impl Project {
+    /// Both, the kernel first.
     pub const ALL: [Project; 2] = [Project::Linux, Project::Qemu];
 
+    /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Project::Linux => "linux",
@@ -35,6 +39,7 @@ impl Project {
         }
     }
 
+    /// The folder of its patches in the checkout.
     pub fn queue_dir(self, root: &Path) -> PathBuf {
         root.join(format!("{}-patches", self.name()))
     }
@@ -49,6 +54,7 @@ impl fmt::Display for Project {
     }
 }
 
+/// Where sources come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Provider {
     /// The Debian archive, through apt with private state
@@ -58,6 +64,7 @@ pub enum Provider {
     Upstream,
 }
 
+/// Get the sources of the kernel and of QEMU.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Which source [default: both]
@@ -81,35 +88,48 @@ pub struct Args {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Base {
+    /// The name of the project.
     pub name: String,
     /// Release line, such as 6.12.
     pub line: String,
     /// Release that is taken where it can be had.
     pub tested: String,
+    /// Where Debian has it.
     pub debian: DebianBase,
     /// Debian version to hash.
     #[serde(default)]
     pub known: BTreeMap<String, String>,
 }
 
+/// A package of Debian with the sources.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DebianBase {
+    /// The name of the package.
     pub package: String,
+    /// How the package holds them.
     pub kind: PackageKind,
     /// Suites to look in, in order; none means the machine's own.
     #[serde(default)]
     pub suites: Vec<String>,
 }
 
+/// How a Debian package holds sources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PackageKind {
+    /// A tarball inside of a binary package.
     Binary,
+    /// A source package.
     Source,
 }
 
 impl Base {
+    /// Reads `BASE` of a project's queue.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read.
     pub fn load(root: &Path, project: Project) -> Result<Base> {
         let path = project.queue_dir(root).join("BASE");
         let text = std::fs::read_to_string(&path)
@@ -146,6 +166,7 @@ impl Base {
 /// A fetched source.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Source {
+    /// Who gave it: the name of a [`Provider`].
     pub provider: String,
     /// Full version as the provider names it.
     pub version: String,
@@ -153,6 +174,7 @@ pub struct Source {
     pub release: String,
     /// Tarball, or .dsc with its files beside it.
     pub file: PathBuf,
+    /// The SHA-256 of `file`, in hexadecimal.
     pub sha256: String,
 }
 
@@ -190,6 +212,11 @@ fn record(ctx: &Ctx, project: Project, source: &Source) -> Result<()> {
     store::write_atomic(&record_path(ctx, project)?, text.as_bytes())
 }
 
+/// Runs the command.
+///
+/// # Errors
+///
+/// The sources cannot be had, or have another hash than they must.
 pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     if args.provider == Provider::Upstream {
         let (Some(project), Some(from), Some(sha256)) = (args.project, &args.from, &args.sha256)

@@ -70,10 +70,13 @@ pub fn make(name: &str, config: &Config) -> Result<Box<dyn Organisation>, Config
 /// Counters of a walker.
 #[derive(Clone, Copy, Default)]
 pub struct WalkStats {
+    /// Entries read by all walks.
     pub reads: u64,
+    /// Entries read, by what the organisation calls them; see [`Organisation`].
     pub by_what: [u64; MAX_READS],
     /// Reads that found their entry in L1D.
     pub from_l1d: u64,
+    /// Cycles that the walks took.
     pub cycles: f64,
 }
 
@@ -87,6 +90,7 @@ pub struct Port<'a> {
 }
 
 impl<'a> Port<'a> {
+    /// The way of one walk to its memory: it counts in `stats` and charges what `cycles` says.
     pub fn new(
         memory: &'a mut Memory,
         llc: &'a mut Cache,
@@ -134,6 +138,7 @@ impl<'a> Port<'a> {
         self.stats.cycles += cycles;
     }
 
+    /// The latencies, in cycles.
     pub fn cycles(&self) -> &Cycles {
         self.cycles
     }

@@ -6,6 +6,7 @@ use crate::walk::{is_kernel, Flush, Size, Walk};
 /// Pages of 4 KiB whose translations are known; a power of two, and no fewer than a 2 MiB page has.
 pub(super) const KNOWN: usize = 1 << 16;
 
+/// Where a page is: what a finished walk leaves to remember.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The page's first physical address; its size in the low bits.
@@ -13,12 +14,14 @@ pub struct Place {
 }
 
 impl Place {
+    /// The place that a walk found.
     pub fn new(walk: &Walk) -> Place {
         Place {
             packed: walk.page | walk.size as u64,
         }
     }
 
+    /// The size of the page.
     #[inline(always)]
     pub fn size(self) -> Size {
         match self.packed & 3 {
@@ -28,6 +31,7 @@ impl Place {
         }
     }
 
+    /// The physical address of the page.
     #[inline(always)]
     pub fn page(self) -> u64 {
         self.packed & !3

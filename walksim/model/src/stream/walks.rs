@@ -10,11 +10,13 @@ pub(super) const MAX_TEXTS: usize = 3;
 /// What the models found when they compared their TLBs with the translations, and these with new walks.
 #[derive(Clone, Debug, Default)]
 pub struct Compared {
+    /// How many entries were compared.
     pub hits: u64,
     /// Kept walks that were compared with new ones.
     pub entries: u64,
     /// Those that differed and were then invalidated: the guest had changed an entry and not yet said so.
     pub stale: u64,
+    /// How many of them differed.
     pub mismatches: u64,
     /// The first few mismatches.
     pub texts: Vec<String>,
