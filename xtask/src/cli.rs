@@ -13,7 +13,7 @@ use crate::defaults::{self, Defaults};
 use fpt_checks::{agree, fuzz, kcount, selftest, stress, tlbsan, walk};
 use fpt_ci::{claims, lint, test};
 use fpt_kbuild::{build, clean, doctor, editor, image, patch, sources};
-use fpt_kit::{code, fail, proc, ui, Cmd, Ctx, ExitCode, Fail, Result};
+use fpt_kit::{code, fail, proc, ui, Cmd, Ctx, ExitCode, Fail, Program, Result};
 use fpt_lab::{gdb, run};
 use fpt_report::sweep;
 
@@ -204,6 +204,12 @@ pub fn parse(words: &[String]) -> Result<(), clap::Error> {
 
 /// Parse, run, report; the process's exit code.
 pub fn main() -> i32 {
+    Program {
+        install: "run `cargo xtask doctor`",
+        free_space: "free some space (`cargo xtask clean` empties this project's cache) and run the same command again",
+        plain: "FPT_PLAIN",
+    }
+    .introduce();
     match parsed().and_then(|(cli, user)| run(cli, &user)) {
         Ok(code) => code.number(),
         Err(err) => {

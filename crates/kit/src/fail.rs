@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use super::Program;
+
 /// How the tool ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitCode {
@@ -194,7 +196,7 @@ fn disk_full(err: &anyhow::Error) -> Option<String> {
             code::INFRA,
             flat(&what),
             "the disk is full",
-            "free some space (`cargo xtask clean` empties this project's cache) and run the same command again",
+            Program::this().free_space,
         )
         .to_string()
     })

@@ -5,6 +5,7 @@
 pub mod fail;
 pub mod hash;
 pub mod proc;
+pub mod program;
 pub mod store;
 pub mod ui;
 
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 pub use fail::{code, did_you_mean, ExitCode, Fail};
 pub use proc::{Cmd, Job};
+pub use program::Program;
 pub use ui::{Stage, Ui};
 
 /// A result whose error is for people to read.

@@ -17,7 +17,7 @@ use anyhow::Context as _;
 use rustix::process::{kill_process_group, Pid, Signal};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::{code, Fail, Result, Stage};
+use super::{code, Fail, Program, Result, Stage};
 
 /// Time between asking a group to end and making it.
 const GRACE: Duration = Duration::from_secs(3);
@@ -316,7 +316,7 @@ impl Cmd {
             return Fail::infra(
                 format!("cannot start '{program}'"),
                 "no such program",
-                "run `cargo xtask doctor`",
+                Program::this().install,
             );
         }
         anyhow::Error::new(err).context(format!("cannot start '{program}'"))
@@ -392,7 +392,7 @@ impl Cmd {
             return Err(Fail::infra(
                 format!("'{}' failed", self.program()),
                 "the disk is full",
-                "free some space (`cargo xtask clean` empties this project's cache) and run the same command again",
+                Program::this().free_space,
             ));
         }
         Err(Fail::infra(

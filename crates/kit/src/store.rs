@@ -39,7 +39,7 @@ pub fn lock(ctx: &Ctx, name: &str) -> Result<Lock> {
                 return Err(Fail::infra(
                     format!("cannot lock {}", path.display()),
                     e.to_string(),
-                    "put FPT_CACHE on a local file system",
+                    "put the cache folder on a local file system",
                 ))
             }
         }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use console::{style, Term};
 
-use super::Cmd;
+use super::{Cmd, Program};
 
 /// A result on standard output. A reader that has gone (`| head`) is no error of ours.
 #[macro_export]
@@ -92,7 +92,9 @@ impl Ui {
     pub fn from_env() -> Ui {
         let term = Term::stderr();
         let dumb = std::env::var("TERM").is_ok_and(|t| t == "dumb");
-        let tty = term.is_term() && !dumb && std::env::var_os("FPT_PLAIN").is_none();
+        let plain = Program::this().plain;
+        let plain = !plain.is_empty() && std::env::var_os(plain).is_some();
+        let tty = term.is_term() && !dumb && !plain;
         Ui::with(term, tty, false)
     }
 
