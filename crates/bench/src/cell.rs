@@ -27,13 +27,10 @@ impl Bench<'_> {
         ];
         append.extend(self.settings.append.iter().cloned());
         Spec {
-            kernel: self.parts.guest.kernel.vmlinux.clone(),
-            initrd: self.parts.guest.image.path.clone(),
             mode: Some(cell.mode.into()),
             smp: self.settings.vcpus,
             mem: format!("{}M", cell.size.memory_mib),
             append,
-            share: None,
             plugin: Some(format!(
                 "{},config={},out={},flame={},vmlinux={},label={},helper={}",
                 qemu::comma(&self.parts.plugin),
@@ -44,10 +41,8 @@ impl Bench<'_> {
                 cell.name(),
                 if self.helper() { "on" } else { "off" }
             )),
-            gdb: None,
             // Counted time takes one thread, that is one CPU.
             icount: (self.settings.vcpus == 1).then_some(cell.run),
-            shared_ram: false,
             drives: self
                 .parts
                 .images
@@ -56,6 +51,7 @@ impl Bench<'_> {
                 .into_iter()
                 .cloned()
                 .collect(),
+            ..self.parts.guest.spec()
         }
     }
 

@@ -310,20 +310,13 @@ impl Session<'_> {
 
 fn spec(parts: &Parts, mode: Mode) -> Spec {
     Spec {
-        kernel: parts.kernel.vmlinux.clone(),
-        initrd: parts.image.path.clone(),
         mode: Some(mode.into()),
         // One CPU: a process that is in its loop there is the only one.
         smp: 1,
         // Below the hole for devices, so that the file's offsets are physical addresses.
         mem: "2G".into(),
-        append: Vec::new(),
-        share: None,
-        plugin: None,
-        gdb: None,
-        icount: None,
         shared_ram: true,
-        drives: Vec::new(),
+        ..parts.spec()
     }
 }
 

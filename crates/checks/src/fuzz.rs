@@ -13,19 +13,17 @@ use serde::Serialize;
 use super::counts::{self, Counts};
 use super::list;
 use fpt_geometry::Boot;
-use fpt_kbuild::build::Profile;
 use fpt_kbuild::modes;
 use fpt_kit::{code, fail, locked, store, Ctx, ExitCode, Fail, Result};
 use fpt_lab::parts::{self, Parts};
-use fpt_lab::plan::{self, Plan};
+use fpt_lab::plan::{self, GuestOptions, Plan};
 use fpt_lab::process_mode;
-use fpt_lab::sanitize::{self, Sanitize, Watched};
 use fpt_lab::subject::{self, Kernels, OtherKernel, Subject};
 use fpt_verdict::remarks::print_failures;
 use fpt_verdict::results::{Case, Outcome, Report};
 use fpt_verdict::rundir::{self, RunDir};
 use fpt_vm::console::Allow;
-use fpt_vm::qemu::{self, Spec};
+use fpt_vm::qemu::Spec;
 use fpt_vm::vm::{self, Guest};
 
 /// Where the program stands in the guest.
@@ -61,21 +59,8 @@ pub struct Args {
     /// Of the random numbers [default: from the clock]
     #[arg(long)]
     seed: Option<u32>,
-    /// Which kernel
-    #[arg(long, value_enum, default_value_t = Profile::Fpt)]
-    profile: Profile,
-    /// Virtual CPUs of each guest
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=qemu::MAX_CPUS))]
-    smp: u32,
-    /// Memory of each guest
-    #[arg(long, value_name = "SIZE", default_value = "2G")]
-    mem: String,
-    /// More words for the kernel's command line
-    #[arg(long, allow_hyphen_values = true)]
-    append: Vec<String>,
-    // No doc comment: rustdoc would take the brackets for links.
-    #[arg(long, value_name = "tlb", help = sanitize::HELP)]
-    sanitize: Option<Sanitize>,
+    #[command(flatten)]
+    guests: GuestOptions,
 }
 
 /// Runs the command; what it finds is its exit code.
@@ -84,29 +69,13 @@ pub struct Args {
 ///
 /// Bad input, or a step that failed.
 pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
-    let subjects = Subject::asked_for(args.profile, &args.mode, args.kernel)?;
-    qemu::check_size(&args.mem)?;
+    let subjects = Subject::asked_for(args.guests.profile, &args.mode, args.kernel)?;
     let fuzz = Fuzz {
         seconds: (args.minutes * 60.0).round() as u64,
         seed: args.seed.unwrap_or_else(counts::clock_seed),
-        plan: Plan {
-            smp: args.smp,
-            mem: args.mem.clone(),
-            append: args.append.clone(),
-            sanitize: Watched::new(ctx, args.sanitize.as_ref(), &args.mem)?,
-            ..Plan::default()
-        },
+        plan: args.guests.plan(ctx)?,
     };
-    let unpatched = match subjects.contains(&Subject::Unpatched) {
-        true => Some(parts::unpatched(ctx)?),
-        false => None,
-    };
-    // Without a mode nobody needs the image.
-    let ours = match unpatched.clone().filter(|_| subjects.len() == 1) {
-        Some(kernel) => kernel,
-        None => parts::kernel(ctx, args.profile)?,
-    };
-    let parts = plan::build_parts(ctx, ours)?;
+    let (parts, unpatched) = plan::parts_of(ctx, args.guests.profile, &subjects)?;
     let kernels = Kernels {
         ours: &parts.kernel,
         unpatched: unpatched.as_ref(),
@@ -119,7 +88,8 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
         }
         return Ok(code::OK);
     }
-    ctx.ui.info(&subject::described(&subjects, &args.append));
+    ctx.ui
+        .info(&subject::described(&subjects, &args.guests.append));
     let allow = list::allowed(&ctx.root.join("selftests/console-allow.toml"))?;
     let run = RunDir::new(ctx, "fuzz")?;
     parts.record(&run);

@@ -283,19 +283,14 @@ impl Count {
             Placement::Fixed => &["loglevel=5", "norandmaps"],
         };
         Ok(Spec {
-            kernel: kernels.of(subject)?.vmlinux.clone(),
-            initrd: parts.image.path.clone(),
             mode: subject.mode(),
             // A second CPU's work would be counted in.
             smp: 1,
             mem: "3G".into(),
             append: words.iter().map(ToString::to_string).collect(),
-            share: None,
             plugin: Some(plugin.to_string()),
-            gdb: None,
             icount: Some(1),
-            shared_ram: false,
-            drives: Vec::new(),
+            ..Spec::new(&kernels.of(subject)?.vmlinux, &parts.image.path)
         })
     }
 

@@ -23,14 +23,13 @@ use fpt_kit::fail::did_you_mean;
 use fpt_kit::say;
 use fpt_kit::{code, fail, locked, store, Ctx, ExitCode, Fail, Result};
 use fpt_lab::parts::{self, Parts};
-use fpt_lab::plan::{self, Plan};
-use fpt_lab::sanitize::{self, Sanitize, Watched};
+use fpt_lab::plan::{self, GuestOptions, Plan};
 use fpt_lab::subject::{self, Kernels, OtherKernel, Subject};
 use fpt_verdict::remarks::print_failures;
 use fpt_verdict::results::{Case, Outcome, Report};
 use fpt_verdict::rundir::{self, RunDir};
 use fpt_vm::console::Allow;
-use fpt_vm::qemu::{self, Spec};
+use fpt_vm::qemu::Spec;
 
 use super::counts::{clock_seed, minutes, LEFT};
 use super::list;
@@ -69,21 +68,8 @@ pub struct Args {
     /// Print scenarios and excluded stressors, and stop
     #[arg(long)]
     list: bool,
-    /// Which kernel
-    #[arg(long, value_enum, default_value_t = Profile::Fpt)]
-    profile: Profile,
-    /// Virtual CPUs of each guest
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=qemu::MAX_CPUS))]
-    smp: u32,
-    /// Memory of each guest
-    #[arg(long, value_name = "SIZE", default_value = "2G")]
-    mem: String,
-    /// More words for the kernel's command line
-    #[arg(long, allow_hyphen_values = true)]
-    append: Vec<String>,
-    // No doc comment: rustdoc would take the brackets for links.
-    #[arg(long, value_name = "tlb", help = sanitize::HELP)]
-    sanitize: Option<Sanitize>,
+    #[command(flatten)]
+    guests: GuestOptions,
 }
 
 /// Runs the command; what it finds is its exit code.
@@ -101,33 +87,17 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
         }
         return Ok(code::OK);
     }
-    let subjects = Subject::asked_for(args.profile, &args.mode, args.kernel)?;
-    qemu::check_size(&args.mem)?;
+    let subjects = Subject::asked_for(args.guests.profile, &args.mode, args.kernel)?;
     let stress = Stress {
         seconds: (args.minutes * 60.0).round() as u64,
         fail_percent: args.fail_order9,
         choice: choice(&args.only)?,
         seed: args.seed.unwrap_or_else(clock_seed),
-        plan: Plan {
-            smp: args.smp,
-            mem: args.mem.clone(),
-            append: args.append.clone(),
-            sanitize: Watched::new(ctx, args.sanitize.as_ref(), &args.mem)?,
-            ..Plan::default()
-        },
+        plan: args.guests.plan(ctx)?,
         // The other profiles are configured otherwise: what fails in them need not fail on the unpatched kernel.
-        tell_apart: args.profile == Profile::Fpt,
+        tell_apart: args.guests.profile == Profile::Fpt,
     };
-    let unpatched = match subjects.contains(&Subject::Unpatched) {
-        true => Some(parts::unpatched(ctx)?),
-        false => None,
-    };
-    // Without a mode nobody needs the image.
-    let ours = match unpatched.clone().filter(|_| subjects.len() == 1) {
-        Some(kernel) => kernel,
-        None => parts::kernel(ctx, args.profile)?,
-    };
-    let parts = plan::build_parts(ctx, ours)?;
+    let (parts, unpatched) = plan::parts_of(ctx, args.guests.profile, &subjects)?;
     let disk = disk(ctx)?;
     let kernels = Kernels {
         ours: &parts.kernel,
@@ -143,7 +113,8 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
         }
         return Ok(code::OK);
     }
-    ctx.ui.info(&subject::described(&subjects, &args.append));
+    ctx.ui
+        .info(&subject::described(&subjects, &args.guests.append));
     let allow = list::allowed(&ctx.root.join("selftests/console-allow.toml"))?;
     let run = RunDir::new(ctx, "stress")?;
     parts.record(&run);

@@ -309,18 +309,11 @@ impl<'a> Stand<'a> {
 
     fn spec(&self, mode: Mode, append: &[String]) -> Spec {
         Spec {
-            kernel: self.parts.kernel.vmlinux.clone(),
-            initrd: self.parts.image.path.clone(),
             mode: Some(mode.into()),
             smp: 2,
             mem: "1G".into(),
             append: append.to_vec(),
-            share: None,
-            plugin: None,
-            gdb: None,
-            icount: None,
-            shared_ram: false,
-            drives: Vec::new(),
+            ..self.parts.spec()
         }
     }
 

@@ -248,19 +248,12 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
 
 fn spec(parts: &Parts, mode: Mode, append: &[String]) -> Spec {
     Spec {
-        kernel: parts.kernel.vmlinux.clone(),
-        initrd: parts.image.path.clone(),
         mode: Some(mode.into()),
         // One CPU: what it runs is the program.
         smp: 1,
         mem: "1G".into(),
         append: append.to_vec(),
-        share: None,
-        plugin: None,
-        gdb: None,
-        icount: None,
-        shared_ram: false,
-        drives: Vec::new(),
+        ..parts.spec()
     }
 }
 

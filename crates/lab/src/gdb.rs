@@ -66,18 +66,12 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     let image = parts::image(ctx, |_| Ok(()))?;
     let port = free_port()?;
     let spec = Spec {
-        kernel: kernel.vmlinux.clone(),
-        initrd: image.path.clone(),
         mode: Some(mode.into()),
         smp: args.smp,
         mem: args.mem.clone(),
         append: args.append.clone(),
-        share: None,
-        plugin: None,
         gdb: Some(port),
-        icount: None,
-        shared_ram: false,
-        drives: Vec::new(),
+        ..Spec::new(&kernel.vmlinux, &image.path)
     };
     let mut gdb = Cmd::new("gdb").arg("-q");
     if args.batch {

@@ -12,7 +12,7 @@ use fpt_kbuild::build::{self, Kernel, Profile};
 use fpt_kit::{hash, store, Cmd, Ctx, Fail, Result};
 use fpt_verdict::rundir::RunDir;
 use fpt_vm::initramfs::{self, Image, Tree};
-use fpt_vm::qemu::Program;
+use fpt_vm::qemu::{Program, Spec};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
@@ -207,6 +207,11 @@ pub struct Parts {
 }
 
 impl Parts {
+    /// A guest of these parts, with the defaults of [`Spec::new`].
+    pub fn spec(&self) -> Spec {
+        Spec::new(&self.kernel.vmlinux, &self.image.path)
+    }
+
     /// Notes in the run folder what the guests are made of.
     pub fn record(&self, run: &RunDir) {
         run.set("kernel", kernel_facts(&self.kernel));

@@ -6,14 +6,14 @@ use std::path::Path;
 use fpt_geometry::Boot;
 
 use super::parts::{self, Parts};
-use super::sanitize::Watched;
+use super::sanitize::{self, Sanitize, Watched};
 use super::subject::Subject;
-use fpt_kbuild::build::{self, Kernel};
+use fpt_kbuild::build::{self, Kernel, Profile};
 use fpt_kit::{Ctx, Result};
 use fpt_verdict::results::Case;
 use fpt_verdict::rundir::RunDir;
 use fpt_vm::elf;
-use fpt_vm::qemu::{Program, Spec};
+use fpt_vm::qemu::{self, Program, Spec};
 
 /// Kernel, QEMU and an image with all built selftests.
 pub fn build_parts(ctx: &Ctx, kernel: Kernel) -> Result<Parts> {
@@ -59,6 +59,68 @@ pub fn build_parts(ctx: &Ctx, kernel: Kernel) -> Result<Parts> {
         qemu,
         image,
     })
+}
+
+// clap would take a doc comment for the help of the command that these options are part of.
+#[allow(missing_docs)]
+#[derive(clap::Args, Debug)]
+pub struct GuestOptions {
+    /// Which kernel
+    #[arg(long, value_enum, default_value_t = Profile::Fpt)]
+    pub profile: Profile,
+    /// Virtual CPUs of each guest
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=qemu::MAX_CPUS))]
+    pub smp: u32,
+    /// Memory of each guest
+    #[arg(long, value_name = "SIZE", default_value = "2G")]
+    pub mem: String,
+    /// More words for the kernel's command line
+    #[arg(long, allow_hyphen_values = true)]
+    pub append: Vec<String>,
+    // No doc comment: rustdoc would take the brackets for links.
+    #[arg(long, value_name = "tlb", help = sanitize::HELP)]
+    pub sanitize: Option<Sanitize>,
+}
+
+impl GuestOptions {
+    /// The guests that were asked for.
+    ///
+    /// # Errors
+    ///
+    /// QEMU does not take the size of the memory, or the sanitizer cannot watch so much.
+    pub fn plan(&self, ctx: &Ctx) -> Result<Plan> {
+        qemu::check_size(&self.mem)?;
+        Ok(Plan {
+            smp: self.smp,
+            mem: self.mem.clone(),
+            append: self.append.clone(),
+            sanitize: Watched::new(ctx, self.sanitize.as_ref(), &self.mem)?,
+            ..Plan::default()
+        })
+    }
+}
+
+/// What guests of these subjects are made of, and the unpatched kernel where one of them is it.
+///
+/// # Errors
+///
+/// A build that failed.
+pub fn parts_of(
+    ctx: &Ctx,
+    profile: Profile,
+    subjects: &[Subject],
+) -> Result<(Parts, Option<Kernel>)> {
+    let unpatched = if subjects.contains(&Subject::Unpatched) {
+        Some(parts::unpatched(ctx)?)
+    } else {
+        None
+    };
+    // Without a mode nobody needs the image.
+    let ours = match unpatched.clone().filter(|_| subjects.len() == 1) {
+        Some(kernel) => kernel,
+        None => parts::kernel(ctx, profile)?,
+    };
+    Ok((build_parts(ctx, ours)?, unpatched))
 }
 
 /// How the guests of a comparison are started.
@@ -113,18 +175,11 @@ impl Plan {
     /// A guest of this plan with the kernel of a subject.
     pub fn spec_of(&self, parts: &Parts, kernel: &Kernel, subject: Subject) -> Spec {
         Spec {
-            kernel: kernel.vmlinux.clone(),
-            initrd: parts.image.path.clone(),
             mode: subject.mode(),
             smp: self.smp,
             mem: self.mem.clone(),
             append: self.append.clone(),
-            share: None,
-            plugin: None,
-            gdb: None,
-            icount: None,
-            shared_ram: false,
-            drives: Vec::new(),
+            ..Spec::new(&kernel.vmlinux, &parts.image.path)
         }
     }
 }

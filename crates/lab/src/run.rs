@@ -134,8 +134,6 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     let plugin = args.sanitize.as_ref().map(|_| sanitize::plugin(ctx));
     let plugin = plugin.transpose()?;
     let mut spec = Spec {
-        kernel: kernel.vmlinux.clone(),
-        initrd: image.path.clone(),
         mode: Some(mode),
         smp: args.smp,
         mem: args.mem.clone(),
@@ -145,11 +143,8 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
             writable: args.rw,
             more: Vec::new(),
         }),
-        plugin: None,
-        gdb: None,
-        icount: None,
-        shared_ram: false,
         drives: args.disk.clone(),
+        ..Spec::new(&kernel.vmlinux, &image.path)
     };
     if ctx.dry_run {
         ctx.ui

@@ -89,8 +89,6 @@ impl Sim<'_> {
         let name = name(mode, run);
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         Spec {
-            kernel: self.parts.kernel.vmlinux.clone(),
-            initrd: self.parts.image.path.clone(),
             mode: Some(mode.into()),
             smp: 1,
             mem: format!("{}M", self.memory_mib),
@@ -110,10 +108,8 @@ impl Sim<'_> {
                 qemu::comma(&self.parts.kernel.vmlinux),
                 if cpus >= self.jobs * 2 { "on" } else { "off" }
             )),
-            gdb: None,
             icount: Some(run),
-            shared_ram: false,
-            drives: Vec::new(),
+            ..self.parts.spec()
         }
     }
 

@@ -80,6 +80,24 @@ const KERNEL_ARGS: [&str; 6] = [
 ];
 
 impl Spec {
+    /// A guest with one CPU and 1 GiB, in the kernel's own mode, with nothing else.
+    pub fn new(kernel: &Path, initrd: &Path) -> Spec {
+        Spec {
+            kernel: kernel.to_path_buf(),
+            initrd: initrd.to_path_buf(),
+            mode: None,
+            smp: 1,
+            mem: "1G".into(),
+            append: Vec::new(),
+            share: None,
+            plugin: None,
+            gdb: None,
+            icount: None,
+            shared_ram: false,
+            drives: Vec::new(),
+        }
+    }
+
     /// The kernel's command line.
     pub fn kernel_args(&self) -> String {
         let mut args: Vec<String> = KERNEL_ARGS.iter().map(|a| a.to_string()).collect();
@@ -257,8 +275,6 @@ mod tests {
 
     fn spec() -> Spec {
         Spec {
-            kernel: "/k/vmlinux".into(),
-            initrd: "/k/i.cpio".into(),
             mode: Some(Mode::L3L2.into()),
             smp: 2,
             mem: "1G".into(),
@@ -268,11 +284,10 @@ mod tests {
                 writable: false,
                 more: vec!["/c,d".into()],
             }),
-            plugin: None,
             gdb: Some(1234),
-            icount: None,
             shared_ram: true,
             drives: vec!["/d,e.img".into()],
+            ..Spec::new(Path::new("/k/vmlinux"), Path::new("/k/i.cpio"))
         }
     }
 
