@@ -7,8 +7,8 @@
 //! and the like) are accounted for here, beside the call.
 
 use crate::mem::SimBlock;
-use crate::mm::{Mm, MmError, Parent};
-use crate::world::{Ops, Request, World};
+use crate::space::{Mm, MmError, Ops, Parent};
+use crate::world::{Request, World};
 use fpt_core::addr::{PhysAddr, PAGE_SIZE};
 use fpt_core::counters::{Counter, KindCounter};
 use fpt_core::entry::{self, Entry, TABLE_FLAGS};

@@ -4,7 +4,8 @@
 //!
 //! * [`mem`]: simulated physical memory with a ledger of who owns which frame;
 //! * [`world`]: the machine-wide state that the kernel glue has (pools, caps, counters, failure
-//!   injection) and the implementation of the core's traits on it;
+//!   injection), and who gives blocks to nodes;
+//! * [`space`]: what an address space is, and the implementation of the core's traits on it;
 //! * [`mm`]: a small address-space layer (fault, unmap, protect, fork, move, collapse, split, exit)
 //!   that walks four ordinary levels, as generic code of the kernel does;
 //! * [`arch`]: what arch/x86 does below it: the transitions of nodes with index pages;
@@ -188,4 +189,5 @@ pub mod mm;
 pub mod oracle;
 pub mod promote;
 pub mod race;
+pub mod space;
 pub mod world;

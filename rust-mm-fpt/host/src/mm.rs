@@ -6,55 +6,19 @@
 //! PTEs it changes through [`crate::arch`].
 
 use crate::arch::Batch;
-use crate::world::{Ops, Request, World};
+use crate::space::Ops;
+pub use crate::space::{Mm, MmError, Parent};
+use crate::world::{Request, World};
 use fpt_core::addr::{PhysAddr, VirtAddr, PAGE_SIZE};
 use fpt_core::entry::{self, Entry};
 use fpt_core::geometry::{Level, Mode, NodeKind};
 use fpt_core::node;
-use fpt_core::policy::{decide, Choice, Decision, SpanFacts};
+use fpt_core::policy::{decide, Choice, Decision};
 use fpt_core::span::Event;
 use fpt_core::walk::{below, Below, IndexPages};
 
 /// First address after the user half.
 pub const USER_END: u64 = 1 << 47;
-
-/// Why an operation failed.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum MmError {
-    /// No memory for a table of 4 KiB.
-    NoMemory,
-}
-
-/// At fork, what the parent has in a span.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub struct Parent {
-    /// A node that hardware uses, or not.
-    pub choice: Choice,
-    /// Its nodes of this kind.
-    pub nodes: u32,
-    /// Slices in use of the node there.
-    pub slices: u32,
-}
-
-/// An address space.
-pub struct Mm {
-    /// Its mode.
-    pub mode: Mode,
-    /// `mm->pgd`.
-    pub l4: PhysAddr,
-    /// Is the root flattened?
-    pub flat_root: bool,
-    /// Page-table bytes, the root not counted (as in the kernel).
-    pub pgtables_bytes: i64,
-    /// Flattened nodes, the root counted.
-    pub flat_nodes: u64,
-    /// A bad entry was seen.
-    pub tainted: bool,
-    /// Mapped bytes ever asked for, as a stand-in for `total_vm`.
-    pub total_vm: u64,
-    /// Slices of its counted nodes that lie unused.
-    pub wasted: i64,
-}
 
 /// A piece of a range walk.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -95,9 +59,10 @@ impl Mm {
             wasted: 0,
         };
         let choice = parent.map(|p| Parent {
-            choice: match p.flat_root {
-                true => Choice::Flat,
-                false => Choice::Radix,
+            choice: if p.flat_root {
+                Choice::Flat
+            } else {
+                Choice::Radix
             },
             nodes: u32::from(p.flat_root),
             slices: 0,
@@ -120,50 +85,6 @@ impl Mm {
         let kernel = mm.l4.offset(511 * 8);
         world.mem.write(kernel, KERNEL_PUD_TABLE);
         Ok(mm)
-    }
-
-    /// The value of CR3.
-    pub fn cr3(&self) -> u64 {
-        if self.flat_root {
-            entry::cr3_flat(self.l4, 0).expect("the L4 page is in the second half of its block")
-        } else {
-            self.l4.as_u64()
-        }
-    }
-
-    /// What the policy is told of a span.
-    pub fn facts(
-        &self,
-        w: &World,
-        kind: NodeKind,
-        huge: bool,
-        parent: Option<Parent>,
-    ) -> SpanFacts {
-        SpanFacts {
-            mode: self.mode,
-            kind,
-            policy: w.policy,
-            min_span: w.min_span,
-            mm_total_vm: self.total_vm,
-            vma_excluded: huge && w.hints,
-            mm_flat_nodes: self.flat_nodes,
-            mm_cap: w.mm_cap,
-            global_flat_nodes: w.global_flat,
-            global_cap: w.global_cap,
-            parent_choice: parent.map(|p| p.choice),
-            parent_nodes: parent.map_or(0, |p| p.nodes),
-            parent_slices: parent.map_or(0, |p| p.slices),
-            below_slices: 0,
-            locked: w.locked,
-            budget: self.budget(w),
-        }
-    }
-
-    /// Its nodes below the root.
-    pub fn nodes(&self, w: &World) -> usize {
-        let below = self.flat_nodes - u64::from(self.flat_root);
-        assert!(below <= w.nodes.len() as u64);
-        below as usize
     }
 
     /// `p4d_offset`.

@@ -2,14 +2,14 @@
 
 //! Spans in use that become flat: what kflatd does, and MADV_FLATTEN.
 
-use crate::mm::Mm;
+use crate::space::Mm;
 use crate::world::World;
 use fpt_core::addr::{PhysAddr, PAGE_SIZE};
 use fpt_core::counters::Counter;
 use fpt_core::entry::{Class, Entry, ACCESSED};
 use fpt_core::geometry::{Level, NodeKind};
 use fpt_core::node::{self, Source};
-use fpt_core::policy::{decide_promotion, Budget, Promotion, PromotionFacts};
+use fpt_core::policy::{decide_promotion, Promotion, PromotionFacts};
 use fpt_core::span::{is_own, State, View};
 
 /// Who wants a span to be flat.
@@ -37,18 +37,6 @@ pub enum Promoted {
 }
 
 impl Mm {
-    /// What it may waste.
-    pub fn budget(&self, w: &World) -> Budget {
-        let pages = |slices: i64| u64::try_from(slices).expect("waste is never negative");
-        Budget {
-            resident: self.total_vm / PAGE_SIZE,
-            wasted: pages(self.wasted),
-            permille: w.waste_permille,
-            wasted_by_all: pages(w.wasted),
-            cap: w.waste_cap,
-        }
-    }
-
     /// What the policy is told of the table at `table`, in use.
     fn promotion_facts(&self, w: &World, table: PhysAddr) -> PromotionFacts {
         let words = w.mem.words(table);

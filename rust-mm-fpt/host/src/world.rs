@@ -3,12 +3,11 @@
 //! What is machine-wide in the kernel: pools, caps, counters; and failure injection.
 
 use crate::mem::{SimBlock, SimMem};
-use crate::mm::Mm;
 use fpt_core::addr::{PhysAddr, PAGE_SIZE};
 use fpt_core::counters::{Counter, KindCounter};
 use fpt_core::entry::Entry;
 use fpt_core::geometry::{Level, NodeKind, NODE_BYTES, SLICES};
-use fpt_core::node::{self, NodeAlloc, NodeMem, RootShed};
+use fpt_core::node::{self, NodeAlloc};
 use fpt_core::policy::{Policy, Rest};
 use fpt_core::pool::PoolView;
 use fpt_core::span::{Span, State};
@@ -441,105 +440,5 @@ impl NodeAlloc for World {
 
     fn count(&mut self, counter: Counter, delta: i64) {
         self.counters[counter.index()] += delta;
-    }
-}
-
-/// One address space: what the kernel glue builds on the stack for each hook.
-pub struct Ops<'a> {
-    /// The machine.
-    pub world: &'a mut World,
-    /// The address space.
-    pub mm: &'a mut Mm,
-}
-
-impl NodeAlloc for Ops<'_> {
-    type Block = SimBlock;
-
-    fn take_pooled(&mut self, kind: NodeKind) -> Option<SimBlock> {
-        self.world.take_pooled(kind)
-    }
-    fn put_pooled(&mut self, kind: NodeKind, block: SimBlock) -> Result<(), SimBlock> {
-        self.world.put_pooled(kind, block)
-    }
-    fn pool_bypassed(&self, kind: NodeKind) -> bool {
-        self.world.pool_bypassed(kind)
-    }
-    fn alloc(&mut self, kind: NodeKind, patient: bool) -> Option<SimBlock> {
-        self.world.alloc(kind, patient)
-    }
-    fn free(&mut self, kind: NodeKind, block: SimBlock) {
-        self.world.free(kind, block)
-    }
-    fn phys(&self, block: &SimBlock) -> PhysAddr {
-        block.pa()
-    }
-    fn prepare_slice(&mut self, kind: NodeKind, block: &SimBlock, slice: u32) -> bool {
-        self.world.prepare_slice(kind, block, slice)
-    }
-    fn unprepare_slice(&mut self, kind: NodeKind, block: &SimBlock, slice: u32) {
-        self.world.unprepare_slice(kind, block, slice)
-    }
-    fn store_l4(&mut self, l4: PhysAddr, index: u32, entry: Entry) {
-        self.world.store_l4(l4, index, entry)
-    }
-    fn charge(&mut self, kind: NodeKind, block: &SimBlock) -> bool {
-        self.world.charge(kind, block)
-    }
-    fn uncharge(&mut self, kind: NodeKind, block: &SimBlock) {
-        self.world.uncharge(kind, block)
-    }
-    fn is_zero(&self, kind: NodeKind, block: &SimBlock) -> bool {
-        self.world.is_zero(kind, block)
-    }
-    fn claim(&mut self, kind: NodeKind, pa: PhysAddr) -> SimBlock {
-        self.world.claim(kind, pa)
-    }
-    fn count(&mut self, counter: Counter, delta: i64) {
-        self.world.count(counter, delta)
-    }
-}
-
-impl NodeMem for Ops<'_> {
-    fn reserve(&mut self, _kind: NodeKind) -> bool {
-        if self.world.global_flat >= self.world.global_cap
-            || self.mm.flat_nodes >= self.world.mm_cap
-            || !self.world.allow(Request::Reserve)
-        {
-            return false;
-        }
-        self.world.global_flat += 1;
-        self.mm.flat_nodes += 1;
-        true
-    }
-    fn unreserve(&mut self, _kind: NodeKind) {
-        self.world.global_flat -= 1;
-        self.mm.flat_nodes -= 1;
-    }
-    fn account(&mut self, kind: NodeKind) {
-        if kind != NodeKind::Root {
-            self.mm.pgtables_bytes += NODE_BYTES as i64;
-        }
-    }
-    fn unaccount(&mut self, kind: NodeKind) {
-        if kind != NodeKind::Root {
-            self.mm.pgtables_bytes -= NODE_BYTES as i64;
-        }
-    }
-    fn account_dissolved(&mut self, kind: NodeKind, unused: u32) {
-        assert_ne!(kind, NodeKind::Root);
-        self.mm.pgtables_bytes -= i64::from(unused) * PAGE_SIZE as i64;
-    }
-    fn waste(&mut self, slices: i32) {
-        self.mm.wasted += i64::from(slices);
-        self.world.wasted += i64::from(slices);
-    }
-    fn tainted(&self) -> bool {
-        self.mm.tainted
-    }
-}
-
-impl RootShed for Ops<'_> {
-    fn split_root(&mut self, block: SimBlock, l4: PhysAddr) {
-        self.world.mem.split_root(block, l4);
     }
 }
