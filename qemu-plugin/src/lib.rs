@@ -8,6 +8,7 @@
 //! A plugin names its `install` function in [`plugin!`]. Test builds must not use what refers to
 //! QEMU's symbols, unless they bring a QEMU of their own, as `tests/fake.rs` does.
 
+mod arguments;
 mod memory;
 mod ram;
 mod raw;
@@ -16,6 +17,7 @@ mod scoreboard;
 mod start;
 mod translate;
 
+pub use arguments::{arguments, fresh, required};
 pub use memory::{
     is_store, phys_addr, size_shift, value, Reader, Walk, WalkEntry, Walker, MAX_ENTRIES,
 };

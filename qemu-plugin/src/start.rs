@@ -26,6 +26,31 @@ pub struct Info {
     pub cpus: (c_int, c_int),
 }
 
+impl Info {
+    /// The number of CPUs that there are or can be, of a machine with the walks and flushes of our QEMU.
+    ///
+    /// # Errors
+    ///
+    /// It is no machine, another QEMU, or has more than `most` CPUs.
+    pub fn machine(&self, most: usize) -> Result<usize, String> {
+        if !self.system_emulation {
+            return Err("this is user-mode emulation, which has no page tables".into());
+        }
+        let (from, to) = self.versions;
+        if to < VERSION || from > VERSION {
+            return Err(format!(
+                "this QEMU has plugin interface {from} to {to}, not {VERSION}: use the QEMU of `fpt build-qemu`"
+            ));
+        }
+        let cpus = usize::try_from(self.cpus.1.max(self.cpus.0)).unwrap_or(1);
+        let cpus = cpus.max(1);
+        if cpus > most {
+            return Err(format!("{cpus} CPUs: this plugin knows {most} at most"));
+        }
+        Ok(cpus)
+    }
+}
+
 /// Runs a plugin's `install`, says why it failed, and never unwinds into QEMU. For [`plugin!`](crate::plugin).
 ///
 /// # Safety
@@ -177,5 +202,36 @@ pub fn on_cpu(id: Id, event: CpuEvent, cb: OnCpu) {
             CpuEvent::Waits => raw::qemu_plugin_register_vcpu_idle_cb(id, cb),
             CpuEvent::Runs => raw::qemu_plugin_register_vcpu_resume_cb(id, cb),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machines_that_will_do() {
+        let good = Info {
+            versions: (VERSION - 2, VERSION),
+            system_emulation: true,
+            cpus: (2, 4),
+        };
+        assert_eq!(good.machine(8), Ok(4));
+        let why = |info: Info| info.machine(8).unwrap_err();
+        let user = Info {
+            system_emulation: false,
+            ..good
+        };
+        assert!(why(user).contains("user-mode"));
+        let old = Info {
+            versions: (1, VERSION - 1),
+            ..good
+        };
+        assert!(why(old).contains("build-qemu"));
+        let large = Info {
+            cpus: (1, 9),
+            ..good
+        };
+        assert!(why(large).contains("9 CPUs"));
     }
 }

@@ -2,6 +2,7 @@
 //! Regions that are open, and the line written when one ends.
 
 use crate::decode::UNIT;
+use fpt_qemu_plugin::arguments;
 use std::collections::HashMap;
 
 /// Sums over all CPUs, in half instructions.
@@ -66,34 +67,31 @@ pub struct Options {
     pub profile: Option<(String, u8)>,
 }
 
+const USAGE: &str = "expected out=FILE[,profile=FILE,region=ID]";
+
 /// `out=FILE[,profile=FILE,region=ID]`
 pub fn options(args: &[String]) -> Result<Options, String> {
     let (mut out, mut profile, mut region) = (None, None, None);
-    for arg in args {
-        match arg.split_once('=') {
-            Some(("out", value)) if !value.is_empty() => out = Some(value.to_owned()),
-            Some(("profile", value)) if !value.is_empty() => profile = Some(value.to_owned()),
-            Some(("region", value)) => {
-                region = Some(
-                    value
-                        .parse::<u8>()
-                        .map_err(|_| format!("region={value}: expected an id from 0 to 255"))?,
-                );
+    arguments(args, USAGE, |key, value| {
+        match (key, value) {
+            ("out", v) if !v.is_empty() => out = Some(v.to_owned()),
+            ("profile", v) if !v.is_empty() => profile = Some(v.to_owned()),
+            ("region", v) => {
+                let id = v.parse::<u8>();
+                let bad = |_| format!("region={v}: expected an id from 0 to 255");
+                region = Some(id.map_err(bad)?);
             }
-            _ => {
-                return Err(format!(
-                    "unknown argument '{arg}': expected out=FILE[,profile=FILE,region=ID]"
-                ))
-            }
+            _ => return Ok(false),
         }
-    }
+        Ok(true)
+    })?;
     let profile = match (profile, region) {
         (Some(path), Some(id)) => Some((path, id)),
         (None, None) => None,
         _ => return Err("profile=FILE and region=ID go together".to_owned()),
     };
     Ok(Options {
-        out: out.ok_or_else(|| "missing argument: expected out=FILE".to_owned())?,
+        out: out.ok_or_else(|| format!("missing argument out=: {USAGE}"))?,
         profile,
     })
 }

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use fpt_qemu_plugin::{arguments, required};
 use fpt_tlbsan_model::Psc;
 
 /// How tasks are told apart, for finding R3.
@@ -38,28 +39,27 @@ pub const USAGE: &str = "expected out=FILE[,vmlinux=FILE][,fpt=on|off][,psc=inte
 
 pub fn options(args: &[String]) -> Result<Options, String> {
     let mut o = Options::default();
-    for arg in args {
-        match arg.split_once('=') {
-            Some(("out", v)) if !v.is_empty() => o.out = v.into(),
-            Some(("vmlinux", v)) if !v.is_empty() => o.vmlinux = Some(v.into()),
-            Some(("fpt", v @ ("on" | "off"))) => o.fpt = v == "on",
-            Some(("psc", "intel")) => o.psc = Psc::Intel,
-            Some(("psc", "tce")) => o.psc = Psc::Tce,
-            Some(("kernel", v @ ("strict" | "lazy"))) => o.strict_kernel = v == "strict",
-            Some(("late", v)) => {
+    arguments(args, USAGE, |key, value| {
+        match (key, value) {
+            ("out", v) if !v.is_empty() => o.out = v.into(),
+            ("vmlinux", v) if !v.is_empty() => o.vmlinux = Some(v.into()),
+            ("fpt", v @ ("on" | "off")) => o.fpt = v == "on",
+            ("psc", "intel") => o.psc = Psc::Intel,
+            ("psc", "tce") => o.psc = Psc::Tce,
+            ("kernel", v @ ("strict" | "lazy")) => o.strict_kernel = v == "strict",
+            ("late", v) => {
                 let seconds = v.parse().ok().filter(|s| *s > 0);
                 let late = seconds.map(Duration::from_secs);
                 o.late = Some(late.ok_or(format!("late={v}: expected a number of seconds"))?);
             }
-            Some(("tasks", "linux")) => o.tasks = Tasks::Linux,
-            Some(("tasks", "cpu")) => o.tasks = Tasks::Cpu,
-            Some(("cases", v @ ("on" | "off"))) => o.cases = v == "on",
-            _ => return Err(format!("unknown argument '{arg}': {USAGE}")),
+            ("tasks", "linux") => o.tasks = Tasks::Linux,
+            ("tasks", "cpu") => o.tasks = Tasks::Cpu,
+            ("cases", v @ ("on" | "off")) => o.cases = v == "on",
+            _ => return Ok(false),
         }
-    }
-    if o.out.as_os_str().is_empty() {
-        return Err(format!("missing argument out=: {USAGE}"));
-    }
+        Ok(true)
+    })?;
+    required(&[("out", &o.out)], USAGE)?;
     Ok(o)
 }
 

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use fpt_tlbsan_model::{A, D, P, RW, US};
+use fpt_vmlinux::Symbol;
 
 use super::*;
 
@@ -40,8 +41,12 @@ impl Guest {
             options = crate::args::options(&all).unwrap();
         }
         let memory = Memory(Rc::new(RefCell::new(vec![0; 0x10000 / 8])));
-        let list = switch.then(|| (1 << 63, "__switch_to_asm".to_owned()));
-        let symbols = Symbols::of(list.into_iter());
+        let code = [Symbol {
+            address: 1 << 63,
+            size: 1 << 62,
+            name: "__switch_to_asm",
+        }];
+        let symbols = Symbols::of(if switch { &code } else { &[] });
         let engine = Engine::new(&options, symbols, 2, memory.clone());
         let mut guest = Guest { memory, engine };
         let mut table = ROOT;

@@ -404,30 +404,13 @@ const END_OF_MEMORY: u64 = 34 << 30;
 fn install(id: Id, info: Option<Info>, args: &[String]) -> Result<(), String> {
     let info = info.ok_or("QEMU says nothing about itself")?;
     let options = args::options(args)?;
-    if !info.system_emulation {
-        return Err("this is user-mode emulation, which has no page tables".into());
-    }
-    let (from, to) = info.versions;
-    if to < qemu::VERSION || from > qemu::VERSION {
-        return Err(format!(
-            "this QEMU has plugin interface {from} to {to}, not {}: use the QEMU of `fpt build-qemu`",
-            qemu::VERSION
-        ));
-    }
+    let cpus = info.machine(MAX_CPUS)?;
     let events = RegisterEvents::find().ok_or(
         "this QEMU does not tell of INIT and page faults: use the QEMU of `fpt build-qemu`",
     )?;
     let symbols = options.vmlinux.as_deref().map(Symbols::load).transpose()?;
     let symbols = symbols.unwrap_or_default();
-    let cpus = usize::try_from(info.cpus.1.max(info.cpus.0)).unwrap_or(1);
-    if cpus > MAX_CPUS {
-        return Err(format!("{cpus} CPUs: this plugin knows {MAX_CPUS} at most"));
-    }
-    // A result of an earlier run must not be taken for this one's.
-    let out = &options.out;
-    let failed = |e: std::io::Error| format!("cannot write {}: {e}", out.display());
-    std::fs::write(out, "").map_err(failed)?;
-    std::fs::remove_file(out).map_err(failed)?;
+    qemu::fresh(&options.out)?;
     let plugin = Plugin {
         score: Scoreboard::new(size_of::<Slot>()),
         watch: Box::leak(Box::new(Watch::new(END_OF_MEMORY))),

@@ -3,12 +3,11 @@
 
 use std::path::Path;
 
-use object::{Object, ObjectSymbol, SymbolKind};
+use fpt_vmlinux::{Functions, Symbol, Vmlinux};
 
 #[derive(Debug, Default)]
 pub struct Symbols {
-    /// Start and name, ascending.
-    functions: Vec<(u64, String)>,
+    functions: Functions,
     switch: Option<u64>,
     marked: bool,
 }
@@ -19,34 +18,22 @@ const MARKS: &str = "tlb_marks_init";
 
 impl Symbols {
     pub fn load(path: &Path) -> Result<Symbols, String> {
-        let shown = path.display();
-        let data = std::fs::read(path).map_err(|e| format!("cannot read {shown}: {e}"))?;
-        let file =
-            object::File::parse(&*data).map_err(|e| format!("{shown} is no ELF file: {e}"))?;
-        let symbols = Symbols::of(file.symbols().filter_map(|s| {
-            let code = matches!(s.kind(), SymbolKind::Text | SymbolKind::Unknown);
-            Some((s.address(), s.name().ok().filter(|_| code)?.to_owned()))
-        }));
+        let data = fpt_vmlinux::read(path)?;
+        let file = Vmlinux::parse(path, &data)?;
+        let symbols = Symbols::of(&file.code());
         match symbols.switch {
             Some(_) => Ok(symbols),
-            None => Err(format!(
-                "{shown} has no symbol {SWITCH}: give the vmlinux that the guest boots, with its symbol table"
-            )),
+            None => Err(file.lacks(&format!("symbol {SWITCH}"))),
         }
     }
 
-    pub fn of(all: impl Iterator<Item = (u64, String)>) -> Symbols {
-        let kernel = all.filter(|(at, name)| at >> 63 != 0 && !name.is_empty());
-        let mut functions: Vec<(u64, String)> =
-            kernel.filter(|(_, name)| !name.starts_with(".L")).collect();
-        functions.sort_unstable();
-        functions.dedup_by_key(|f| f.0);
-        let switch = functions.iter().find(|f| f.1 == SWITCH).map(|f| f.0);
-        let marked = functions.iter().any(|f| f.1 == MARKS);
+    /// `code` is sorted by address.
+    pub fn of(code: &[Symbol<'_>]) -> Symbols {
+        let find = |name: &str| code.iter().find(|s| s.name == name);
         Symbols {
-            functions,
-            switch,
-            marked,
+            functions: Functions::of(code.iter().copied()),
+            switch: find(SWITCH).map(|s| s.address),
+            marked: find(MARKS).is_some(),
         }
     }
 
@@ -62,8 +49,7 @@ impl Symbols {
 
     /// `function+0x12`, or the address.
     pub fn name(&self, pc: u64) -> String {
-        let n = self.functions.partition_point(|f| f.0 <= pc);
-        match n.checked_sub(1).and_then(|n| self.functions.get(n)) {
+        match self.functions.get(self.functions.number(pc)) {
             Some((start, name)) => format!("{name}+{:#x}", pc - start),
             None => format!("{pc:#x}"),
         }
@@ -77,17 +63,21 @@ mod tests {
     #[test]
     fn names() {
         const K: u64 = 0xffff_ffff_8100_0000;
-        let list = [
-            (K + 0x40, "b"),
-            (K, SWITCH),
-            (K + 0x44, ".Ltmp"),
-            (K + 0x40, "b_alias"),
-            (0x10, "low"),
+        let symbol = |address, name| Symbol {
+            address,
+            size: 8,
+            name,
+        };
+        let code = [
+            symbol(K, SWITCH),
+            symbol(K + 0x40, "b"),
+            symbol(K + 0x40, "b_alias"),
+            symbol(K + 0x44, ".Ltmp"),
         ];
-        let symbols = Symbols::of(list.into_iter().map(|(at, name)| (at, name.to_owned())));
+        let symbols = Symbols::of(&code);
         assert_eq!(symbols.switch(), Some(K));
         assert!(!symbols.marked());
-        let marks = Symbols::of([(K, MARKS.to_owned())].into_iter());
+        let marks = Symbols::of(&[symbol(K, MARKS)]);
         assert!(marks.marked());
         assert_eq!(symbols.name(K + 0x45), "b+0x5");
         assert_eq!(symbols.name(K + 0x3f), "__switch_to_asm+0x3f");

@@ -3,6 +3,8 @@
 
 use std::path::PathBuf;
 
+use fpt_qemu_plugin::{arguments, required};
+
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// Complete configuration, TOML.
@@ -35,26 +37,22 @@ pub const USAGE: &str =
 
 pub fn options(args: &[String]) -> Result<Options, String> {
     let mut o = Options::default();
-    for arg in args {
-        match arg.split_once('=') {
-            Some(("config", v)) if !v.is_empty() => o.config = v.into(),
-            Some(("out", v)) if !v.is_empty() => o.out = v.into(),
-            Some(("vmlinux", v)) if !v.is_empty() => o.vmlinux = Some(v.into()),
-            Some(("flame", v)) if !v.is_empty() => o.flame = Some(v.into()),
-            Some(("walks", v)) if !v.is_empty() => o.walks = Some(v.into()),
-            Some(("label", v)) => o.label = v.to_owned(),
-            Some(("empty", "same")) => o.empty = Some(Empty::Same),
-            Some(("empty", "each")) => o.empty = Some(Empty::Each),
-            Some(("helper", "on")) => o.helper = true,
-            Some(("helper", "off")) => o.helper = false,
-            _ => return Err(format!("unknown argument '{arg}': {USAGE}")),
+    arguments(args, USAGE, |key, value| {
+        match (key, value) {
+            ("config", v) if !v.is_empty() => o.config = v.into(),
+            ("out", v) if !v.is_empty() => o.out = v.into(),
+            ("vmlinux", v) if !v.is_empty() => o.vmlinux = Some(v.into()),
+            ("flame", v) if !v.is_empty() => o.flame = Some(v.into()),
+            ("walks", v) if !v.is_empty() => o.walks = Some(v.into()),
+            ("label", v) => o.label = v.to_owned(),
+            ("empty", "same") => o.empty = Some(Empty::Same),
+            ("empty", "each") => o.empty = Some(Empty::Each),
+            ("helper", v @ ("on" | "off")) => o.helper = v == "on",
+            _ => return Ok(false),
         }
-    }
-    for (what, path) in [("config", &o.config), ("out", &o.out)] {
-        if path.as_os_str().is_empty() {
-            return Err(format!("missing argument {what}=: {USAGE}"));
-        }
-    }
+        Ok(true)
+    })?;
+    required(&[("config", &o.config), ("out", &o.out)], USAGE)?;
     Ok(o)
 }
 

@@ -574,20 +574,9 @@ extern "C" fn translated(_id: Id, block: Block<'_>) {
 fn install(id: Id, info: Option<Info>, args: &[String]) -> Result<(), String> {
     let info = info.ok_or("QEMU says nothing about itself")?;
     let options = args::options(args)?;
-    if !info.system_emulation {
-        return Err(
-            "this is user-mode emulation: a page table is walked in system emulation only".into(),
-        );
-    }
+    let vcpus = info.machine(MAX_VCPUS)?;
     let too_old =
         "this QEMU's plugin interface has no page-table walks: use the QEMU of `fpt build-qemu`";
-    let (from, to) = info.versions;
-    if to < qemu::VERSION || from > qemu::VERSION {
-        return Err(format!(
-            "this QEMU has plugin interface {from} to {to}, not {}: use the QEMU of `fpt build-qemu`",
-            qemu::VERSION
-        ));
-    }
     let walk = Walker::find().ok_or(too_old)?;
     let register_flush = RegisterFlush::find().ok_or(too_old)?;
 
@@ -596,18 +585,8 @@ fn install(id: Id, info: Option<Info>, args: &[String]) -> Result<(), String> {
         .map_err(|e| format!("cannot read {shown}: {e}"))?;
     let config = fpt_walksim_model::config::parse(&text).map_err(|e| format!("{shown}: {e}"))?;
     let symbols = options.vmlinux.as_deref().map(Symbols::load).transpose()?;
-    // A result of an earlier run must not be taken for this one's.
-    let _ = std::fs::remove_file(&options.out);
-    output::write(&options.out, "")?;
-    std::fs::remove_file(&options.out)
-        .map_err(|e| format!("cannot write {}: {e}", options.out.display()))?;
-    let (now, most) = info.cpus;
-    let vcpus = u32::try_from(most.max(now)).unwrap_or(1).max(1);
-    if vcpus as usize > MAX_VCPUS {
-        return Err(format!(
-            "{vcpus} vCPUs: this plugin knows {MAX_VCPUS} at most"
-        ));
-    }
+    qemu::fresh(&options.out)?;
+    let vcpus = u32::try_from(vcpus).unwrap_or(1);
     let everything = config.sim.simulate_outside;
     let shared = Arc::new(Shared::new(options, config, symbols, vcpus)?);
     for index in 0..vcpus {

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use object::{Object, ObjectSection, ObjectSymbol, SectionKind, SymbolKind};
+use fpt_vmlinux::{Functions, Symbol, Vmlinux};
 
 use crate::decode;
 use crate::kernel::Category;
@@ -28,9 +28,7 @@ pub struct Symbols {
     /// Code where IRET and SYSRET leave the kernel, not itself.
     entry_text: (u64, u64),
     switch: (u64, u64),
-    /// Start and name, ascending.
-    functions: Vec<(u64, String)>,
-    text_end: u64,
+    functions: Functions,
     /// Offsets in a `task_struct`: of the stack pointer that a task switch keeps, of the name.
     stack: u64,
     comm: Option<u64>,
@@ -45,43 +43,19 @@ const SYSTEM_VECTORS: [u64; 2] = [236, 256];
 
 impl Symbols {
     pub fn load(path: &Path) -> Result<Symbols, String> {
-        let shown = path.display();
-        let data = std::fs::read(path).map_err(|e| format!("cannot read {shown}: {e}"))?;
-        let file =
-            object::File::parse(&*data).map_err(|e| format!("{shown} is no ELF file: {e}"))?;
-        let code = |s: &object::Symbol<'_, '_>| {
-            let section = s
-                .section_index()
-                .and_then(|i| file.section_by_index(i).ok());
-            section.is_some_and(|x| x.kind() == SectionKind::Text)
-        };
-        // Entries in assembly have neither type nor size.
-        let mut all: Vec<(u64, u64, &str)> = file
-            .symbols()
-            .filter(|s| s.kind() != SymbolKind::Section && code(s))
-            .filter_map(|s| Some((s.address(), s.size(), s.name().ok()?)))
-            .filter(|(address, _, name)| *address >> 63 != 0 && !name.is_empty())
-            .collect();
-        all.sort_unstable();
-        let mut symbols = Symbols::from_list(&all);
+        let data = fpt_vmlinux::read(path)?;
+        let file = Vmlinux::parse(path, &data)?;
+        let mut symbols = Symbols::from_list(&file.code());
         if symbols.entry_text.0 == 0 || symbols.switch.0 == 0 {
-            return Err(format!(
-                "{shown} has no symbols __entry_text_start and __switch_to_asm: give the vmlinux that the guest boots, with its symbol table"
-            ));
+            return Err(file.lacks("symbols __entry_text_start and __switch_to_asm"));
         }
-        let bytes = |start: u64, size: u64| {
-            let mut all = file.sections();
-            let found = all.find_map(|s| s.data_range(start, size).ok().flatten());
-            found.unwrap_or_default()
-        };
         let (start, end) = symbols.switch;
-        symbols.stack = stack_offset(bytes(start, end - start)).unwrap_or(0);
-        if let Some(notes) = file.section_by_name(".notes") {
-            symbols.notes = (notes.address(), notes.data().unwrap_or_default().to_vec());
+        symbols.stack = stack_offset(file.bytes(start, end - start)).unwrap_or(0);
+        if let Some((address, notes)) = file.section(".notes") {
+            symbols.notes = (address, notes.to_vec());
         }
-        let first_task = file.symbols().find(|s| s.name() == Ok("init_task"));
-        if let (Some(task), true) = (first_task, symbols.stack > 0) {
-            symbols.comm = comm_offset(bytes(task.address(), task.size()));
+        if let (Some(task), true) = (file.symbol("init_task"), symbols.stack > 0) {
+            symbols.comm = comm_offset(file.bytes(task.address, task.size));
         }
         Ok(symbols)
     }
@@ -106,14 +80,13 @@ impl Symbols {
         }
     }
 
-    /// `all`: (address, size, name), ascending.
-    fn from_list(all: &[(u64, u64, &str)]) -> Symbols {
+    /// `all` is sorted by address.
+    fn from_list(all: &[Symbol<'_>]) -> Symbols {
         let at = |wanted: &str| {
-            all.iter()
-                .find(|(_, _, n)| *n == wanted)
-                .map(|s| (s.0, s.1))
+            let found = all.iter().find(|s| s.name == wanted);
+            found.map(|s| (s.address, s.size))
         };
-        let next = |from: u64| all.iter().map(|s| s.0).find(|a| *a > from);
+        let next = |from: u64| all.iter().map(|s| s.address).find(|a| *a > from);
         let mut s = Symbols::default();
         let bounds = |name: &str| {
             at(name).map(|(start, size)| {
@@ -125,9 +98,9 @@ impl Symbols {
                 (start, end.unwrap_or(start))
             })
         };
-        for (address, _, name) in all {
-            if let Some(event) = event(name) {
-                s.events.insert(*address, event);
+        for symbol in all {
+            if let Some(event) = event(symbol.name) {
+                s.events.insert(symbol.address, event);
             }
         }
         for name in ["irq_entries_start", "spurious_entries_start"] {
@@ -152,14 +125,7 @@ impl Symbols {
             s.entry_text = (a, b);
         }
         s.switch = bounds("__switch_to_asm").unwrap_or_default();
-        for (address, _, name) in all {
-            // The first of several names; compiler-made labels are no functions.
-            if name.starts_with(".L") || s.functions.last().is_some_and(|(a, _)| a == address) {
-                continue;
-            }
-            s.functions.push((*address, (*name).to_owned()));
-        }
-        s.text_end = all.last().map_or(0, |l| l.0 + l.1.max(1));
+        s.functions = Functions::of(all.iter().copied());
         s
     }
 
@@ -186,17 +152,11 @@ impl Symbols {
 
     /// Number of the function that holds the address; 0 is none.
     pub fn function(&self, address: u64) -> u32 {
-        if address >= self.text_end {
-            return 0;
-        }
-        self.functions
-            .partition_point(|(start, _)| *start <= address) as u32
+        self.functions.number(address)
     }
 
     pub fn name(&self, function: u32) -> &str {
-        let i = (function as usize).checked_sub(1);
-        i.and_then(|i| self.functions.get(i))
-            .map_or("[unknown]", |f| f.1.as_str())
+        self.functions.get(function).map_or("[unknown]", |f| f.1)
     }
 }
 
@@ -242,7 +202,7 @@ mod tests {
     const K: u64 = 0xffff_ffff_8100_0000;
 
     fn symbols() -> Symbols {
-        Symbols::from_list(&[
+        let all = [
             (K, 0x20, "__switch_to_asm"),
             (K + 0x50, 0x20, "ret_from_fork_asm"),
             (K + 0x100, 0x40, "kthread"),
@@ -255,7 +215,13 @@ mod tests {
             (K + 0x280 + 224 * 8, 0x20, "asm_sysvec_reschedule_ipi"),
             (K + 0x2a0 + 224 * 8, 0x20, "asm_exc_int3"),
             (K + 0x2c0 + 224 * 8, 0, "__entry_text_end"),
-        ])
+        ];
+        let symbol = |(address, size, name)| Symbol {
+            address,
+            size,
+            name,
+        };
+        Symbols::from_list(&all.map(symbol))
     }
 
     #[test]
