@@ -433,7 +433,7 @@ mod tests {
         let points = all(&jobs, 1, |_| {}).unwrap();
         assert_eq!(points.len(), 5);
         let of = |tables: &str| points.iter().find(|p| p.tables == tables).unwrap();
-        let radix = of("radix");
+        let radix = of(Mode::Radix.name());
         assert!(
             (radix.reads_per_walk / 1.743 - 1.0).abs() < 0.02,
             "{radix:?}"
