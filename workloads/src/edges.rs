@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 pub struct EdgeList {
     /// The number of vertices; their numbers begin at 0.
     pub vertices: u32,
-    /// From and to of each edge.
+    /// The two ends of each edge, the source first.
     pub pairs: Vec<(u32, u32)>,
     /// One per pair, if the file has them.
     pub weights: Option<Vec<u32>>,

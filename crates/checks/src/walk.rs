@@ -70,7 +70,7 @@ pub struct Entry {
 /// How a walk ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum End {
-    /// At a page.
+    /// A page was found.
     Page {
         /// Where the address is in physical memory.
         pa: u64,
@@ -79,9 +79,9 @@ pub enum End {
         /// What may be done with it.
         perm: String,
     },
-    /// With a page fault: its error code.
+    /// A page fault, with its error code.
     Fault(u64),
-    /// Not at all: what was said.
+    /// No walk was made: what was said.
     Error(String),
 }
 

@@ -11,11 +11,11 @@ use crate::sample::Sample;
 /// Where a line was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum From {
-    /// In the second-level cache.
+    /// The second-level cache held it.
     L2 = 0,
-    /// In the last-level cache.
+    /// The last-level cache held it.
     Llc = 1,
-    /// In no cache.
+    /// No cache held it.
     Memory = 2,
 }
 
