@@ -459,8 +459,9 @@ mod tests {
             panic!("{bars:?}");
         };
         assert_eq!(a + one, b, "parts stand one after the other");
-        // 160 pixels for -7.5 to 5; each end is rounded.
-        let unit = 160.0 / 12.5;
+        // 160 pixels for the axis; each end is rounded.
+        let (low, high, _) = axis(&chart, 160.0 / 60.0);
+        let unit = 160.0 / (high - low);
         for (length, value) in [(one, 1.0), (two, 2.0), (four, 4.0)] {
             assert!((f64::from(length) - value * unit).abs() <= 1.0, "{bars:?}");
         }
