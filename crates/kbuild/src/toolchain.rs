@@ -187,6 +187,17 @@ pub fn detect(ctx: &Ctx, compiler: Compiler) -> Result<Toolchain> {
     })
 }
 
+/// The tools as `setup` would install them, for dry runs.
+pub fn planned(ctx: &Ctx, compiler: Compiler) -> Toolchain {
+    Toolchain {
+        compiler,
+        rustc: rustc_path(),
+        rust_lib_src: rust_lib_src(&format!("{RUST_LINE}.0")),
+        bindgen: bindgen_root(ctx).join("bin/bindgen"),
+        versions: Vec::new(),
+    }
+}
+
 impl Toolchain {
     /// `make` for the kernel with every tool named.
     pub fn make(&self, src: &Path, out: &Path, jobs: usize) -> Cmd {

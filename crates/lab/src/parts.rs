@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use fpt_kbuild::build::{self, Kernel, Profile};
+use fpt_kbuild::build::{self, artefact, Kernel, Profile};
+use fpt_kbuild::doctor;
 use fpt_kit::{hash, store, Cmd, Ctx, Fail, Result};
 use fpt_verdict::rundir::RunDir;
 use fpt_vm::initramfs::{self, Image, Tree};
@@ -113,17 +114,27 @@ pub fn init(ctx: &Ctx) -> Result<PathBuf> {
     inputs
         .file("Cargo.lock", &ctx.root.join("Cargo.lock"))?
         .file("Cargo.toml", &source.join("Cargo.toml"))?
-        .tree("src", &source.join("src"))?
-        .text("rustc", &ctx.read(&Cmd::new(&rustc).arg("-Vv"))?);
-    let hash = inputs.finish();
-    let done = ctx
-        .cache
-        .join("init")
-        .join(hash::short(&hash))
-        .join("fpt-init");
+        .tree("src", &source.join("src"))?;
+    let of = inputs.finish();
+    let at = |hash: &str| {
+        let dir = ctx.cache.join("init").join(hash::short(hash));
+        dir.join("fpt-init")
+    };
+    let version = match Cmd::new(&rustc).arg("-Vv").read() {
+        Ok(version) => version,
+        // Nothing can be built, and nothing has to be if it was built before.
+        Err(missing) => {
+            let last = artefact::recall(ctx, "init", &of).map(|hash| at(&hash));
+            return last.filter(|file| file.is_file()).ok_or(missing);
+        }
+    };
+    let hash = inputs.text("rustc", &version).finish();
+    let done = at(&hash);
     if done.is_file() {
+        artefact::remember(ctx, "init", &of, &hash);
         return Ok(done);
     }
+    doctor::require(ctx, doctor::For::Guest)?;
     let _lock = store::lock(ctx, "init")?;
     if done.is_file() {
         return Ok(done);

@@ -41,6 +41,26 @@ pub fn find(ctx: &Ctx, kind: &str, hash: &str) -> Option<Meta> {
     }
 }
 
+/// The folder of [`remember`], below that of a kind.
+const OF: &str = ".of";
+
+/// Notes which artefact came of `inputs`, the hash of everything but the tools: a machine without compilers finds it by
+/// that. A cache that cannot be written to keeps what it has.
+pub fn remember(ctx: &Ctx, kind: &str, inputs: &str, hash: &str) {
+    let note = ctx.cache.join("artefacts").join(kind).join(OF).join(inputs);
+    if !ctx.dry_run && !fs::read_to_string(&note).is_ok_and(|old| old == hash) {
+        let _ = store::write_atomic(&note, hash.as_bytes());
+    }
+}
+
+/// The hash of the artefact that came of `inputs` last.
+pub fn recall(ctx: &Ctx, kind: &str, inputs: &str) -> Option<String> {
+    let note = ctx.cache.join("artefacts").join(kind).join(OF).join(inputs);
+    fs::read_to_string(note)
+        .ok()
+        .filter(|hash| !hash.is_empty())
+}
+
 /// The file that says how long each file of an artefact is.
 const SIZES: &str = "sizes.json";
 
@@ -134,6 +154,21 @@ pub fn copy(from: &Path, to: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_artefact_is_found_by_its_sources() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let ctx = Ctx::new(dir.path(), dir.path().join("cache"));
+        assert_eq!(recall(&ctx, "kernel", "a"), None);
+        remember(&ctx, "kernel", "a", "1");
+        remember(&ctx, "kernel", "b", "2");
+        remember(&ctx, "kernel", "a", "3");
+        assert_eq!(recall(&ctx, "kernel", "a").as_deref(), Some("3"));
+        assert_eq!(recall(&ctx, "qemu", "a"), None);
+        let kept = create(&ctx, "kernel", "3", &Meta::new(), |_| Ok(())).expect("made");
+        assert!(kept.is_dir());
+        assert_eq!(recall(&ctx, "kernel", "b").as_deref(), Some("2"));
+    }
 
     #[test]
     fn a_file_that_was_cut_off_is_seen() {

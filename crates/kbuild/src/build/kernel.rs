@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::artefact::{self, Meta};
-use super::{compare, config, hot, Compiler, Kernel, Profile, Toolchain};
+use super::{compare, config, hot, Compiler, Kernel, Profile};
 use crate::doctor;
 use crate::modes;
 use crate::patch::{self, Queue};
@@ -15,6 +15,9 @@ use fpt_kit::{code, hash, proc, ui, Ctx, ExitCode, Fail, Result, Steps};
 
 /// Raised when the way of building changes in a way that the other inputs do not show.
 const RECIPE: &str = "2";
+
+/// The kind of artefact.
+const KIND: &str = "kernel";
 
 /// What rustc makes for clang to link into the objects of mm/.
 const HOT_BITCODE: &str = "arch/x86/mm/fpt/fpt_hot.bc";
@@ -94,11 +97,21 @@ pub fn kernel(ctx: &Ctx, profile: Profile) -> Result<Kernel> {
 
 /// The kernel of a profile, built by this compiler where it is not there.
 pub fn kernel_with(ctx: &Ctx, profile: Profile, compiler: Compiler) -> Result<Kernel> {
-    doctor::require(ctx, doctor::For::kernel(compiler))?;
-    let tools = toolchain::detect(ctx, compiler)?;
+    if let Err(missing) = doctor::require(ctx, doctor::For::kernel(compiler)) {
+        return finished(ctx, profile, compiler)?.ok_or(missing);
+    }
+    let tools = match toolchain::detect(ctx, compiler) {
+        Ok(tools) => tools,
+        // A dry run requires nothing.
+        Err(missing) => match finished(ctx, profile, compiler)? {
+            Some(kernel) => return Ok(kernel),
+            None if ctx.dry_run => toolchain::planned(ctx, compiler),
+            None => return Err(missing),
+        },
+    };
     let fragments = config::fragments(&ctx.root, profile)?;
     let source = sources::ensure(ctx, Project::Linux)?;
-    let hash = input_hash(ctx, profile, &tools, &fragments, &source)?;
+    let hash = input_hash(ctx, profile, &tools.versions, &fragments, &source)?;
     let out = build_dir(ctx, profile.name(), compiler, &source);
     let src = src_dir(ctx, profile, &source);
     if let Some(kernel) = cached(ctx, &hash, &out, &src) {
@@ -106,6 +119,8 @@ pub fn kernel_with(ctx: &Ctx, profile: Profile, compiler: Compiler) -> Result<Ke
             .ui
             .stage(&format!("kernel {}{}", profile.name(), compiler.suffix()));
         stage.done(&format!("up to date, {}", hash::short(&hash)));
+        let inputs = input_hash(ctx, profile, &any_tools(compiler), &fragments, &source)?;
+        artefact::remember(ctx, KIND, &inputs, &hash);
         return Ok(kernel);
     }
     let _lock = patch::tree_lock(ctx, Project::Linux, &source)?;
@@ -114,7 +129,7 @@ pub fn kernel_with(ctx: &Ctx, profile: Profile, compiler: Compiler) -> Result<Ke
         return Ok(kernel);
     }
     let src = prepare_tree(ctx, profile, &source)?;
-    if input_hash(ctx, profile, &tools, &fragments, &source)? != hash {
+    if input_hash(ctx, profile, &tools.versions, &fragments, &source)? != hash {
         return Err(hash::changed("patches, Rust or configuration", "placed"));
     }
     let stage = ctx.ui.stage(&format!(
@@ -139,7 +154,7 @@ pub fn kernel_with(ctx: &Ctx, profile: Profile, compiler: Compiler) -> Result<Ke
     if ctx.dry_run {
         stage.done("dry run");
         return Ok(Kernel {
-            vmlinux: artefact::dir(ctx, "kernel", &hash).join("vmlinux"),
+            vmlinux: artefact::dir(ctx, KIND, &hash).join("vmlinux"),
             build_dir: out,
             src_dir: src,
             version: source.release,
@@ -163,7 +178,7 @@ pub fn kernel_with(ctx: &Ctx, profile: Profile, compiler: Compiler) -> Result<Ke
         true => Some(hot::report(&out)?),
         false => None,
     };
-    artefact::create(ctx, "kernel", &hash, &meta, |dir| {
+    artefact::create(ctx, KIND, &hash, &meta, |dir| {
         artefact::copy(&out.join("vmlinux"), &dir.join("vmlinux"))?;
         artefact::copy(&out.join("System.map"), &dir.join("System.map"))?;
         if let Some(calls) = &hot_calls {
@@ -171,6 +186,8 @@ pub fn kernel_with(ctx: &Ctx, profile: Profile, compiler: Compiler) -> Result<Ke
         }
         artefact::copy(&config::config_path(&out), &dir.join("config"))
     })?;
+    let inputs = input_hash(ctx, profile, &any_tools(compiler), &fragments, &source)?;
+    artefact::remember(ctx, KIND, &inputs, &hash);
     stage.done(hash::short(&hash));
     cached(ctx, &hash, &out, &src).ok_or_else(|| {
         Fail::infra(
@@ -179,6 +196,31 @@ pub fn kernel_with(ctx: &Ctx, profile: Profile, compiler: Compiler) -> Result<Ke
             "is another run cleaning it?",
         )
     })
+}
+
+/// In place of the tools' versions, where it does not matter which they were.
+fn any_tools(compiler: Compiler) -> [String; 1] {
+    [format!("any{}", compiler.suffix())]
+}
+
+/// A kernel of these sources, whatever tools it was built by: nothing has to be built for it, so nothing has to be
+/// installed.
+fn finished(ctx: &Ctx, profile: Profile, compiler: Compiler) -> Result<Option<Kernel>> {
+    let fragments = config::fragments(&ctx.root, profile)?;
+    let source = sources::planned(ctx, Project::Linux)?;
+    let inputs = input_hash(ctx, profile, &any_tools(compiler), &fragments, &source)?;
+    let Some(hash) = artefact::recall(ctx, KIND, &inputs) else {
+        return Ok(None);
+    };
+    let out = build_dir(ctx, profile.name(), compiler, &source);
+    let kernel = cached(ctx, &hash, &out, &src_dir(ctx, profile, &source));
+    if kernel.is_some() {
+        let stage = ctx
+            .ui
+            .stage(&format!("kernel {}{}", profile.name(), compiler.suffix()));
+        stage.done(&format!("as in the cache, {}", hash::short(&hash)));
+    }
+    Ok(kernel)
 }
 
 /// Objects of the folders that the queue touches, in a given tree; for checks.
@@ -235,11 +277,8 @@ fn start_log(ctx: &Ctx, log: &Path) -> Result<()> {
 }
 
 fn cached(ctx: &Ctx, hash: &str, out: &Path, src: &Path) -> Option<Kernel> {
-    if ctx.dry_run {
-        return None;
-    }
-    let meta = artefact::find(ctx, "kernel", hash)?;
-    let vmlinux = artefact::dir(ctx, "kernel", hash).join("vmlinux");
+    let meta = artefact::find(ctx, KIND, hash)?;
+    let vmlinux = artefact::dir(ctx, KIND, hash).join("vmlinux");
     vmlinux.is_file().then(|| Kernel {
         vmlinux,
         build_dir: out.to_path_buf(),
@@ -310,7 +349,7 @@ pub fn add_tree_inputs(ctx: &Ctx, inputs: &mut hash::Inputs) -> Result<()> {
 fn input_hash(
     ctx: &Ctx,
     profile: Profile,
-    tools: &Toolchain,
+    tools: &[String],
     fragments: &[config::Fragment],
     source: &Source,
 ) -> Result<String> {
@@ -318,7 +357,7 @@ fn input_hash(
     inputs
         .text("recipe", RECIPE)
         .text("source", &source.sha256)
-        .text("tools", &tools.versions.join("\n"));
+        .text("tools", &tools.join("\n"));
     for fragment in fragments {
         inputs.text("fragment", &fragment.text);
     }

@@ -7,6 +7,7 @@ mod config;
 mod each;
 pub mod hot;
 mod kernel;
+mod plugin;
 mod qemu;
 mod selftests;
 
@@ -17,12 +18,13 @@ use anyhow::Context as _;
 use crate::doctor;
 use crate::toolchain::find_program;
 use fpt_geometry::{Boot, Mode};
-use fpt_kit::{hash, Cmd, Ctx, Fail, Result};
+use fpt_kit::{Cmd, Ctx, Fail, Result};
 
 pub use crate::toolchain::{Compiler, Toolchain};
 pub use compare::compare_off;
 pub use each::each;
 pub use kernel::{kernel, kernel_with, main as kernel_main, objects, KernelArgs};
+pub use plugin::plugin;
 pub use qemu::{main as qemu_main, qemu, QemuArgs};
 pub use selftests::kselftests;
 
@@ -152,11 +154,14 @@ pub fn stock_qemu(ctx: &Ctx) -> Result<PathBuf> {
 }
 
 fn system_program(ctx: &Ctx, name: &str, for_: doctor::For) -> Result<PathBuf> {
+    // What else the command needs may be for a build, and perhaps nothing has to be built.
+    if let Some(path) = find_program(name) {
+        return Ok(path);
+    }
     doctor::require(ctx, for_)?;
-    match find_program(name) {
-        Some(path) => Ok(path),
-        None if ctx.dry_run => Ok(PathBuf::from(name)),
-        None => Err(Fail::infra(
+    match ctx.dry_run {
+        true => Ok(PathBuf::from(name)),
+        false => Err(Fail::infra(
             format!("{name} is missing"),
             "",
             "run `cargo xtask setup`",
@@ -195,27 +200,6 @@ pub fn kcount(ctx: &Ctx, qemu: &Qemu) -> Result<PathBuf> {
         &[],
     )?;
     Ok(target.join("release/libfpt_kcount.so"))
-}
-
-/// A plugin of this workspace (a shared object): package `fpt-NAME`, built for speed.
-pub fn plugin(ctx: &Ctx, title: &str, name: &str) -> Result<PathBuf> {
-    let package = format!("fpt-{name}");
-    let args = ["build", "--profile", "plugin", "--locked", "-p", &package];
-    let target = cargo(ctx, title, &args, &[])?;
-    let file = format!("libfpt_{name}.so");
-    let built = target.join("plugin").join(&file);
-    if ctx.dry_run {
-        return Ok(built);
-    }
-    // Guests load it one after the other, and someone may build another meanwhile.
-    let hash = hash::of_file(&built)?;
-    let kept = artefact::dir(ctx, name, &hash).join(&file);
-    if !kept.is_file() {
-        artefact::create(ctx, name, &hash, &artefact::Meta::new(), |dir| {
-            artefact::copy(&built, &dir.join(&file))
-        })?;
-    }
-    Ok(kept)
 }
 
 /// Run cargo on this workspace with the toolchain that runs us; the target folder.

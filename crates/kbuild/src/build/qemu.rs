@@ -16,6 +16,12 @@ use fpt_kit::{code, hash, ui, Cmd, Ctx, ExitCode, Fail, Result, Stage};
 
 const RECIPE: &str = "1";
 
+/// The kind of artefact.
+const KIND: &str = "qemu";
+
+/// In place of gcc's version, where it does not matter which it was.
+const ANY_GCC: &str = "any";
+
 const SEABIOS: &str = "/usr/share/seabios/bios-256k.bin";
 
 const ROMS: [&str; 6] = [
@@ -71,7 +77,8 @@ fn input_hash(ctx: &Ctx, source: &Source, gcc: &str) -> Result<String> {
         .text("source", &source.sha256)
         .text("gcc", gcc.lines().next().unwrap_or(""))
         .text("configure", &CONFIGURE.join("\n"));
-    if Path::new(SEABIOS).is_file() {
+    // It is a part of the artefact, and a machine that only runs QEMU needs none.
+    if gcc != ANY_GCC && Path::new(SEABIOS).is_file() {
         inputs.file("seabios", Path::new(SEABIOS))?;
     }
     Queue::load(&ctx.root, Project::Qemu)?.add_to(&mut inputs)?;
@@ -80,13 +87,24 @@ fn input_hash(ctx: &Ctx, source: &Source, gcc: &str) -> Result<String> {
 
 /// Build it, or return what was built from the same inputs.
 pub fn qemu(ctx: &Ctx) -> Result<Qemu> {
-    doctor::require(ctx, doctor::For::Qemu)?;
+    if let Err(missing) = doctor::require(ctx, doctor::For::Qemu) {
+        return finished(ctx)?.ok_or(missing);
+    }
     let source = sources::ensure(ctx, Project::Qemu)?;
-    let gcc = ctx.read(&clean_env(Cmd::new("gcc")).arg("--version"))?;
+    let gcc = match ctx.read(&clean_env(Cmd::new("gcc")).arg("--version")) {
+        Ok(gcc) => gcc,
+        // A dry run requires nothing.
+        Err(missing) => match finished(ctx)? {
+            Some(qemu) => return Ok(qemu),
+            None if ctx.dry_run => String::new(),
+            None => return Err(missing),
+        },
+    };
     let hash = input_hash(ctx, &source, &gcc)?;
     if let Some(qemu) = cached(ctx, &hash) {
         let stage = ctx.ui.stage("QEMU");
         stage.done(&format!("up to date, {}", hash::short(&hash)));
+        artefact::remember(ctx, KIND, &input_hash(ctx, &source, ANY_GCC)?, &hash);
         return Ok(qemu);
     }
     let _lock = patch::tree_lock(ctx, Project::Qemu, &source)?;
@@ -120,11 +138,7 @@ pub fn qemu(ctx: &Ctx) -> Result<Qemu> {
     option_roms(ctx, &stage, &log, &src, &out)?;
     if ctx.dry_run {
         stage.done("dry run");
-        return Ok(at(
-            &artefact::dir(ctx, "qemu", &hash),
-            &source.release,
-            &hash,
-        ));
+        return Ok(at(&artefact::dir(ctx, KIND, &hash), &source.release, &hash));
     }
     let mut meta = Meta::new();
     meta.insert("version".into(), source.release.clone());
@@ -133,7 +147,7 @@ pub fn qemu(ctx: &Ctx) -> Result<Qemu> {
         format!("{} {}", source.version, source.sha256),
     );
     meta.insert("built_in".into(), fpt_kit::ui::elapsed(stage.elapsed()));
-    artefact::create(ctx, "qemu", &hash, &meta, |dir| {
+    artefact::create(ctx, KIND, &hash, &meta, |dir| {
         let bin = dir.join("qemu-system-x86_64");
         artefact::copy(&out.join("qemu-system-x86_64"), &bin)?;
         let data = dir.join("share");
@@ -157,6 +171,7 @@ pub fn qemu(ctx: &Ctx) -> Result<Qemu> {
         stage.note(said.lines().next().unwrap_or(""));
         Ok(())
     })?;
+    artefact::remember(ctx, KIND, &input_hash(ctx, &source, ANY_GCC)?, &hash);
     stage.done(hash::short(&hash));
     cached(ctx, &hash).ok_or_else(|| {
         Fail::infra(
@@ -167,13 +182,24 @@ pub fn qemu(ctx: &Ctx) -> Result<Qemu> {
     })
 }
 
-fn cached(ctx: &Ctx, hash: &str) -> Option<Qemu> {
-    if ctx.dry_run {
-        return None;
+/// A QEMU of these sources, whatever compiler built it, and whatever SeaBIOS the machine has now.
+fn finished(ctx: &Ctx) -> Result<Option<Qemu>> {
+    let source = sources::planned(ctx, Project::Qemu)?;
+    let Some(hash) = artefact::recall(ctx, KIND, &input_hash(ctx, &source, ANY_GCC)?) else {
+        return Ok(None);
+    };
+    let qemu = cached(ctx, &hash);
+    if qemu.is_some() {
+        let stage = ctx.ui.stage("QEMU");
+        stage.done(&format!("as in the cache, {}", hash::short(&hash)));
     }
-    let meta = artefact::find(ctx, "qemu", hash)?;
+    Ok(qemu)
+}
+
+fn cached(ctx: &Ctx, hash: &str) -> Option<Qemu> {
+    let meta = artefact::find(ctx, KIND, hash)?;
     let qemu = at(
-        &artefact::dir(ctx, "qemu", hash),
+        &artefact::dir(ctx, KIND, hash),
         meta.get("version").map_or("", String::as_str),
         hash,
     );

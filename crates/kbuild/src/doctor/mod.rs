@@ -5,7 +5,7 @@
 mod setup;
 mod table;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
@@ -184,6 +184,7 @@ pub fn doctor(ctx: &Ctx, _args: DoctorArgs) -> Result<ExitCode> {
     }
     fpt_kit::say!("\n", "{}", compilers());
     fpt_kit::say!("\n", "{}", disk(ctx));
+    fpt_kit::say!("\n", "{}", finished(&ctx.cache));
     if distro == Distro::Other {
         fpt_kit::say!("\n", "This is neither Debian 12 nor 13: package names are Debian 13's, `setup` installs nothing here.");
     }
@@ -251,6 +252,32 @@ fn disk(ctx: &Ctx) -> String {
     }
 }
 
+/// What was built before, so that nobody wonders what the next command will build.
+fn finished(cache: &Path) -> String {
+    let count = |kind: &str| {
+        let entries = std::fs::read_dir(cache.join("artefacts").join(kind));
+        let names = entries
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|e| e.file_name());
+        names
+            .filter(|n| !n.to_string_lossy().starts_with('.'))
+            .count()
+    };
+    let kinds = [
+        ("kernel", "kernels"),
+        ("qemu", "QEMUs"),
+        ("kselftests", "sets of selftests"),
+        ("walksim", "simulators"),
+        ("image", "images of packages"),
+    ];
+    let all: Vec<String> = (kinds.iter())
+        .map(|(kind, name)| format!("{name} {}", count(kind)))
+        .collect();
+    format!("Built before, of any sources: {}", all.join(", "))
+}
+
 fn free_bytes(dir: &PathBuf) -> Option<u64> {
     let stat = rustix::fs::statvfs(dir).ok()?;
     stat.f_bavail.checked_mul(stat.f_frsize)
@@ -268,6 +295,18 @@ fn dpkg_version(package: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_built_is_counted() {
+        let dir = tempfile::tempdir().expect("a folder");
+        for name in ["kernel/a", "kernel/b", "kernel/.of", "qemu/c"] {
+            let path = dir.path().join("artefacts").join(name);
+            std::fs::create_dir_all(path).expect("made");
+        }
+        let text = finished(dir.path());
+        assert!(text.contains("kernels 2, QEMUs 1, "), "{text}");
+        assert!(finished(Path::new("/nowhere")).contains("kernels 0"));
+    }
 
     #[test]
     fn releases() {

@@ -204,7 +204,24 @@ fn recorded(ctx: &Ctx, project: Project) -> Result<Option<Source>> {
         return Ok(None);
     };
     // An unreadable record is only a cache miss.
-    Ok(serde_json::from_str::<Source>(&text).ok())
+    let source = serde_json::from_str::<Source>(&text).ok();
+    Ok(source.map(|s| moved(&source_dir(ctx, project), s)))
+}
+
+/// A record has the path of the cache that it was written in; the cache may have been copied to another place.
+fn moved(dir: &Path, source: Source) -> Source {
+    let inside = source
+        .file
+        .iter()
+        .skip_while(|part| *part != source.sha256.as_str());
+    let here: PathBuf = dir.join(inside.collect::<PathBuf>());
+    match !source.file.is_file() && here.is_file() {
+        true => Source {
+            file: here,
+            ..source
+        },
+        false => source,
+    }
 }
 
 fn record(ctx: &Ctx, project: Project, source: &Source) -> Result<()> {
@@ -298,10 +315,6 @@ pub fn planned(ctx: &Ctx, project: Project) -> Result<Source> {
 
 fn fetch(ctx: &Ctx, project: Project, update: bool) -> Result<Source> {
     let base = Base::load(&ctx.root, project)?;
-    if ctx.dry_run {
-        debian::fetch(ctx, project, &base)?;
-        return planned(ctx, project);
-    }
     let usable = |ctx: &Ctx| -> Result<Option<Source>> {
         Ok(recorded(ctx, project)?
             .filter(|s| s.file.is_file() || tree_dir(ctx, project, s).is_dir()))
@@ -310,6 +323,10 @@ fn fetch(ctx: &Ctx, project: Project, update: bool) -> Result<Source> {
         if let Some(source) = usable(ctx)? {
             return Ok(source);
         }
+    }
+    if ctx.dry_run {
+        debian::fetch(ctx, project, &base)?;
+        return planned(ctx, project);
     }
     let _lock = store::lock(ctx, &format!("source-{}", project.name()))?;
     if !update {
@@ -438,6 +455,25 @@ fn commit_base(ctx: &Ctx, stage: &Stage, log: &Path, work: &Path, source: &Sourc
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cache_may_be_copied_to_another_place() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("ab12/linux.tar.xz");
+        std::fs::create_dir_all(file.parent().expect("a parent")).expect("made");
+        let source = |file: &Path| Source {
+            provider: "debian".into(),
+            version: "6.12.117-1".into(),
+            release: "6.12.117".into(),
+            file: file.into(),
+            sha256: "ab12".into(),
+        };
+        let old = source(Path::new("/nowhere/sources/linux/ab12/linux.tar.xz"));
+        assert_eq!(moved(dir.path(), old.clone()), old, "it is not here");
+        std::fs::write(&file, "x").expect("written");
+        assert_eq!(moved(dir.path(), old), source(&file));
+        assert_eq!(moved(Path::new("/elsewhere"), source(&file)), source(&file));
+    }
 
     fn base() -> Base {
         toml::from_str(
