@@ -246,11 +246,26 @@ fn parsed() -> Result<(Cli, Defaults)> {
     {
         command = command.version(version());
     }
-    let matches = command.get_matches_from(words);
+    let matches = match command.try_get_matches_from(words) {
+        Ok(matches) => matches,
+        Err(err) => refuse(&err),
+    };
     match Cli::from_arg_matches(&matches) {
         Ok(cli) => Ok((cli, all)),
         Err(err) => err.exit(),
     }
+}
+
+/// Says what is wrong with the command line, and ends; a mode that lacks gets the list of all.
+fn refuse(err: &clap::Error) -> ! {
+    // To a closed pipe nothing is said.
+    let _ = err.print();
+    let text = err.to_string();
+    if err.kind() == clap::error::ErrorKind::MissingRequiredArgument && text.contains("--mode <") {
+        let names = fpt_geometry::Mode::ALL.map(fpt_geometry::Mode::name);
+        eprintln!("\nModes: {}.", names.join(", "));
+    }
+    std::process::exit(err.exit_code());
 }
 
 /// `--root` before everything is parsed: the defaults of the checkout are needed for that.

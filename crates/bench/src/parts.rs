@@ -53,6 +53,14 @@ pub fn config(args: &Args, preset: &str) -> Result<String> {
             )
         })?),
     };
+    let bad = |why: String| Fail::usage("the simulator's configuration is not right", why, "");
+    if let (Some(path), Some(text)) = (&args.config, &text) {
+        // Its own mistakes are told with its name.
+        if let Err(e) = fpt_walksim_model::config::resolve(preset, Some(text), &[]) {
+            let line = line_of(text, &e.0).map_or(String::new(), |n| format!(":{n}"));
+            return Err(bad(format!("{}{line}: {e}", path.display())));
+        }
+    }
     let mut sets = Vec::new();
     for set in &args.set {
         let Some((key, value)) = set.split_once('=') else {
@@ -64,15 +72,22 @@ pub fn config(args: &Args, preset: &str) -> Result<String> {
         };
         sets.push((key.trim().to_string(), value.trim().to_string()));
     }
-    let config =
-        fpt_walksim_model::config::resolve(preset, text.as_deref(), &sets).map_err(|e| {
-            Fail::usage(
-                "the simulator's configuration is not right",
-                e.to_string(),
-                "",
-            )
-        })?;
+    let config = fpt_walksim_model::config::resolve(preset, text.as_deref(), &sets)
+        .map_err(|e| bad(e.to_string()))?;
     Ok(config.to_toml())
+}
+
+/// The line of a configuration that has the key which a complaint names first in quotes.
+fn line_of(text: &str, complaint: &str) -> Option<usize> {
+    let key = complaint.split('\'').nth(1)?;
+    let last = key.rsplit('.').next()?;
+    let has = |line: &str| {
+        let line = line.trim_start();
+        line.strip_prefix(last)
+            .is_some_and(|rest| rest.trim_start().starts_with(['=', '.']))
+            || line.starts_with(&format!("[{key}]"))
+    };
+    Some(text.lines().position(has)? + 1)
 }
 
 /// Without the computed organisations, which are looked at on radix's accesses only. `None`: as it is, since
@@ -252,4 +267,19 @@ fn commit(ctx: &Ctx) -> String {
         head.stdout.trim(),
         if changed { "+changes" } else { "" }
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_complaint_has_its_line() {
+        let text = "# entriesx\n[tlb.stlb.small]\n  entriesx = 5\n";
+        let of = |complaint: &str| line_of(text, complaint);
+        assert_eq!(of("unknown key 'tlb.stlb.small.entriesx': did"), Some(3));
+        assert_eq!(of("unknown key 'tlb.stlb.small': did"), Some(2));
+        assert_eq!(of("unknown key 'x': did"), None);
+        assert_eq!(of("not TOML"), None);
+    }
 }

@@ -549,6 +549,14 @@ fn merge(base: &mut Table, over: Table, path: &str) -> Result<(), ConfigError> {
             continue;
         }
         let Some(old) = base.get_mut(&key) else {
+            // A level was left out: the word itself is right.
+            let below = deeper(base, path, &key);
+            if !below.is_empty() {
+                return Err(ConfigError(format!(
+                    "unknown key '{full}': did you mean '{}'?",
+                    below.join("' or '")
+                )));
+            }
             let known = base.keys().map(String::as_str);
             let known: Vec<String> = known.map(|k| join(path, k)).collect();
             let known = known.iter().map(String::as_str);
@@ -567,6 +575,22 @@ fn merge(base: &mut Table, over: Table, path: &str) -> Result<(), ConfigError> {
         }
     }
     Ok(())
+}
+
+/// Full names of the keys below `base` that are called `key`.
+fn deeper(base: &Table, path: &str, key: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for (name, value) in base {
+        let full = join(path, name);
+        if let Value::Table(inner) = value {
+            if inner.contains_key(key) {
+                found.push(join(&full, key));
+            }
+            found.extend(deeper(inner, &full, key));
+        }
+    }
+    found.truncate(3);
+    found
 }
 
 fn join(path: &str, key: &str) -> String {
@@ -606,11 +630,15 @@ fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> 
     }
 }
 
+/// Where and what, without the parser's picture of the line.
 fn one_line(e: &toml::de::Error) -> String {
-    e.to_string()
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
+    let what: Vec<&str> = e.message().split_whitespace().collect();
+    let all = e.to_string();
+    let place = all.lines().next().and_then(|l| l.split_once(" at "));
+    match place {
+        Some((_, place)) => format!("{place}: {}", what.join(" ")),
+        None => what.join(" "),
+    }
 }
 
 fn finish(table: Table) -> Result<Config, ConfigError> {
@@ -700,6 +728,17 @@ mod tests {
         let text = set("tlb.stlb.small.way", "1").unwrap_err().to_string();
         assert!(
             text.ends_with("did you mean 'tlb.stlb.small.ways'?"),
+            "{text}"
+        );
+        refused(
+            set("tlb.stlb.entries", "2048"),
+            "did you mean 'tlb.stlb.huge.entries' or 'tlb.stlb.large.entries' or 'tlb.stlb.small.entries'?",
+        );
+        let text = resolve("emt", Some("\n[tlb.stlb"), &[]).unwrap_err();
+        assert!(
+            text.to_string()
+                .starts_with("not TOML: line 2, column 10: ")
+                && !text.0.contains('|'),
             "{text}"
         );
         refused(set("cycles.memory", "fast"), "expected a float");
