@@ -329,7 +329,7 @@ fn run(cli: Cli, all: &Defaults) -> Result<ExitCode> {
         Command::Test(args) => test::main(&ctx, args, COMMAND_LINE),
         Command::Gdb(args) => gdb::main(&ctx, args),
         Command::Kcount(args) => kcount::main(&ctx, args),
-        Command::Bench(args) => fpt_bench::main(&ctx, args),
+        Command::Bench(args) => fpt_bench::main(&ctx, args, fpt_report::in_short),
         Command::Sim(args) => fpt_sim::main(&ctx, args),
         Command::Report(args) => fpt_report::main(&ctx, args),
         Command::Claims(args) => claims::main(&ctx, args),

@@ -150,12 +150,15 @@ impl Planned {
 /// Names of cells without figures, and why.
 pub type Failed = Vec<(String, schema::Failure)>;
 
+/// What a finished matrix says: text for a terminal, and the same as JSON. The crate that knows lies above this one.
+pub type InShort = fn(&Path) -> Result<(String, serde_json::Value)>;
+
 /// Runs the command; what it finds is its exit code.
 ///
 /// # Errors
 ///
 /// Bad input, or a step that failed.
-pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
+pub fn main(ctx: &Ctx, args: Args, in_short: InShort) -> Result<ExitCode> {
     let jobs = ctx.guests_or(JOBS);
     let folder = if ctx.dry_run {
         base(ctx).join("dry-run")
@@ -217,8 +220,18 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     rundir::recorded(&run, || {
         let total = planned.len();
         let failed = bench.matrix(&run, planned)?;
+        // Cells that all failed leave nothing to show, and why they did is said below.
+        let (text, means) = match failed.len() < total {
+            true => in_short(&folder)?,
+            false => Default::default(),
+        };
+        if !text.is_empty() {
+            say!("\n", "{text}");
+        }
         say!("\n", "{}", folder.display());
-        let result = serde_json::json!({ "folder": folder.display().to_string(), "cells": total, "failed": failed.len() });
+        let result = serde_json::json!({
+            "folder": folder.display().to_string(), "cells": total, "failed": failed.len(), "means": means,
+        });
         store::write_atomic(&run.path.join("bench.json"), result.to_string().as_bytes())?;
         if failed.is_empty() {
             return Ok(code::OK);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Two matrices beside each other, cell by cell.
 
+use std::collections::BTreeSet;
+
 use fpt_geometry::Mode;
 use serde::Serialize;
 
@@ -8,8 +10,9 @@ use super::cells::Matrix;
 use super::draw::{Bar, Chart, Group, Key, Part};
 use super::html;
 use super::markup::{esc, table};
-use super::metrics::{Of, Table};
-use super::text::{number, percent, Grid};
+use super::metrics::{Figures, Of};
+use super::text::{number, percent, readable, Grid};
+use super::Side;
 
 pub const SCHEMA: &str = "fpt-compare/1";
 
@@ -28,7 +31,7 @@ pub struct Pair {
     pub ratio: Option<f64>,
 }
 
-pub fn pairs(a: &Table, b: &Table) -> Vec<Pair> {
+pub fn pairs(a: &Figures, b: &Figures) -> Vec<Pair> {
     let mut out = Vec::new();
     for left in &a.rows {
         let right = b.rows.iter().find(|r| {
@@ -57,22 +60,43 @@ pub fn pairs(a: &Table, b: &Table) -> Vec<Pair> {
     out
 }
 
-/// Cells that only one of them has figures of.
-pub fn only(a: &Matrix, b: &Matrix) -> Vec<String> {
-    a.cells
-        .iter()
-        .filter(|c| c.figures().is_some())
-        .filter(|c| {
-            b.cell(&c.workload, c.mode)
-                .and_then(|o| o.figures())
-                .is_none()
-        })
-        .map(|c| c.name())
-        .collect()
+/// In what two matrices are not alike.
+pub struct Unlike {
+    /// Facts that differ, or that are not known.
+    pub facts: Vec<String>,
+    pub only_a: Vec<String>,
+    pub only_b: Vec<String>,
+}
+
+impl Unlike {
+    pub fn of(a: &Side, b: &Side) -> Unlike {
+        let mut facts = differences(&a.matrix, &b.matrix);
+        for side in [a, b].into_iter().filter(|s| s.published) {
+            facts.push(format!(
+                "what is not known: {} has figures and no cells; its provenance.json says what it was made with",
+                side.matrix.name
+            ));
+        }
+        facts.dedup();
+        Unlike {
+            facts,
+            only_a: only(&a.figures, &b.figures),
+            only_b: only(&b.figures, &a.figures),
+        }
+    }
+}
+
+/// Workloads and modes that only one of them has figures of.
+fn only(a: &Figures, b: &Figures) -> Vec<String> {
+    let names = |f: &Figures| -> BTreeSet<String> {
+        let rows = f.rows.iter();
+        rows.map(|r| format!("{}-{}", r.workload, r.mode)).collect()
+    };
+    names(a).difference(&names(b)).cloned().collect()
 }
 
 /// Facts in which the matrices differ.
-pub fn differences(a: &Matrix, b: &Matrix) -> Vec<String> {
+fn differences(a: &Matrix, b: &Matrix) -> Vec<String> {
     Matrix::new(
         String::new(),
         a.cells.iter().chain(&b.cells).cloned().collect(),
@@ -157,20 +181,19 @@ pub fn grid(pairs: &[Pair], of: Of) -> Grid {
     }
 }
 
-/// The page; `drawn` holds the pictures of some figures.
+/// The page of the matrices of these names; `drawn` holds the pictures of some figures. The last part is the command and the date.
 pub fn page(
-    a: &Matrix,
-    b: &Matrix,
+    (a, b): (&str, &str),
+    unlike: &Unlike,
     pairs: &[Pair],
     drawn: &[(Of, html::Drawn)],
-    command: &str,
-    date: &str,
+    (command, date): (&str, &str),
 ) -> String {
-    let title = format!("Two matrices: {} (A) and {} (B)", a.name, b.name);
+    let title = format!("Two matrices: {a} (A) and {b} (B)");
     let mut body = format!(
         "<h1>{}</h1>\n<p>Written {} by <code>{}</code>.</p>\n",
         esc(&title),
-        esc(date),
+        esc(&readable(date)),
         esc(command)
     );
     let list = |head: &str, lines: &[String]| match lines {
@@ -180,10 +203,14 @@ pub fn page(
             esc(&lines.join("; "))
         ),
     };
-    body.push_str(&list("They differ in:", &differences(a, b)));
-    body.push_str(&list("Only A has figures of:", &only(a, b)));
-    body.push_str(&list("Only B has figures of:", &only(b, a)));
+    body.push_str(&list("They differ in:", &unlike.facts));
+    body.push_str(&list("Only A has figures of:", &unlike.only_a));
+    body.push_str(&list("Only B has figures of:", &unlike.only_b));
     for of in Of::ALL {
+        // A heading with nothing below it says nothing.
+        if !pairs.iter().any(|p| p.of == of && p.ratio.is_some()) {
+            continue;
+        }
         body.push_str(&format!("<h2>{}</h2>\n", esc(of.title())));
         for (_, d) in drawn.iter().filter(|(o, _)| *o == of) {
             body.push_str(&html::pictures(d, of.title()));
@@ -198,7 +225,7 @@ pub fn page(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::tests::matrix;
+    use crate::metrics::{tests::matrix, Table};
 
     #[test]
     fn known_differences() {
@@ -221,8 +248,8 @@ mod tests {
             .iter()
             .filter(|p| p.of == Of::WalkLatency)
             .all(|p| p.ratio.is_none_or(|r| r == 1.0)));
-        assert_eq!(only(&a, &b), ["gups-radix"]);
-        assert_eq!(only(&b, &a), [""; 0]);
+        assert_eq!(only(&ta, &tb), ["gups-radix"]);
+        assert_eq!(only(&tb, &ta), [""; 0]);
         assert_eq!(differences(&a, &b), ["kernel: , new"]);
         assert_eq!(chart(&pairs, Of::Cycles, "").groups.len(), 3);
     }

@@ -38,7 +38,7 @@ pub fn csv<T: Serialize>(rows: &[T], schema: &str) -> Result<String> {
 }
 
 #[derive(Serialize)]
-struct Mean {
+pub struct Mean {
     mode: Mode,
     phase: String,
     of: Of,
@@ -92,7 +92,8 @@ fn ratios(table: &Table) -> Vec<Ratio> {
     out
 }
 
-fn means(table: &Table) -> Vec<Mean> {
+/// Each mode against radix, as geometric means over workloads.
+pub fn means(table: &Table) -> Vec<Mean> {
     let mut out = Vec::new();
     let sets = [
         ("all", table.matrix.workloads()),

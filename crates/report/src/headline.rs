@@ -4,7 +4,7 @@
 use super::markup::{esc, table};
 use super::metrics::{Of, Table, ALL};
 use super::published::{Over, PUBLISHED};
-use super::text::{percent_in, Grid};
+use super::text::{counted, percent_in, Grid};
 use super::{sensitivity, stats};
 use fpt_geometry::Mode;
 
@@ -121,7 +121,7 @@ pub fn section(t: &Table) -> String {
         _ => "",
     };
     format!(
-        "{warning}<div class=\"words\" id=\"headline\">{}</div>\n<p>Scale {}, {} workloads; graph programs count as one in means. {runs}</p>\n",
+        "{warning}<div class=\"words\" id=\"headline\">{}</div>\n<p>Scale {}, {}; graph programs count as one in means. {runs}</p>\n",
         table(
             &Grid {
                 head: head.map(String::from).to_vec(),
@@ -130,7 +130,7 @@ pub fn section(t: &Table) -> String {
             &[2, 3]
         ),
         esc(scale),
-        names.len(),
+        counted(names.len(), "workload"),
     )
 }
 

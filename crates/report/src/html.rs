@@ -5,13 +5,13 @@ use super::figure::{Figure, PHASES};
 use super::markup::{esc, table};
 use super::metrics::{Of, Table, GRAPHS};
 use super::published::{Over, CITED, PUBLISHED};
-use super::text::{number, percent, percent_in, Grid};
+use super::text::{counted, number, percent, percent_in, readable, Grid};
 use super::{detail, headline, sensitivity};
 use fpt_geometry::Mode;
 use fpt_kit::hash;
 
 const CSS: &str = "
-:root { color-scheme: light; }
+:root { color-scheme: light dark; }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1080px; padding: 0 16px 48px; color: #222; background: #fff;
   font: 16px/1.5 system-ui, 'Noto Sans', 'DejaVu Sans', sans-serif; overflow-wrap: anywhere; }
@@ -40,7 +40,18 @@ summary { cursor: pointer; color: #1f5a9c; margin: 6px 0; }
 .bad { border-left: 4px solid #c43c39; background: #fdf1f0; padding: 8px 12px; margin: 12px 0; }
 .note { border-left: 4px solid #2f6db5; background: #f0f5fb; padding: 8px 12px; margin: 12px 0; }
 code { font-size: .9em; background: #f4f4f4; padding: 1px 4px; }
-@media print { details > * { display: block; } }
+figure { background: #fff; }
+nav { position: sticky; top: 0; background: #fff; padding: 6px 0; z-index: 1; }
+@media (max-width: 799px) { nav { position: static; } }
+@media (prefers-color-scheme: dark) {
+  body, nav, td:first-child { background-color: #16181c; color: #ddd; }
+  a, summary { color: #8ab8ee; }
+  th, code { background: #262a30; }
+  th, td, h2 { border-color: #3a3f47; }
+  .bad { background: #3a1f1e; }
+  .note { background: #1c2836; }
+}
+@media print { details > * { display: block; } nav { position: static; } }
 ";
 
 /// A whole document.
@@ -482,6 +493,31 @@ fn failures(t: &Table) -> String {
     out
 }
 
+/// How to have it again, and the files beside the page.
+fn again(t: &Table, command: &str) -> String {
+    let bench = t
+        .matrix
+        .cells
+        .first()
+        .map(|c| c.provenance.command.as_str());
+    let lines: Vec<String> = (bench.into_iter().chain([command]))
+        .map(|line| format!("<code>{}</code>", esc(line)))
+        .collect();
+    let mut files = vec!["report.csv", "report.json", "functions.csv", "tasks.csv"];
+    if t.matrix.repeat() > 1 {
+        files.insert(1, "runs.csv");
+    }
+    let mut links: Vec<String> = (files.iter())
+        .map(|f| format!("<a href=\"{f}\">{f}</a>"))
+        .collect();
+    links.push("<a href=\"figures/\">pictures</a>".into());
+    format!(
+        "<p>Repeat it: {}. Data: {}.</p>\n",
+        lines.join(", then "),
+        links.join(", ")
+    )
+}
+
 /// The page of one matrix.
 pub fn page(t: &Table, figures: &[(Figure, Vec<Drawn>)], command: &str, date: &str) -> String {
     let first = t.matrix.cells.first();
@@ -497,12 +533,12 @@ pub fn page(t: &Table, figures: &[(Figure, Vec<Drawn>)], command: &str, date: &s
     });
     let title = format!("Flattened page tables on Linux: {}", t.matrix.name);
     let mut body = format!(
-        "<h1>{}</h1>\n<p>{}; {} workloads in {} modes; written {}.</p>\n",
+        "<h1>{}</h1>\n<p>{}; {} in {}; written {}.</p>\n",
         esc(&title),
         esc(&what),
-        t.matrix.workloads().len(),
-        t.matrix.modes().len(),
-        esc(date)
+        counted(t.matrix.workloads().len(), "workload"),
+        counted(t.matrix.modes().len(), "mode"),
+        esc(&readable(date))
     );
     body.push_str(&failures(t));
     body.push_str(&headline::section(t));
@@ -521,6 +557,7 @@ pub fn page(t: &Table, figures: &[(Figure, Vec<Drawn>)], command: &str, date: &s
         body.push_str(&format!("<a href=\"#{id}\">{}</a>", esc(title)));
     }
     body.push_str("</nav>\n");
+    body.push_str(&again(t, command));
     body.push_str(
         "<div class=\"note\">Plain bars are real: the guest's kernel ran in this mode. Hatched bars are counterfactual: computed \
          for the same accesses. Cycles come from a model.</div>\n",

@@ -21,6 +21,7 @@ pub mod stats;
 mod sum;
 pub mod svg;
 pub mod sweep;
+mod terminal;
 pub mod text;
 pub mod weights;
 
@@ -36,7 +37,10 @@ use fpt_kit::fail::did_you_mean;
 use fpt_kit::say;
 use fpt_kit::{code, hash, store, ui, Ctx, ExitCode, Fail, Result};
 use fpt_verdict::rundir;
-use metrics::{Of, Table};
+use metrics::{Figures, Of, Table};
+
+/// The means of a matrix, as a report leaves them.
+const CSV: &str = "report.csv";
 
 /// Widths in pixels: of a picture that stands alone or on a wide page, and on a narrow page.
 const WIDE: i32 = 1000;
@@ -48,7 +52,7 @@ pub struct Args {
     /// A matrix of bench by its name, or a folder with `cells` in it [default: the newest]
     #[arg(value_name = "NAME|DIR")]
     matrix: Option<String>,
-    /// Two matrices beside each other
+    /// Two matrices beside each other; also folders that a report wrote, such as docs/results/small
     #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with = "matrix")]
     compare: Vec<String>,
     /// How much each phase counts where both are taken together
@@ -66,18 +70,84 @@ pub struct Args {
 /// There is no such matrix, a cell is no result of bench, or a file cannot be written.
 pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     if let [a, b] = args.compare.as_slice() {
-        let (a_dir, b_dir) = (find(ctx, Some(a))?, find(ctx, Some(b))?);
-        let (a, b) = (Matrix::load(&a_dir)?, Matrix::load(&b_dir)?);
-        let name = format!("compare-{}", a.name);
-        let out = args.out.unwrap_or_else(|| b_dir.join(name));
+        let (a, b) = (
+            Side::load(&find(ctx, Some(a))?)?,
+            Side::load(&find(ctx, Some(b))?)?,
+        );
+        let name = format!("compare-{}", a.matrix.name);
+        // What is in the docs stays as it is.
+        let beside = match b.published {
+            false => b.dir.clone(),
+            true => matrix::base(ctx),
+        };
+        let out = args.out.unwrap_or_else(|| beside.join(name));
         return compared(ctx, &a, &b, &out);
     }
     let dir = find(ctx, args.matrix.as_deref())?;
+    if !dir.join("cells").is_dir() && dir.join(CSV).is_file() {
+        return Err(Fail::usage(
+            format!("{} has figures and no cells", dir.display()),
+            "a page is drawn from cells",
+            format!(
+                "compare with it: `cargo xtask report --compare {} B`",
+                dir.display()
+            ),
+        ));
+    }
     let matrix = Matrix::load(&dir)?;
     let out = args.out.unwrap_or_else(|| dir.join("report"));
     let page = write(ctx, &matrix, &out, args.weights)?;
-    ui::path(&page);
+    let table = Table::weighted(&matrix, args.weights);
+    if ui::is_json() {
+        ui::json_or_text(&terminal::json(&table, &page));
+    } else {
+        say!("\n", "{}", terminal::table(&table));
+        ui::path(&page);
+    }
     Ok(code::OK)
+}
+
+/// What a matrix says, for the end of `bench`: the table of a terminal, and the same as JSON.
+///
+/// # Errors
+/// If `dir` has no results.
+pub fn in_short(dir: &Path) -> Result<(String, serde_json::Value)> {
+    let matrix = Matrix::load(dir)?;
+    let table = Table::new(&matrix);
+    Ok((terminal::table(&table), terminal::means(&table)))
+}
+
+/// One of two matrices that are compared.
+struct Side {
+    dir: PathBuf,
+    /// Its cells; none if only their figures were kept.
+    matrix: Matrix,
+    figures: Figures,
+    /// There is what a report wrote, as in docs/results, and nothing of the cells.
+    published: bool,
+}
+
+impl Side {
+    fn load(dir: &Path) -> Result<Side> {
+        let published = !dir.join("cells").is_dir();
+        let matrix = match published {
+            false => Matrix::load(dir)?,
+            true => {
+                let name = dir.file_name().map(|n| n.to_string_lossy().into_owned());
+                Matrix::new(name.unwrap_or_default(), Vec::new())
+            }
+        };
+        let figures = match published {
+            false => Table::new(&matrix).figures,
+            true => Figures::load(dir)?,
+        };
+        Ok(Side {
+            dir: dir.to_path_buf(),
+            matrix,
+            figures,
+            published,
+        })
+    }
 }
 
 /// The folder that a word of the command line means.
@@ -95,8 +165,13 @@ fn find(ctx: &Ctx, word: Option<&str>) -> Result<PathBuf> {
         });
     };
     let path = Path::new(word);
-    if path.join("cells").is_dir() {
+    if path.join("cells").is_dir() || path.join(CSV).is_file() {
         return Ok(path.to_path_buf());
+    }
+    // The docs' own, from any folder.
+    let ours = ctx.root.join(path);
+    if ours.join(CSV).is_file() {
+        return Ok(ours);
     }
     let named = base.join(word);
     let plain = path.components().count() == 1;
@@ -256,7 +331,7 @@ pub fn write(ctx: &Ctx, matrix: &Matrix, out: &Path, by: weights::Weights) -> Re
         drawn.push((figure, pictures));
     }
     let write = |name: &str, text: String| store::write_atomic(&out.join(name), text.as_bytes());
-    write("report.csv", export::csv(&table.rows, export::SCHEMA)?)?;
+    write(CSV, export::csv(&table.rows, export::SCHEMA)?)?;
     if matrix.repeat() > 1 {
         write("runs.csv", export::csv(&table.each, export::SCHEMA)?)?;
     }
@@ -314,23 +389,27 @@ fn picture(
     })
 }
 
-fn compared(ctx: &Ctx, a: &Matrix, b: &Matrix, out: &Path) -> Result<ExitCode> {
-    let (ta, tb) = (Table::new(a), Table::new(b));
-    let pairs = compare::pairs(&ta, &tb);
+fn compared(ctx: &Ctx, a: &Side, b: &Side, out: &Path) -> Result<ExitCode> {
+    let pairs = compare::pairs(&a.figures, &b.figures);
     if pairs.is_empty() {
         return Err(Fail::usage(
             "the matrices have no cell in common",
             format!(
                 "A: {}; B: {}",
-                a.workloads().join(", "),
-                b.workloads().join(", ")
+                a.figures.names().join(", "),
+                b.figures.names().join(", ")
             ),
             "choose two that ran the same workloads and modes",
         ));
     }
     let (date, command) = (rundir::utc(SystemTime::now()), command(ctx));
-    let source = format!("A: {} B: {}", source(a, &date), source(b, &date));
-    let facts = facts(&[a, b], &command, &date);
+    let source = format!(
+        "A: {} B: {}",
+        source(&a.matrix, &date),
+        source(&b.matrix, &date)
+    );
+    let facts = facts(&[&a.matrix, &b.matrix], &command, &date);
+    let unlike = compare::Unlike::of(a, b);
     let mut drawn = Vec::new();
     for of in [Of::KernelInstructions, Of::WalkLatency, Of::Ipc, Of::Cycles] {
         let name = serde_json::to_value(of)
@@ -351,22 +430,27 @@ fn compared(ctx: &Ctx, a: &Matrix, b: &Matrix, out: &Path) -> Result<ExitCode> {
     }
     let json = serde_json::json!({
         "schema": compare::SCHEMA,
-        "a": a.name,
-        "b": b.name,
+        "a": a.matrix.name,
+        "b": b.matrix.name,
         "written_utc": date,
         "command": command,
-        "differences": compare::differences(a, b),
-        "only_a": compare::only(a, b),
-        "only_b": compare::only(b, a),
+        "differences": unlike.facts,
+        "only_a": unlike.only_a,
+        "only_b": unlike.only_b,
         "pairs": pairs,
     });
     let text = serde_json::to_string_pretty(&json).context("cannot encode the comparison")?;
     store::write_atomic(&out.join("compare.json"), format!("{text}\n").as_bytes())?;
     let csv = export::csv(&pairs, compare::SCHEMA)?;
     store::write_atomic(&out.join("compare.csv"), csv.as_bytes())?;
-    let page = compare::page(a, b, &pairs, &drawn, &command, &date);
+    let names = (a.matrix.name.as_str(), b.matrix.name.as_str());
+    let page = compare::page(names, &unlike, &pairs, &drawn, (&command, &date));
     store::write_atomic(&out.join("index.html"), page.as_bytes())?;
-    say!("\n", "{}", out.join("index.html").display());
+    for line in unlike.facts.iter().filter(|_| !ui::is_json()) {
+        ctx.ui.info(&format!("they differ in {line}"));
+    }
+    say!("\n", "{}", terminal::compared(&pairs));
+    ui::path(&out.join("index.html"));
     Ok(code::OK)
 }
 

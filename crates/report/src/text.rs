@@ -51,3 +51,40 @@ pub fn number(value: f64) -> String {
         _ => format!("{value:.5}"),
     }
 }
+
+/// `1 mode`, `2 modes`.
+pub fn counted(n: usize, what: &str) -> String {
+    match n {
+        1 => format!("1 {what}"),
+        n => format!("{n} {what}s"),
+    }
+}
+
+/// `20261126T200523Z` as `2026-11-26 20:05 UTC`; another text as it is.
+pub fn readable(date: &str) -> String {
+    let part = |from: usize, to: usize| {
+        let text = date.get(from..to)?;
+        text.chars().all(|c| c.is_ascii_digit()).then_some(text)
+    };
+    let parts = (|| {
+        let (year, month, day) = (part(0, 4)?, part(4, 6)?, part(6, 8)?);
+        let (hour, minute) = (part(9, 11)?, part(11, 13)?);
+        Some(format!("{year}-{month}-{day} {hour}:{minute} UTC"))
+    })();
+    parts.unwrap_or_else(|| date.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_and_counts() {
+        assert_eq!(readable("20261126T200523Z"), "2026-11-26 20:05 UTC");
+        for other in ["now", "", "2026-11-26", "20261126Tab0523Z"] {
+            assert_eq!(readable(other), other);
+        }
+        assert_eq!(counted(1, "mode"), "1 mode");
+        assert_eq!(counted(12, "workload"), "12 workloads");
+    }
+}
