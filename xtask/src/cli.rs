@@ -11,7 +11,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::defaults::{self, Defaults};
 use fpt_checks::{agree, fuzz, kcount, selftest, stress, tlbsan, walk};
-use fpt_ci::{claims, lint, test};
+use fpt_ci::{claims, docs, lint, test};
 use fpt_kbuild::{build, clean, doctor, editor, image, patch, sources};
 use fpt_kit::{code, fail, proc, ui, Cmd, Ctx, ExitCode, Fail, Program, Result};
 use fpt_lab::{gdb, run};
@@ -122,6 +122,7 @@ enum Command {
     Report(fpt_report::Args),
     Claims(claims::Args),
     Sweep(sweep::Args),
+    Docs(docs::Args),
     Clean(clean::Args),
     /// Write rust-project.json and compile_commands.json for the patched kernel
     Editor,
@@ -151,6 +152,7 @@ impl Command {
             | Command::Kcount(_)
             | Command::Bench(_)
             | Command::Sim(_)
+            | Command::Docs(_)
             | Command::Report(_) => true,
             Command::Setup(_)
             | Command::Fetch(_)
@@ -334,6 +336,7 @@ fn run(cli: Cli, all: &Defaults) -> Result<ExitCode> {
         Command::Report(args) => fpt_report::main(&ctx, args),
         Command::Claims(args) => claims::main(&ctx, args),
         Command::Sweep(args) => sweep::main(&ctx, args),
+        Command::Docs(args) => docs::main(&ctx, args),
         Command::Clean(args) => clean::main(&ctx, args),
         Command::Editor => editor::main(&ctx),
         Command::Completions { .. } | Command::Man(_) => Ok(code::OK),

@@ -2,5 +2,6 @@
 //! What CI runs: the text of the repository, its claims, and every check as a stage of `test`.
 
 pub mod claims;
+pub mod docs;
 pub mod lint;
 pub mod test;

@@ -234,6 +234,13 @@ pub const EXAMPLES: &[Examples] = &[
         ],
     ),
     (
+        "docs",
+        &[
+            ("fpt docs", "into target/book, and print its first page"),
+            ("fpt docs --out /tmp/book", "into another folder"),
+        ],
+    ),
+    (
         "clean",
         &[
             ("fpt clean --dry-run", "what would go, and how large it is"),

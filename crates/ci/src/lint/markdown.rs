@@ -36,11 +36,7 @@ pub fn links(tree: &Tree) -> Vec<String> {
     let mut found = pages_named_elsewhere(tree);
     for file in tree.with(&["md"]) {
         for (n, target) in targets(file) {
-            let (path, anchor) = target.split_once('#').unwrap_or((target, ""));
-            let to = match path {
-                "" => file.path.clone(),
-                path => join(&file.path, path),
-            };
+            let (to, anchor) = leads_to(file, target);
             if !tree.paths.contains(to.trim_end_matches('/')) {
                 found.push(file.complaint(n, &format!("there is no {to}")));
             } else if !anchor.is_empty()
@@ -53,6 +49,27 @@ pub fn links(tree: &Tree) -> Vec<String> {
         }
     }
     found
+}
+
+/// The path that a link of a page leads to, and the heading there.
+fn leads_to<'a>(page: &Source, target: &'a str) -> (String, &'a str) {
+    let (path, anchor) = target.split_once('#').unwrap_or((target, ""));
+    match path {
+        "" => (page.path.clone(), anchor),
+        path => (join(&page.path, path), anchor),
+    }
+}
+
+/// Each link of a page, and the path that it leads to.
+pub fn all_links(tree: &Tree) -> Vec<(&str, String)> {
+    let mut all = Vec::new();
+    for file in tree.with(&["md"]) {
+        for (_, target) in targets(file) {
+            let (to, _) = leads_to(file, target);
+            all.push((file.path.as_str(), to.trim_end_matches('/').to_string()));
+        }
+    }
+    all
 }
 
 /// Comments and messages name pages by their path: `docs/` and the rest.
@@ -119,7 +136,7 @@ fn headings(file: &Source) -> Vec<String> {
 }
 
 /// `path` as a page at `from` means it.
-fn join(from: &str, path: &str) -> String {
+pub fn join(from: &str, path: &str) -> String {
     let mut parts: Vec<&str> = from.split('/').collect();
     parts.pop();
     for part in path.split('/') {

@@ -5,12 +5,12 @@
 //! holds. [`tools`] runs the programs that others wrote for it.
 
 mod licences;
-mod markdown;
+pub(crate) mod markdown;
 mod prose;
 mod rooms;
 mod text;
 mod tools;
-mod tree;
+pub(crate) mod tree;
 
 use std::time::Instant;
 
