@@ -38,9 +38,10 @@ type Found = Result<Vec<String>>;
 /// A check that needs nothing but the files: its name, and itself.
 type Check = (&'static str, fn(&Tree) -> Vec<String>);
 
-const OF_TEXT: [Check; 9] = [
+const OF_TEXT: [Check; 10] = [
     ("licence lines", text::spdx),
     ("sizes of files", text::sizes),
+    ("one version", text::version),
     ("parameters of functions", text::parameters),
     ("imports between crates", rooms::walls),
     ("shares of the host's code", rooms::shares),

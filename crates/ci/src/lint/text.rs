@@ -115,9 +115,49 @@ pub fn machines(tree: &Tree) -> Vec<String> {
     found
 }
 
+/// The same version in the manifest, at the top of the changelog and in the citation.
+pub fn version(tree: &Tree) -> Vec<String> {
+    let first = |path: &str, start: &str| {
+        let file = tree.files.iter().find(|f| f.path == path)?;
+        let (n, line) = file.lines().find(|(_, l)| l.starts_with(start))?;
+        let rest = line[start.len()..].trim_matches(['"', ' ']);
+        Some((file, n, rest.split(' ').next().unwrap_or_default()))
+    };
+    let Some((_, _, ours)) = first("Cargo.toml", "version = ") else {
+        return vec!["Cargo.toml: no version of the workspace".into()];
+    };
+    let mut found = Vec::new();
+    for (path, start) in [("CHANGELOG.md", "## "), ("CITATION.cff", "version: ")] {
+        match first(path, start) {
+            Some((_, _, theirs)) if theirs == ours => {}
+            Some((file, n, theirs)) => {
+                found.push(file.complaint(n, &format!("{theirs}, and Cargo.toml says {ours}")))
+            }
+            None => found.push(format!("{path}: no version")),
+        }
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn versions_that_differ_are_seen() {
+        let tree = |changelog: &str, citation: &str| {
+            let mut tree = Tree::of("Cargo.toml", "[workspace.package]\nversion = \"1.2.3\"\n");
+            tree.files.extend(Tree::of("CHANGELOG.md", changelog).files);
+            tree.files.extend(Tree::of("CITATION.cff", citation).files);
+            tree
+        };
+        let good = tree("# C\n\n## 1.2.3 (a day)\n## 1.2.2\n", "version: 1.2.3\n");
+        assert_eq!(version(&good), [""; 0]);
+        assert_eq!(version(&tree("## 1.2.2\n", "version: 1.2.3\n")).len(), 1);
+        assert_eq!(version(&tree("## 1.2.3\n", "version: 1\n")).len(), 1);
+        assert_eq!(version(&tree("", "")).len(), 2);
+        assert_eq!(version(&Tree::of("a.md", "")).len(), 1);
+    }
 
     #[test]
     fn a_file_without_a_licence_is_seen() {
