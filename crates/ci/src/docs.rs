@@ -172,7 +172,9 @@ fn broken(dir: &Path) -> Result<Vec<String>> {
 
 /// Where the links of a page lead, and what its pictures are; not what mdBook's own frame refers to.
 fn targets(html: &str) -> impl Iterator<Item = &str> {
-    let tags = html.split('<').filter(|t| t.starts_with("a ") || t.starts_with("img "));
+    let tags = html
+        .split('<')
+        .filter(|t| t.starts_with("a ") || t.starts_with("img "));
     tags.filter_map(|tag| {
         let tag = tag.split('>').next()?;
         let at = ["href=\"", "src=\""].iter().find_map(|k| tag.split_once(k));

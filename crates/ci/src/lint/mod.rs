@@ -38,7 +38,7 @@ type Found = Result<Vec<String>>;
 /// A check that needs nothing but the files: its name, and itself.
 type Check = (&'static str, fn(&Tree) -> Vec<String>);
 
-const OF_TEXT: [Check; 10] = [
+const OF_TEXT: [Check; 11] = [
     ("licence lines", text::spdx),
     ("sizes of files", text::sizes),
     ("one version", text::version),
@@ -47,6 +47,7 @@ const OF_TEXT: [Check; 10] = [
     ("shares of the host's code", rooms::shares),
     ("no path or host of a machine", text::machines),
     ("prose", prose::patterns),
+    ("length of sentences", prose::sentences),
     ("doc comments", prose::doc_comments),
     ("links of the docs", markdown::links),
 ];

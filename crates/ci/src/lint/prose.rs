@@ -4,13 +4,18 @@
 use super::tree::{Source, Tree};
 
 /// A phrase, and what to write in its place.
-const PHRASES: [(&str, &str); 6] = [
+const PHRASES: [(&str, &str); 11] = [
     ("as a rule", "usually"),
     ("has not what", "lacks what"),
     ("have not what", "lack what"),
     ("the one which", "the one that"),
     ("thereof", "of it"),
     ("whereof", "of which"),
+    ("is no part of", "is not part of"),
+    ("are no part of", "are not part of"),
+    ("is no difference", "does not count as a difference"),
+    ("is no multiple", "is not a multiple"),
+    ("nor are the", "the ... differ, too"),
 ];
 
 /// Words with which the second half of a sentence begins.
@@ -103,6 +108,66 @@ fn no_zero(line: &str) -> Option<&str> {
     None
 }
 
+/// A sentence of a page has at most this many words; CONTRIBUTING wants far fewer.
+const LONGEST: usize = 60;
+
+/// Pages that are no text to learn from: figures with their dates.
+const RECORDS: [&str; 3] = ["docs/log/", "docs/results/", super::markdown::PAGE];
+
+/// Sentences that nobody can hold in mind.
+pub fn sentences(tree: &Tree) -> Vec<String> {
+    let mut found = Vec::new();
+    for file in tree.with(&["md"]) {
+        if RECORDS.iter().any(|r| file.path.starts_with(r)) {
+            continue;
+        }
+        let mut from = 0;
+        let mut text = String::new();
+        let end = file.lines().count() + 1;
+        let lines = prose(file).into_iter().chain([(end, "")]);
+        for (n, line) in lines {
+            let line = line.trim();
+            let item = ["* ", "- ", "#", "|"].iter().any(|m| line.starts_with(m));
+            if line.is_empty() || item {
+                let longest = words_of_longest(&text);
+                if longest > LONGEST {
+                    found.push(file.complaint(
+                        from,
+                        &format!("a sentence of {longest} words; make it a list, or several"),
+                    ));
+                }
+                text.clear();
+                from = n;
+            }
+            // A row of a table is no sentence.
+            if !line.is_empty() && !line.starts_with('|') {
+                if text.is_empty() {
+                    from = n;
+                }
+                text.push_str(line);
+                text.push(' ');
+            }
+        }
+    }
+    found
+}
+
+fn words_of_longest(paragraph: &str) -> usize {
+    let sentences = paragraph.split_inclusive([' ', '\n']);
+    let (mut longest, mut now) = (0, 0);
+    for word in sentences.map(str::trim).filter(|w| !w.is_empty()) {
+        now += 1;
+        longest = longest.max(now);
+        if word
+            .trim_end_matches([')', '*', '"'])
+            .ends_with(['.', '!', '?'])
+        {
+            now = 0;
+        }
+    }
+    longest
+}
+
 /// A doc comment stands without the name below it.
 pub fn doc_comments(tree: &Tree) -> Vec<String> {
     let mut found = Vec::new();
@@ -171,6 +236,28 @@ mod tests {
             [""; 0]
         );
         assert_eq!(patterns(&Tree::of("a.rs", "let x = a\n    .0;\n")), [""; 0]);
+    }
+
+    #[test]
+    fn a_sentence_that_does_not_end_is_seen() {
+        let of = |words: usize| format!("{}end.\nAnd more.\n", "word ".repeat(words - 1));
+        assert_eq!(sentences(&Tree::of("a.md", &of(LONGEST))), [""; 0]);
+        let found = sentences(&Tree::of("a.md", &format!("# A\n\n{}", of(LONGEST + 1))));
+        assert_eq!(
+            found,
+            ["a.md:3: a sentence of 61 words; make it a list, or several"]
+        );
+        // What is no sentence.
+        let row = format!("| {}|\n", "word ".repeat(99));
+        let items = "* some words of an item\n".repeat(20);
+        let code = format!("```\n{}\n```\n", "word ".repeat(99));
+        for text in [row, items, code] {
+            assert_eq!(sentences(&Tree::of("a.md", &text)), [""; 0], "{text}");
+        }
+        assert_eq!(
+            sentences(&Tree::of("docs/log/a.md", &of(LONGEST + 9))),
+            [""; 0]
+        );
     }
 
     #[test]

@@ -108,7 +108,7 @@ fn compare(base: &Path, patched: &Path) -> Result<Comparison> {
     let mut out = Comparison::default();
     let (left, right) = (object_files(base)?, object_files(patched)?);
     for name in left.symmetric_difference(&right) {
-        // An object without code is no difference in code.
+        // An object without code has none that could differ.
         let dir = if left.contains(name) { base } else { patched };
         if !sections(&dir.join(name))?.is_empty() {
             out.only.push(name.display().to_string());
