@@ -192,10 +192,10 @@ mod tests {
 
     #[test]
     fn contents_are_those_of_the_root() {
-        let text = "# S\n\n[Docs](README.md)\n- [A](tutorial/a.md)\n- [B](../ARCHITECTURE.md)\nend";
+        let text = "# S\n\n[Docs](README.md)\n- [A](tutorial/first-walk.md)\n- [B](../ARCHITECTURE.md)\nend";
         assert_eq!(
             of_root(text),
-            "# S\n\n[Docs](docs/README.md)\n- [A](docs/tutorial/a.md)\n- [B](ARCHITECTURE.md)\nend"
+            "# S\n\n[Docs](docs/README.md)\n- [A](docs/tutorial/first-walk.md)\n- [B](ARCHITECTURE.md)\nend"
         );
     }
 
@@ -205,18 +205,18 @@ mod tests {
         let (root, copy) = (dir.path().join("root"), dir.path().join("copy"));
         let files = [
             (BOOK, "[book]\n"),
-            (SUMMARY, "- [A](a.md)\n"),
+            (SUMMARY, "- [A](kernel.md)\n"),
             (
-                "docs/a.md",
-                "[b](../b.rs) ![c](c/c.svg) [d](d.md) [e](e/)\n",
+                "docs/kernel.md",
+                "[b](../b.rs) ![c](c/c.svg) [d](README.md) [e](e/)\n",
             ),
             ("docs/c/c.svg", ""),
-            ("docs/d.md", ""),
+            ("docs/README.md", ""),
             ("docs/e/e.csv", ""),
             ("docs/f.csv", ""),
             ("b.rs", ""),
         ];
-        let mut tree = Tree::of("docs/a.md", files[2].1);
+        let mut tree = Tree::of("docs/kernel.md", files[2].1);
         tree.files.extend(Tree::of(SUMMARY, files[1].1).files);
         for (path, text) in files {
             store::write_atomic(&root.join(path), text.as_bytes()).expect("written");
@@ -232,9 +232,9 @@ mod tests {
                 "book.toml",
                 "src/SUMMARY.md",
                 "src/b.rs",
-                "src/docs/a.md",
                 "src/docs/c/c.svg",
                 "src/docs/e/e.csv",
+                "src/docs/kernel.md",
             ]
         );
     }

@@ -95,16 +95,26 @@ pub fn cargo_part(part: &'static str, distro: Distro) -> CargoPart {
         _ => ("cargo", "rustfmt"),
     };
     // Debian 13's is a link to a folder of its release.
-    let from_apt = std::env::var_os("CARGO").is_some_and(|c| {
+    let from_apt = cargo_path().is_some_and(|cargo| {
         ["/usr/bin", "/usr/lib"]
             .iter()
-            .any(|d| Path::new(&c).starts_with(d))
+            .any(|d| cargo.starts_with(d))
     });
     match (from_apt, dpkg_version(cargo)) {
         (true, Some(version)) => CargoPart::Apt(format!("{package}={version}")),
         (true, None) => CargoPart::Apt(package.into()),
         (false, _) => CargoPart::Rustup(part),
     }
+}
+
+/// The cargo that runs this program; of an installed program, the one that a shell finds.
+fn cargo_path() -> Option<PathBuf> {
+    let by_name = || {
+        let path = std::env::var_os("PATH")?;
+        let mut all = std::env::split_paths(&path).map(|dir| dir.join("cargo"));
+        all.find(|file| file.is_file())
+    };
+    (std::env::var_os("CARGO").map(PathBuf::from)).or_else(by_name)
 }
 
 /// The version of a command of cargo that is a program of its own.
