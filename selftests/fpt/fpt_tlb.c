@@ -9,7 +9,7 @@
  * watches TLBs: on a kernel without mistakes it finds nothing, and this program
  * only says whether it got there. No library but the C library's; static.
  */
-#include "fpt_util.h"
+#include "fpt_process.h"
 #include <linux/futex.h>
 
 #define MUTANT	"/sys/module/kernel/parameters/tlb_mutant"
@@ -191,6 +191,34 @@ static void demote(void)
 	/* Slices that nobody uses go after a grace period. */
 	spin(1500);
 	mistake(false);
+}
+
+/* Tables that are none of a node's move into one, and go after a grace period. */
+static void move_in(void)
+{
+	char *p = a_gib();
+	int err = unflatten(p, GIB);
+
+	if (err == -EINVAL || err == -EOPNOTSUPP)
+		skip("no L2L1 nodes in this boot");
+	pin(0);
+	/* What the old node leaves behind goes first. */
+	spin(500);
+	mistake(true);
+	err = err ? err : flatten(p, GIB);
+	if (err) {
+		errno = -err;
+		die("MADV_FLATTEN");
+	}
+	spin(1500);
+	mistake(false);
+}
+
+static void move_in_lazy(void)
+{
+	other_begins(other_sleeps, NULL);
+	move_in();
+	other_ends();
 }
 
 /* Somebody keeps the address space of a process that ends: the root shrinks under its last CPU. */
@@ -450,7 +478,8 @@ static const struct {
 	{ "migrate", migrate },		{ "device", device },
 	{ "write-copy", write_copy },	{ "protect", protect },
 	{ "copy-all", copy_all },	{ "vmap-large", vmap_large },
-	{ "vmap-again", vmap_again },
+	{ "vmap-again", vmap_again },	{ "move-in", move_in },
+	{ "move-in-lazy", move_in_lazy },
 };
 
 int main(int argc, char **argv)

@@ -87,8 +87,8 @@ const fn mutant(
 
 const NODES: Mode = Mode::L4L3L2L1;
 
-/// 25 and 26 are kept for the promotion of nodes.
-const MUTANTS: [Mutant; 24] = [
+/// Flushes that can be left out, as the kernel's parameter `tlb_mutant` numbers them.
+const MUTANTS: [Mutant; 26] = [
     mutant(1, "T7: lazy CPUs are left out", (NODES, "node-lazy"), "R1"),
     mutant(2, "T7: the node is retired at once", (NODES, "node"), "R1"),
     mutant(3, "tlb_flush_mmu: nodes first", (NODES, "node"), "R1"),
@@ -199,10 +199,17 @@ const MUTANTS: [Mutant; 24] = [
         (Mode::Radix, "vmap-again"),
         "R4",
     ),
+    mutant(25, "T9: no flush", (NODES, "move-in"), "R1"),
+    mutant(
+        26,
+        "T9: lazy CPUs are left out",
+        (NODES, "move-in-lazy"),
+        "R1",
+    ),
 ];
 
 /// Page tables that are got wrong, as the kernel's parameter `fpt_mutant` numbers them.
-const WRONG: [(u32, &str); 14] = [
+const WRONG: [(u32, &str); 15] = [
     (1, "unmap: a table is empty if its first entry is none"),
     (2, "unmap: the last page of a range is forgotten"),
     (3, "fork: some pages stay writable"),
@@ -217,6 +224,7 @@ const WRONG: [(u32, &str); 14] = [
     (12, "MADV_DONTNEED: a page too many"),
     (13, "mprotect: some pages stay writable"),
     (14, "T4: the slot keeps its node"),
+    (15, "T9: some pages are left behind"),
 ];
 
 /// A mistake must be found in so many seconds.
@@ -518,10 +526,10 @@ mod tests {
         let only = |only: &[u32]| Only {
             only: only.to_vec(),
         };
-        assert_eq!(only(&[]).of(&MUTANTS, |m| m.number).unwrap().len(), 24);
+        assert_eq!(only(&[]).of(&MUTANTS, |m| m.number).unwrap().len(), 26);
         let some = only(&[3, 2]).of(&MUTANTS, |m| m.number).unwrap();
         assert_eq!(some.iter().map(|m| m.number).collect::<Vec<_>>(), [2, 3]);
-        assert!(only(&[25]).of(&MUTANTS, |m| m.number).is_err());
+        assert!(only(&[27]).of(&MUTANTS, |m| m.number).is_err());
     }
 
     /// Each place that the kernel's patches number is in a table, and the other way round.
@@ -533,12 +541,12 @@ mod tests {
             (
                 "0003-mm-flushes-that-can-be-left-out.patch",
                 "tlb_mutant(",
-                24,
+                26,
             ),
             (
                 "0004-mm-tables-that-can-be-got-wrong.patch",
                 "fpt_mutant(",
-                14,
+                15,
             ),
         ] {
             let text = std::fs::read_to_string(dir.join(file)).unwrap();
