@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* The fuzzer's calls that advise, lock, sync and fill, and those on the objects behind mappings. */
 #include "fpt_fuzz.h"
+#include "fpt_process.h"
 
 #define BARRED(flags) ((flags) << 8)
 
@@ -214,6 +215,44 @@ static bool op_collapse(struct world *w)
 		w->obj[w->cell[k].obj].collapsed = true;
 	}
 	return !err;
+}
+
+/*
+ * Tables of the range move into nodes and out of them, which changes nothing that a
+ * program can see. Not over gaps: each GiB would get 2 MiB of tables.
+ */
+static bool retable(struct world *w, const char *name, int (*advice)(void *p, size_t len))
+{
+	struct range r;
+	int err;
+
+	if (!pick_cells(w, &r, 600, is_kind, ANY_KIND))
+		return false;
+	w->last = r;
+	err = advice(range_ptr(w, r), range_len(w, r));
+	note(w, "madvise(%s, %s) = %d", range_text(w, r), name, err);
+	switch (err) {
+	case 0:
+		return true;
+	case -EAGAIN:		/* no memory, or somebody else is at it */
+	case -EBUSY:		/* huge pages */
+	case -ENOSPC:		/* the cap */
+	case -EOPNOTSUPP:	/* a boot without L2L1 nodes */
+	case -EINVAL:		/* a kernel without nodes */
+		return false;
+	default:
+		mismatch(w, r.i, "%s of %s: %s", name, range_text(w, r), strerror(-err));
+	}
+}
+
+static bool op_flatten(struct world *w)
+{
+	return retable(w, "FLATTEN", flatten);
+}
+
+static bool op_unflatten(struct world *w)
+{
+	return retable(w, "UNFLATTEN", unflatten);
 }
 
 /* KSM looks at every address of a mapping, whether there is a page or not: no terabytes. */
@@ -588,6 +627,8 @@ const struct op advice_ops[] = {
 	{ "madv_hugepage", 120, op_hugepage },
 	{ "madv_nohugepage", 70, op_nohugepage },
 	{ "madv_collapse", 60, op_collapse },
+	{ "madv_flatten", 60, op_flatten },
+	{ "madv_unflatten", 40, op_unflatten },
 	{ "madv_mergeable", 80, op_mergeable },
 	{ "madv_unmergeable", 30, op_unmergeable },
 	{ "madv_dontfork", 60, op_dontfork },

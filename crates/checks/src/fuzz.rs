@@ -42,7 +42,14 @@ const SHARE_MOST: f64 = 0.20;
 /// From so many steps on each call must have been made.
 const STEPS_FOR_ALL: i64 = 20_000;
 /// Those calls that some kernels or processors have not.
-const OPTIONAL: [&str; 4] = ["demote", "pkey_mprotect", "pkey_rights", "uffd_move"];
+const OPTIONAL: [&str; 6] = [
+    "demote",
+    "madv_flatten",
+    "madv_unflatten",
+    "pkey_mprotect",
+    "pkey_rights",
+    "uffd_move",
+];
 
 /// Random calls against a model that says what memory must hold.
 #[derive(clap::Args, Debug)]
