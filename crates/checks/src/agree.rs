@@ -28,6 +28,7 @@ use fpt_kbuild::modes;
 use fpt_kit::say;
 use fpt_kit::{code, fail, locked, store, Cmd, Ctx, ExitCode, Fail, Result};
 use fpt_lab::parts::{self, Parts};
+use fpt_lab::sanitize::{self, Sanitize, Watched};
 use fpt_lab::subject::check_mode;
 use fpt_verdict::remarks::print_failures;
 use fpt_verdict::results::{Case, Outcome, Report};
@@ -49,7 +50,13 @@ pub struct Args {
     /// Which kernel
     #[arg(long, value_enum, default_value_t = Profile::Fpt)]
     profile: Profile,
+    // No doc comment: rustdoc would take the brackets for links.
+    #[arg(long, value_name = "tlb", help = sanitize::HELP)]
+    sanitize: Option<Sanitize>,
 }
+
+/// The guests' memory: below the hole for devices, so that the file's offsets are physical addresses.
+const MEM: &str = "2G";
 
 /// The file that is the guest's memory: an open one of QEMU's.
 fn memory(pid: u32) -> Result<PathBuf> {
@@ -313,8 +320,7 @@ fn spec(parts: &Parts, mode: Mode) -> Spec {
         mode: Some(mode.into()),
         // One CPU: a process that is in its loop there is the only one.
         smp: 1,
-        // Below the hole for devices, so that the file's offsets are physical addresses.
-        mem: "2G".into(),
+        mem: MEM.into(),
         shared_ram: true,
         ..parts.spec()
     }
@@ -334,9 +340,14 @@ fn one(
     parts: &Parts,
     look: &Path,
     mode: Mode,
+    watched: Option<&Watched>,
 ) -> Result<Result<String, String>> {
     let name = format!("agree-{mode}");
-    let mut guest = Guest::start(ctx, run, &parts.qemu, &spec(parts, mode), &name)?;
+    let mut spec = spec(parts, mode);
+    if let Some(watched) = watched {
+        watched.attach(&run.path, &name, &parts.qemu, &mut spec);
+    }
+    let mut guest = Guest::start(ctx, run, &parts.qemu, &spec, &name)?;
     guest.wait_ready(None)?;
     check_mode(&mut guest, mode)?;
     guest.shell(PREPARE)?;
@@ -425,8 +436,14 @@ fn one(
     Ok(Ok(said.join("; ")))
 }
 
-/// Every mode, two guests at a time.
-pub fn cases(ctx: &Ctx, run: &RunDir, parts: &Parts, modes: &[Mode]) -> Result<Vec<Case>> {
+/// Every mode, two guests at a time, under the flush sanitizer if there is one.
+pub fn cases(
+    ctx: &Ctx,
+    run: &RunDir,
+    parts: &Parts,
+    modes: &[Mode],
+    watched: Option<&Watched>,
+) -> Result<Vec<Case>> {
     let target = build::cargo(
         ctx,
         "build fpt-look",
@@ -442,7 +459,7 @@ pub fn cases(ctx: &Ctx, run: &RunDir, parts: &Parts, modes: &[Mode]) -> Result<V
                 let mode = locked(&next).next();
                 let Some(mode) = mode else { return };
                 let start = Instant::now();
-                let result = one(ctx, run, parts, &look, mode);
+                let result = one(ctx, run, parts, &look, mode, watched);
                 let ms = start.elapsed().as_millis() as u64;
                 let case = match result {
                     Ok(Ok(detail)) => Case::new("agree", mode.name(), Outcome::Passed, detail, ms),
@@ -455,10 +472,12 @@ pub fn cases(ctx: &Ctx, run: &RunDir, parts: &Parts, modes: &[Mode]) -> Result<V
     });
     let mut done = done.into_inner().unwrap_or_else(|e| e.into_inner());
     let missing = |mode: &Mode| Case::failed("agree", mode.name(), "it did not run", 0);
-    Ok(modes
+    let mut cases: Vec<Case> = modes
         .iter()
         .map(|m| done.remove(m).unwrap_or_else(|| missing(m)))
-        .collect())
+        .collect();
+    cases.extend(watched.map_or(Vec::new(), |w| w.cases(&run.path)));
+    Ok(cases)
 }
 
 /// Runs the command; what it finds is its exit code.
@@ -474,6 +493,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     for mode in &modes {
         args.profile.check_mode(*mode)?;
     }
+    let watched = Watched::new(ctx, args.sanitize.as_ref(), MEM)?;
     let parts = Parts {
         kernel: parts::kernel(ctx, args.profile)?,
         qemu: parts::qemu(ctx, false)?,
@@ -492,7 +512,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     parts.record(&run);
     rundir::recorded(&run, || {
         let report = Report {
-            cases: cases(ctx, &run, &parts, &modes)?,
+            cases: cases(ctx, &run, &parts, &modes, watched.as_ref())?,
         };
         run.results(&report)?;
         for case in report.cases.iter().filter(|c| c.outcome == Outcome::Passed) {

@@ -457,7 +457,7 @@ impl Tests<'_> {
 
     fn agree(&mut self) -> Result<Vec<Case>> {
         let (ctx, run) = (self.ctx, self.run);
-        agree::cases(ctx, run, self.parts()?, &Mode::ALL)
+        agree::cases(ctx, run, self.parts()?, &Mode::ALL, None)
     }
 
     /// Each mode runs the cases that its kinds of nodes can have; radix shows that the rest skips.
