@@ -11,6 +11,7 @@
  */
 #include "fpt_process.h"
 #include <linux/futex.h>
+#include <linux/membarrier.h>
 
 #define MUTANT	"/sys/module/kernel/parameters/tlb_mutant"
 
@@ -43,6 +44,21 @@ static void spin(unsigned int ms)
 	do {
 		clock_gettime(CLOCK_MONOTONIC, &b);
 	} while ((b.tv_sec - a.tv_sec) * 1000 + (b.tv_nsec - a.tv_nsec) / 1000000 < ms);
+}
+
+/*
+ * What waits for a grace period is freed when this returns. The CPU may do something
+ * else meanwhile: it is the other one that must be left alone.
+ */
+static void grace(void)
+{
+	int n;
+
+	for (n = 0; n < 3; n++) {
+		if (syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0))
+			die("membarrier");
+		usleep(20000);
+	}
 }
 
 static void pin(int cpu)
@@ -194,7 +210,7 @@ static void demote(void)
 }
 
 /* Tables that are none of a node's move into one, and go after a grace period. */
-static void move_in(void)
+static void move_in(void (*wait)(void))
 {
 	char *p = a_gib();
 	int err = unflatten(p, GIB);
@@ -210,14 +226,25 @@ static void move_in(void)
 		errno = -err;
 		die("MADV_FLATTEN");
 	}
-	spin(1500);
+	wait();
 	mistake(false);
+}
+
+/* This CPU must not do anything else. */
+static void spin_long(void)
+{
+	spin(1500);
+}
+
+static void move_in_here(void)
+{
+	move_in(spin_long);
 }
 
 static void move_in_lazy(void)
 {
 	other_begins(other_sleeps, NULL);
-	move_in();
+	move_in(grace);
 	other_ends();
 }
 
@@ -306,7 +333,7 @@ static void collapse(void)
 	if (madvise(p, HUGE, MADV_COLLAPSE))
 		die("MADV_COLLAPSE");
 	/* The table goes after a grace period. */
-	spin(1500);
+	grace();
 	mistake(false);
 	other_ends();
 }
@@ -478,7 +505,7 @@ static const struct {
 	{ "migrate", migrate },		{ "device", device },
 	{ "write-copy", write_copy },	{ "protect", protect },
 	{ "copy-all", copy_all },	{ "vmap-large", vmap_large },
-	{ "vmap-again", vmap_again },	{ "move-in", move_in },
+	{ "vmap-again", vmap_again },	{ "move-in", move_in_here },
 	{ "move-in-lazy", move_in_lazy },
 };
 
