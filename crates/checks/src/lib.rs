@@ -3,6 +3,7 @@
 
 pub mod agree;
 mod counts;
+mod flushes;
 pub mod fuzz;
 pub mod kcount;
 pub mod list;

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask tlbsan`: are the judges any good? Each mistake that profile `mutants` can make is made once, in
 //! the situation that it is about, and must be noticed: missing flushes by the sanitizer and by the rule that
-//! was predicted, wrong tables by the fuzzer.
+//! was predicted, wrong tables by the fuzzer. And which flushes were for nothing.
 
 use std::path::PathBuf;
 use std::time::Instant;
 
 use fpt_init::proto::Exec;
 
+use super::flushes;
 use fpt_geometry::Mode;
 use fpt_kbuild::build::{artefact, Profile};
 use fpt_kit::{code, fail, hash, say, store, Cmd, Ctx, ExitCode, Fail, Result};
@@ -32,6 +33,8 @@ enum Command {
     Mutants(Only),
     /// Get page tables wrong in one way after the other; the fuzzer must find each
     FuzzMutants(Only),
+    /// Run a program, and show which of its flushes ended nothing, by the calls that led to them
+    Flushes(flushes::Args),
 }
 
 #[derive(clap::Args, Debug)]
@@ -237,6 +240,7 @@ const FUZZ_S: u64 = 300;
 /// Bad input, or a step that failed.
 pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     match args.command {
+        Command::Flushes(args) => flushes::main(ctx, &args),
         Command::Mutants(only) => {
             let mutants = only.of(&MUTANTS, |m| m.number)?;
             let program = ("fpt_tlb", compiled(ctx, "fpt_tlb", &[])?);

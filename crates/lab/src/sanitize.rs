@@ -73,6 +73,33 @@ pub struct Outcome {
     internal: Vec<String>,
     /// What the sanitizer saw; nothing seen is no result.
     pub events: Events,
+    /// Who asked for flushes, if that was kept.
+    pub asked: Option<Asked>,
+}
+
+/// All flushes, by the calls that led to them.
+#[derive(Debug, Deserialize)]
+pub struct Asked {
+    pub rows: Vec<AskedRow>,
+    /// Flushes that are in no row, because there were too many.
+    pub lost: u64,
+}
+
+/// Flushes of one kind and of one stack of calls.
+#[derive(Debug, Deserialize)]
+pub struct AskedRow {
+    /// The instruction.
+    pub what: String,
+    /// By an interrupt that another CPU sent; the calls are that one's.
+    pub remote: bool,
+    /// Functions, innermost first.
+    pub stack: Vec<String>,
+    pub count: u64,
+    /// Those that ended nothing.
+    pub idle: u64,
+    /// Translations of pages, and cached tables, that were pending.
+    pub leaves: u64,
+    pub tables: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -223,6 +250,13 @@ pub fn result_path(run: &RunDir) -> PathBuf {
 }
 
 impl Sanitize {
+    /// Keeps who asked for each flush.
+    pub fn with_askers() -> Sanitize {
+        Sanitize {
+            arguments: vec!["flushes=on".into()],
+        }
+    }
+
     /// Refuses what the sanitizer cannot watch, before anything is built.
     pub fn check(&self, mem: &str, stock_qemu: bool) -> Result<()> {
         if stock_qemu {

@@ -33,9 +33,11 @@ pub struct Options {
     pub tasks: Tasks,
     /// The guest says what is to be found (mark 58), and each difference is a failure.
     pub cases: bool,
+    /// Keep who asked for each flush, and what it ended.
+    pub flushes: bool,
 }
 
-pub const USAGE: &str = "expected out=FILE[,vmlinux=FILE][,fpt=on|off][,psc=intel|tce][,kernel=strict|lazy][,late=SECONDS][,tasks=linux|cpu][,cases=on|off]";
+pub const USAGE: &str = "expected out=FILE[,vmlinux=FILE][,fpt=on|off][,psc=intel|tce][,kernel=strict|lazy][,late=SECONDS][,tasks=linux|cpu][,cases=on|off][,flushes=on|off]";
 
 pub fn options(args: &[String]) -> Result<Options, String> {
     let mut o = Options::default();
@@ -55,6 +57,7 @@ pub fn options(args: &[String]) -> Result<Options, String> {
             ("tasks", "linux") => o.tasks = Tasks::Linux,
             ("tasks", "cpu") => o.tasks = Tasks::Cpu,
             ("cases", v @ ("on" | "off")) => o.cases = v == "on",
+            ("flushes", v @ ("on" | "off")) => o.flushes = v == "on",
             _ => return Ok(false),
         }
         Ok(true)
@@ -82,6 +85,7 @@ mod tests {
             "late=2",
             "tasks=cpu",
             "cases=on",
+            "flushes=on",
         ]);
         let expected = Options {
             out: "/o".into(),
@@ -92,6 +96,7 @@ mod tests {
             late: Some(Duration::from_secs(2)),
             tasks: Tasks::Cpu,
             cases: true,
+            flushes: true,
         };
         assert_eq!(o.unwrap(), expected);
         let o = of(&["out=/o", "fpt=off", "psc=intel", "kernel=lazy"]).unwrap();

@@ -29,6 +29,8 @@ pub enum Kind {
     Exchange,
     /// User addresses are about to be used.
     Stac,
+    /// It invalidates: INVLPG, INVPCID, MOV to CR3 and CR4.
+    Flush,
     Mark(Mark),
 }
 
@@ -44,6 +46,14 @@ pub fn mark(bytes: &[u8]) -> Option<Mark> {
             _ => None,
         },
         _ => None,
+    }
+}
+
+fn flushes(instruction: &Instruction) -> bool {
+    match instruction.mnemonic() {
+        Mnemonic::Invlpg | Mnemonic::Invpcid => true,
+        Mnemonic::Mov => matches!(instruction.op0_register(), Register::CR3 | Register::CR4),
+        _ => false,
     }
 }
 
@@ -66,6 +76,9 @@ impl Reader {
         }
         if instruction.mnemonic() == Mnemonic::Stac {
             return Kind::Stac;
+        }
+        if flushes(&instruction) {
+            return Kind::Flush;
         }
         if !self.stores(&instruction) {
             return Kind::Other;
@@ -127,6 +140,12 @@ mod tests {
             (&[0x48, 0x89, 0x44, 0x24, 8], Kind::Other),
             // push (%rdi) stores to the stack only
             (&[0xff, 0x37], Kind::Other),
+            // invlpg (%rax); mov %rax,%cr3; mov %rax,%cr4; mov %cr3,%rax; mov %rax,%cr0
+            (&[0x0f, 0x01, 0x38], Kind::Flush),
+            (&[0x0f, 0x22, 0xd8], Kind::Flush),
+            (&[0x0f, 0x22, 0xe0], Kind::Flush),
+            (&[0x0f, 0x20, 0xd8], Kind::Other),
+            (&[0x0f, 0x22, 0xc0], Kind::Other),
             (&[0x0f, 0x01, 0xcb], Kind::Stac),
             (&[0x0f, 0x01, 0xca], Kind::Other),
             (&[0x06], Kind::Other),

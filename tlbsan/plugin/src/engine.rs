@@ -10,6 +10,7 @@ use fpt_tlbsan_model::{
 use serde_json::{json, Value};
 
 use crate::args::{Options, Tasks};
+use crate::askers::{callers, Askers, What};
 use crate::canaries::Canaries;
 use crate::cases::{Cases, Found};
 use crate::report::{Findings, SCHEMA};
@@ -56,6 +57,9 @@ pub struct Engine<M> {
     findings: Findings,
     cases: Option<Cases>,
     canaries: Canaries,
+    askers: Option<Askers>,
+    /// What each CPU has in CR3.
+    loaded: Vec<Option<u64>>,
     counts: Counts,
     error: Option<RunError>,
     errors: Vec<String>,
@@ -87,6 +91,8 @@ impl<M: GuestMemory> Engine<M> {
             findings: Findings::default(),
             cases: options.cases.then(Cases::default),
             canaries: Canaries::default(),
+            askers: options.flushes.then(Askers::default),
+            loaded: vec![None; cpus],
             counts: Counts::default(),
             error: None,
             errors: Vec::new(),
@@ -149,7 +155,14 @@ impl<M: GuestMemory> Engine<M> {
         self.counts.roots += 1;
         let by = self.by(cpu, 0);
         let result = self.ledger.load_cr3(&by, cr3, false);
-        self.after(result);
+        let ended = self.after(result);
+        let before = self.loaded.get_mut(cpu as usize);
+        let before = before.and_then(|b| std::mem::replace(b, cr3));
+        if cr3.is_some() && cr3 == before {
+            self.flushed(cpu, What::Reload, ended);
+        } else if let Some(askers) = &mut self.askers {
+            askers.ended(cpu, What::Switch, ended, &self.symbols);
+        }
         self.look(&by);
     }
 
@@ -158,9 +171,37 @@ impl<M: GuestMemory> Engine<M> {
         let result = self.ledger.invalidate(&by, what);
         let ended = self.after(result);
         // Nobody asks for what a fault drops.
-        if !matches!(what, Invalidation::Fault(_)) {
-            self.counts.flushes += 1;
-            self.counts.idle_flushes += u64::from(ended == Ended::default());
+        match what {
+            Invalidation::Fault(_) => {}
+            Invalidation::Page(_) => self.flushed(cpu, What::Page, ended),
+            _ => self.flushed(cpu, What::Everything, ended),
+        }
+    }
+
+    /// A CPU did nothing but to flush.
+    fn flushed(&mut self, cpu: u32, what: What, ended: Ended) {
+        self.counts.flushes += 1;
+        self.counts.idle_flushes += u64::from(ended == Ended::default());
+        if let Some(askers) = &mut self.askers {
+            askers.ended(cpu, what, ended, &self.symbols);
+        }
+    }
+
+    /// A CPU is about to invalidate, or to ask others for it: the words of its stack, and what reads the seven
+    /// bytes before an address.
+    pub fn asks(
+        &mut self,
+        cpu: u32,
+        (pc, others): (u64, bool),
+        words: &[u64],
+        code: impl FnMut(u64) -> Option<[u8; 7]>,
+    ) {
+        if let Some(askers) = &mut self.askers {
+            let stack = callers(pc, words, &self.symbols, code);
+            match others {
+                true => askers.asking(cpu, stack),
+                false => askers.flushing(cpu, stack),
+            }
         }
     }
 
@@ -267,6 +308,7 @@ impl<M: GuestMemory> Engine<M> {
                 "failures": c.failures,
             })),
             "canaries": self.canaries.json(self.symbols.marked()),
+            "asked": self.askers.as_ref().map(|a| a.json(&self.symbols)),
             "run_error": self.error.map(|e| e.to_string()),
             "internal": self.errors,
             "events": {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The callbacks. Nothing unwinds into QEMU: what may panic runs in `catch_unwind`.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::{c_uint, c_void};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -14,6 +14,7 @@ use fpt_qemu_plugin::{
 use fpt_tlbsan_model::{Frame, Invalidation, Release, MAX_CPUS};
 
 use crate::args::{self, Options};
+use crate::askers::WORDS;
 use crate::code::{Kind, Mark, Reader};
 use crate::engine::Engine;
 use crate::symbols::Symbols;
@@ -45,6 +46,7 @@ struct Registers {
     rax: Register,
     rdx: Register,
     rsi: Register,
+    rsp: Register,
     cs: Register,
     cr0: Register,
 }
@@ -54,6 +56,8 @@ struct Plugin {
     score: Scoreboard,
     watch: &'static Watch,
     switch: Option<u64>,
+    /// Where a CPU asks others, if that is to be kept.
+    sends: Option<u64>,
     registers: OnceLock<Registers>,
     engine: Mutex<Option<Engine<Tables>>>,
     /// For the engine, which begins when the guest has its memory.
@@ -246,6 +250,54 @@ extern "C" fn switched(index: c_uint, _data: *mut c_void) {
     });
 }
 
+thread_local! {
+    /// Reads of guest memory by this thread's CPU.
+    static READER: RefCell<Option<qemu::Reader>> = RefCell::new(qemu::Reader::new());
+}
+
+/// Reads guest memory of the CPU whose callback this is.
+fn read<const N: usize>(va: u64) -> Option<[u8; N]> {
+    READER.with_borrow_mut(|reader| {
+        let mut bytes = [0; N];
+        // SAFETY: only called in a CPU's callback.
+        let done = unsafe { reader.as_mut()?.read(va, &mut bytes) };
+        done.then_some(bytes)
+    })
+}
+
+/// Keeps the calls that led to a flush.
+fn asks(index: c_uint, data: *mut c_void, others: bool) {
+    guarded(|plugin| {
+        let Some(registers) = plugin.registers.get() else {
+            return;
+        };
+        // SAFETY: registered with registers.
+        let Some(rsp) = (unsafe { registers.rsp.read() }) else {
+            return;
+        };
+        // A stack may end before the last word.
+        let page = |at: u64| read::<{ WORDS * 2 }>(at).into_iter().flatten();
+        let at = (0..4).map(|n| rsp + n * (WORDS as u64 * 2));
+        let bytes: Vec<u8> = at.flat_map(page).collect();
+        let words = bytes.chunks_exact(8);
+        let words: Vec<u64> = words
+            .map(|w| w.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b)))
+            .collect();
+        if let Some(engine) = &mut *lock(&plugin.engine) {
+            let pc = data.addr() as u64;
+            engine.asks(index, (pc, others), &words, |at| read(at.wrapping_sub(7)));
+        }
+    });
+}
+
+extern "C" fn flushes(index: c_uint, data: *mut c_void) {
+    asks(index, data, false);
+}
+
+extern "C" fn sends(index: c_uint, data: *mut c_void) {
+    asks(index, data, true);
+}
+
 /// The user data of a mark is its instruction's address.
 fn marked(index: c_uint, data: *mut c_void, f: impl FnOnce(&mut Engine<Tables>, u64, u64, u64)) {
     guarded(|plugin| {
@@ -287,8 +339,12 @@ fn instrument(plugin: &'static Plugin, insn: Insn<'_>, bytes: &[u8]) {
     if plugin.switch == Some(pc) {
         insn.on_exec_with_registers(switched, here);
     }
+    if plugin.sends == Some(pc) {
+        insn.on_exec_with_registers(sends, here);
+    }
     match lock(&plugin.decoder).kind(bytes) {
-        Kind::Other => {}
+        Kind::Flush if plugin.options.flushes => insn.on_exec_with_registers(flushes, here),
+        Kind::Flush | Kind::Other => {}
         Kind::Store => insn.on_access(Rw::W, accessed, here),
         Kind::Exchange => insn.on_access(Rw::RW, accessed, here),
         Kind::Stac => insn.on_exec(stac, here),
@@ -347,13 +403,16 @@ extern "C" fn begins(_id: Id, index: c_uint) {
         // SAFETY: a CPU begins to exist.
         let list = unsafe { RegisterList::new() };
         let find = |name| list.as_ref().and_then(|l| l.find(name));
-        let arguments = (find(c"rax"), find(c"rdx"), find(c"rsi"));
+        let arguments = (find(c"rax"), find(c"rdx"), find(c"rsi"), find(c"rsp"));
         let level = (find(c"cs"), find(c"cr0"));
-        if let ((Some(rax), Some(rdx), Some(rsi)), (Some(cs), Some(cr0))) = (arguments, level) {
+        if let ((Some(rax), Some(rdx), Some(rsi), Some(rsp)), (Some(cs), Some(cr0))) =
+            (arguments, level)
+        {
             let all = Registers {
                 rax,
                 rdx,
                 rsi,
+                rsp,
                 cs,
                 cr0,
             };
@@ -415,6 +474,7 @@ fn install(id: Id, info: Option<Info>, args: &[String]) -> Result<(), String> {
         score: Scoreboard::new(size_of::<Slot>()),
         watch: Box::leak(Box::new(Watch::new(END_OF_MEMORY))),
         switch: symbols.switch(),
+        sends: symbols.sends().filter(|_| options.flushes),
         registers: OnceLock::new(),
         engine: Mutex::new(None),
         symbols: Mutex::new(Some(symbols)),

@@ -8,6 +8,7 @@
 #![cfg_attr(test, allow(dead_code))]
 
 mod args;
+mod askers;
 mod canaries;
 mod cases;
 mod code;

@@ -112,6 +112,10 @@ pub const EXAMPLES: &[Examples] = &[
             ("fpt tlbsan mutants", "all flushes, one after the other"),
             ("fpt tlbsan mutants --only 1,12", "two of them"),
             ("fpt tlbsan fuzz-mutants --only 3", "what fork gets wrong"),
+            (
+                "fpt tlbsan flushes --mode radix,l3l2 -- ls -lR /proc/sys",
+                "flushes that ended nothing",
+            ),
         ],
     ),
     (
