@@ -230,6 +230,8 @@ const WRONG: [(u32, &str); 15] = [
     (15, "T9: some pages are left behind"),
 ];
 
+/// What was found, in the run folder.
+const TABLE: &str = "mutants.txt";
 /// A mistake must be found in so many seconds.
 const FUZZ_S: u64 = 300;
 
@@ -243,19 +245,25 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
         Command::Flushes(args) => flushes::main(ctx, &args),
         Command::Mutants(only) => {
             let mutants = only.of(&MUTANTS, |m| m.number)?;
-            let program = ("fpt_tlb", compiled(ctx, "fpt_tlb", &[])?);
-            let stand = Stand::new(ctx, &program)?;
-            let plugin = sanitize::plugin(ctx)?;
-            stand.all("tlbsan", &mutants, |run, m| stand.flush(run, &plugin, m))
+            let (stand, plugin) = Stand::of_flushes(ctx)?;
+            stand.command("tlbsan", &mutants, |run, m| stand.flush(run, &plugin, m))
         }
         Command::FuzzMutants(only) => {
             let wrong = only.of(&WRONG, |m| m.0)?;
-            let parts = ["model", "range", "map", "advice", "sys", "task"];
-            let program = ("fpt_fuzz", compiled(ctx, "fpt_fuzz", &parts)?);
-            let stand = Stand::new(ctx, &program)?;
-            stand.all("fuzz-mutants", &wrong, |run, m| stand.fuzz(run, m))
+            let stand = Stand::of_tables(ctx)?;
+            stand.command("fuzz-mutants", &wrong, |run, m| stand.fuzz(run, m))
         }
     }
+}
+
+/// Every mistake once, for a stage of `test`.
+pub fn cases(ctx: &Ctx, run: &RunDir) -> Result<Vec<Case>> {
+    let (stand, plugin) = Stand::of_flushes(ctx)?;
+    let mut report = stand.all(run, &MUTANTS, |run, m| stand.flush(run, &plugin, m))?;
+    let stand = Stand::of_tables(ctx)?;
+    let tables = stand.all(run, &WRONG, |run, m| stand.fuzz(run, m))?;
+    report.cases.extend(tables.cases);
+    Ok(report.cases)
 }
 
 /// A program of `selftests/fpt`, static, by the host's compiler: it needs nothing of the kernel's tree.
@@ -319,6 +327,18 @@ impl<'a> Stand<'a> {
         Ok(Stand { ctx, parts })
     }
 
+    /// For missing flushes, with the plugin that must find them.
+    fn of_flushes(ctx: &'a Ctx) -> Result<(Stand<'a>, PathBuf)> {
+        let program = ("fpt_tlb", compiled(ctx, "fpt_tlb", &[])?);
+        Ok((Stand::new(ctx, &program)?, sanitize::plugin(ctx)?))
+    }
+
+    /// For tables that are got wrong, with the fuzzer.
+    fn of_tables(ctx: &'a Ctx) -> Result<Stand<'a>> {
+        let parts = ["model", "range", "map", "advice", "sys", "task"];
+        Stand::new(ctx, &("fpt_fuzz", compiled(ctx, "fpt_fuzz", &parts)?))
+    }
+
     fn spec(&self, mode: Mode, append: &[String]) -> Spec {
         Spec {
             mode: Some(mode.into()),
@@ -329,8 +349,8 @@ impl<'a> Stand<'a> {
         }
     }
 
-    /// Tries them one after the other, and prints a table.
-    fn all<T>(
+    /// Tries them in a run of their own.
+    fn command<T>(
         &self,
         name: &'static str,
         mutants: &[T],
@@ -346,36 +366,47 @@ impl<'a> Stand<'a> {
         let run = RunDir::new(self.ctx, name)?;
         self.parts.record(&run);
         rundir::recorded(&run, || {
-            let mut report = Report::default();
-            let mut table = format!(
-                "{:>6}  {:<56}{:<12}{:<12}{:>7}\n",
-                "mutant", "what", "expected", "caught by", "seconds"
-            );
-            for mutant in mutants {
-                let v = one(&run, mutant);
-                let caught = match v.case.outcome {
-                    Outcome::Passed => v.case.detail.lines().next().unwrap_or("").to_string(),
-                    Outcome::Failed => "NOTHING".into(),
-                    Outcome::Skipped => "not here".into(),
-                };
-                let line = format!(
-                    "{:>6}  {:<56}{:<12}{:<12}{:>7.1}\n",
-                    v.number,
-                    v.what,
-                    v.expected,
-                    caught,
-                    v.case.ms as f64 / 1000.0
-                );
-                self.ctx.ui.info(line.trim_end());
-                table.push_str(&line);
-                report.cases.push(v.case);
-            }
-            run.append("mutants.txt", &table)?;
+            let report = self.all(&run, mutants, one)?;
             run.results(&report)?;
-            say!("", "{table}");
+            say!("", "{}", std::fs::read_to_string(run.path.join(TABLE))?);
             print_failures(self.ctx, &report);
             Ok(report.conclude())
         })
+    }
+
+    /// Tries them one after the other, and keeps a table.
+    fn all<T>(
+        &self,
+        run: &RunDir,
+        mutants: &[T],
+        one: impl Fn(&RunDir, &T) -> Verdict,
+    ) -> Result<Report> {
+        let mut report = Report::default();
+        let head = format!(
+            "{:>6}  {:<56}{:<12}{:<12}{:>7}\n",
+            "mutant", "what", "expected", "caught by", "seconds"
+        );
+        run.append(TABLE, &head)?;
+        for mutant in mutants {
+            let v = one(run, mutant);
+            let caught = match v.case.outcome {
+                Outcome::Passed => v.case.detail.lines().next().unwrap_or("").to_string(),
+                Outcome::Failed => "NOTHING".into(),
+                Outcome::Skipped => "not here".into(),
+            };
+            let line = format!(
+                "{:>6}  {:<56}{:<12}{:<12}{:>7.1}\n",
+                v.number,
+                v.what,
+                v.expected,
+                caught,
+                v.case.ms as f64 / 1000.0
+            );
+            self.ctx.ui.info(line.trim_end());
+            run.append(TABLE, &line)?;
+            report.cases.push(v.case);
+        }
+        Ok(report)
     }
 
     fn flush(&self, run: &RunDir, plugin: &std::path::Path, m: &Mutant) -> Verdict {
@@ -483,7 +514,8 @@ impl<'a> Stand<'a> {
         let mut guest = Guest::start(self.ctx, run, &self.parts.qemu, &spec, &label)?;
         guest.wait_ready(None)?;
         guest.shell("fpt-fuzz setup")?;
-        let line = format!("./fpt_fuzz -R -t {FUZZ_S} -s 1");
+        // It is to be found; a shortest sequence takes minutes more.
+        let line = format!("./fpt_fuzz -R -x -t {FUZZ_S} -s 1");
         let done = guest.run(Exec {
             argv: line.split(' ').map(String::from).collect(),
             cwd: Some("/selftests/fpt".into()),

@@ -19,6 +19,7 @@ use fpt_checks::kcount::{self, Count};
 use fpt_checks::list;
 use fpt_checks::stress::{self, Site, Stress};
 use fpt_checks::suite::Suite;
+use fpt_checks::tlbsan;
 use fpt_checks::walk;
 use fpt_formats::matrix::Scale;
 use fpt_geometry::{Boot, Mode};
@@ -29,6 +30,7 @@ use fpt_kit::say;
 use fpt_kit::{code, fail, proc, Cmd, Ctx, ExitCode, Fail, Result};
 use fpt_lab::parts::{self, Parts};
 use fpt_lab::plan::{self, Plan};
+use fpt_lab::sanitize::{Sanitize, Watched};
 use fpt_lab::subject::{check_mode, Kernels, Subject};
 use fpt_report::cells::Matrix;
 use fpt_verdict::remarks::{print_failures, print_remarks};
@@ -45,6 +47,8 @@ const STRESS_LONG_S: u64 = 600;
 /// The same of the fuzzer, for the unpatched kernel, too.
 const FUZZ_S: u64 = 60;
 const FUZZ_LONG_S: u64 = 3600;
+/// The same under the flush sanitizer.
+const TLBSAN_S: u64 = 300;
 /// Programs that `--quick` compares, besides our own.
 const QUICK: [&str; 6] = [
     "fpt/",
@@ -97,7 +101,7 @@ pub fn main(ctx: &Ctx, args: Args, line: lint::CommandLine) -> Result<ExitCode> 
         .collect::<Result<_>>()?;
     let chosen: Vec<Stage> = (Stage::all().iter().copied())
         .filter(|s| match only.as_slice() {
-            [] => s.is_quick() || !args.quick,
+            [] => (s.is_quick() || !args.quick) && (args.long || !s.is_long()),
             some => some.contains(s),
         })
         .collect();
@@ -241,6 +245,7 @@ impl Tests<'_> {
             Stage::Selftest => self.selftest(),
             Stage::Stress => self.stress(),
             Stage::Fuzz => self.fuzz(),
+            Stage::Tlbsan => self.tlbsan(),
             Stage::OptionOff => self.option_off(),
             Stage::Kcount => self.kcount(),
             Stage::Bench => self.bench(),
@@ -594,6 +599,29 @@ impl Tests<'_> {
             allow: &allow,
         };
         Ok(Fuzz::short(seconds).all(&site, &subjects)?.cases)
+    }
+
+    /// Nothing is found in a kernel that is as it should be, and every missing flush in one that is not.
+    fn tlbsan(&self) -> Result<Vec<Case>> {
+        let (ctx, run) = (self.ctx, &self.run.part("tlbsan")?);
+        let parts = plan::build_parts(ctx, parts::kernel(ctx, Profile::Tlbsan)?)?;
+        let allow = list::allowed(&ctx.root.join("selftests/console-allow.toml"))?;
+        let mut fuzz = Fuzz::short(TLBSAN_S);
+        fuzz.plan.sanitize = Watched::new(ctx, Some(&Sanitize::default()), &fuzz.plan.mem)?;
+        let site = fuzz::Site {
+            ctx,
+            run,
+            parts: &parts,
+            kernels: Kernels {
+                ours: &parts.kernel,
+                unpatched: None,
+            },
+            allow: &allow,
+        };
+        let mut cases = fuzz.all(&site, &Boot::ALL.map(Subject::Ours))?.cases;
+        cases.extend(fuzz.plan.sanitizer_cases(run));
+        cases.extend(tlbsan::cases(ctx, run)?);
+        Ok(cases)
     }
 
     fn option_off(&self) -> Result<Vec<Case>> {

@@ -75,6 +75,19 @@ impl RunDir {
         Ok(run)
     }
 
+    /// A folder in this one, for a part whose files have the names of another part's.
+    pub fn part(&self, name: &str) -> Result<RunDir> {
+        let path = self.path.join(name);
+        store::make_dir(&path)?;
+        Ok(RunDir {
+            path,
+            command: self.command.clone(),
+            start: Instant::now(),
+            began: utc(SystemTime::now()),
+            meta: Mutex::default(),
+        })
+    }
+
     /// Notes a fact in `run.json`.
     pub fn set(&self, key: &str, value: impl Into<Value>) {
         let mut meta = self.meta.lock().unwrap_or_else(|e| e.into_inner());

@@ -20,6 +20,7 @@ pub(super) enum Stage {
     Selftest,
     Stress,
     Fuzz,
+    Tlbsan,
     OptionOff,
     Kcount,
     Bench,
@@ -71,6 +72,11 @@ impl Stage {
                 false,
                 "random calls against a model of memory, for a minute a mode and on the unpatched kernel",
             ),
+            Stage::Tlbsan => (
+                "tlbsan",
+                false,
+                "the flush sanitizer on kernels with and without mistakes; only with --long, or named",
+            ),
             Stage::OptionOff => (
                 "option-off",
                 false,
@@ -91,6 +97,11 @@ impl Stage {
 
     pub(super) fn is_quick(self) -> bool {
         self.row().1
+    }
+
+    /// Kernels of its own take CI longer to build than it has.
+    pub(super) fn is_long(self) -> bool {
+        self == Stage::Tlbsan
     }
 
     pub(super) fn what(self) -> &'static str {
