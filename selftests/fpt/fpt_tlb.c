@@ -210,13 +210,16 @@ static void demote(void)
 }
 
 /* Tables that are none of a node's move into one, and go after a grace period. */
-static void move_in(void (*wait)(void))
+static void move_in(bool lazy)
 {
 	char *p = a_gib();
 	int err = unflatten(p, GIB);
 
 	if (err == -EINVAL || err == -EOPNOTSUPP)
 		skip("no L2L1 nodes in this boot");
+	/* Not before: a flush because of tables makes a lazy CPU leave the address space. */
+	if (lazy)
+		other_begins(other_sleeps, NULL);
 	pin(0);
 	/* What the old node leaves behind goes first. */
 	spin(500);
@@ -226,25 +229,22 @@ static void move_in(void (*wait)(void))
 		errno = -err;
 		die("MADV_FLATTEN");
 	}
-	wait();
+	/* Without another CPU this one must not do anything else. */
+	if (lazy)
+		grace();
+	else
+		spin(1500);
 	mistake(false);
-}
-
-/* This CPU must not do anything else. */
-static void spin_long(void)
-{
-	spin(1500);
 }
 
 static void move_in_here(void)
 {
-	move_in(spin_long);
+	move_in(false);
 }
 
 static void move_in_lazy(void)
 {
-	other_begins(other_sleeps, NULL);
-	move_in(grace);
+	move_in(true);
 	other_ends();
 }
 
@@ -413,16 +413,34 @@ struct hmm_cmd {
 static void device(void)
 {
 	char *p = map(BASE, HUGE), *copy = map(0, 8 * PAGE);
-	struct hmm_cmd cmd = { (uint64_t)p, (uint64_t)copy, 4, 0, 0 };
+	struct hmm_cmd cmd = { 0, (uint64_t)copy, 4, 0, 0 };
+	unsigned long i;
+	int gate[2];
+	pid_t pid;
 	int fd = open("/dev/hmm_dmirror0", O_RDWR);
 
 	if (fd < 0)
 		skip("no test_hmm");
-	memset(p, 1, 8 * PAGE);
+	memset(p, 1, HUGE);
+	/* A page that is nobody else's has a flush of its own. */
+	if (pipe(gate))
+		die("pipe");
+	pid = fork();
+	if (!pid) {
+		close(gate[1]);
+		(void)!read(gate[0], &cmd, 1);
+		_exit(0);
+	}
 	mistake(true);
-	if (ioctl(fd, HMM_TO_DEV, &cmd) && errno != ENOENT)
-		die("HMM_DMIRROR_MIGRATE_TO_DEV");
+	/* Often, as somebody else may run on this CPU before it goes on. */
+	for (i = 0; i < 16; i++) {
+		cmd.addr = (uint64_t)p + 8 * i * PAGE;
+		if (ioctl(fd, HMM_TO_DEV, &cmd) && errno != ENOENT)
+			die("HMM_DMIRROR_MIGRATE_TO_DEV");
+	}
 	mistake(false);
+	close(gate[1]);
+	waitpid(pid, NULL, 0);
 	close(fd);
 }
 
@@ -462,16 +480,21 @@ static void copy_all(void)
 {
 	char *p = map(BASE, HUGE);
 	pid_t pid;
+	int n;
 
-	memset(p, 1, 8 * PAGE);
-	mistake(true);
-	/* The child must not run first: it would be a switch. */
 	pin(0);
-	pid = fork();
-	if (!pid)
-		_exit(0);
+	mistake(true);
+	/* Often: a child that runs first is a switch, and a switch flushes. */
+	for (n = 0; n < 16; n++) {
+		memset(p, 1, 8 * PAGE);
+		pid = fork();
+		if (!pid)
+			_exit(0);
+		if (pid < 0)
+			die("fork");
+		waitpid(pid, NULL, 0);
+	}
 	mistake(false);
-	waitpid(pid, NULL, 0);
 }
 
 static void vmap_as(const char *what)
