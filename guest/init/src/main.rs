@@ -83,7 +83,7 @@ fn init(boot_ms: u64) -> String {
 /// back from the kernel may happen to flush: ask more than once.
 fn canaries() {
     let ask = |_| fs::write("/sys/kernel/debug/tlb_canary", "1").is_ok();
-    (0..3).all(ask);
+    (0..10).all(ask);
 }
 
 /// Mounts what exists in this kernel; a missing file system is left out silently, since kernels of
