@@ -263,6 +263,8 @@ static int run_episode(uint64_t seed, const struct list *list)
 		/* Its own group: what it leaves behind ends with it. */
 		setpgid(0, 0);
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		/* Kernels with mistakes make them for this name only. */
+		prctl(PR_SET_NAME, "fpt_fuzz");
 		run_here(seed, list);
 	}
 	if (pid < 0)
