@@ -279,6 +279,18 @@ static bool is_hugetlb(struct world *w, int i, unsigned int arg)
 	return w->cell[i].kind && w->cell[i].flags & C_HUGETLB;
 }
 
+/* A page that could be written must refuse now, wherever in the range it is. */
+static void try_writes(struct world *w, struct range r)
+{
+	int n, i;
+
+	for (n = 0; n < 24; n++) {
+		i = r.i + (int)below(w, r.j - r.i);
+		if (hot(w, i) && w->cell[i].kind && expect(w, i, true) == A_SEGV)
+			check_write(w, i, new_tag(w, i));
+	}
+}
+
 /* Up to the first hole, as the kernel does */
 static bool protect(struct world *w, int pkey)
 {
@@ -319,6 +331,8 @@ static bool protect(struct world *w, int pkey)
 			w->cell[i].pkey = pkey;
 	}
 	w->last = r;
+	if (!(prot & PROT_WRITE))
+		try_writes(w, r);
 	return true;
 }
 
