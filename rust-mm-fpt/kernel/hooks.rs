@@ -11,7 +11,7 @@ use super::fpt_core::node::{
     Ready, Source,
 };
 use super::fpt_core::policy::{
-    decide, decide_promotion, Decision, Policy, Promotion, Reason, Request, SpanFacts,
+    decide, decide_promotion, Decision, Policy, Promotion, Reason, Refusal, Request, SpanFacts,
 };
 use super::fpt_core::span::{Event, Span, State, View};
 use super::glue::{self, Block, KernelNode, Mm, Node, Page, RawBudget, RawPromotion};
@@ -24,48 +24,59 @@ fn kind_of(kind: u32) -> Option<NodeKind> {
 }
 
 /// T1, first half: a node of `kind` for the span of `addr`, ready to be published, by the head page of
-/// its block; null for a conventional table.
+/// its block; null for a conventional table, and in `why` the [`Refusal`].
 ///
 /// # Safety
 ///
-/// `mm` is a live address space; no page-table lock is held.
+/// `mm` is a live address space, `why` is writable; no page-table lock is held.
 #[no_mangle]
-pub unsafe extern "C" fn fpt_node_acquire(mm: *mut Mm, kind: u32, addr: c_ulong) -> *mut Page {
+pub unsafe extern "C" fn fpt_node_acquire(
+    mm: *mut Mm,
+    kind: u32,
+    addr: c_ulong,
+    why: *mut u8,
+) -> *mut Page {
     // SAFETY: by the caller.
     let mut ops = unsafe { KernelNode::new(mm) };
     let Some(facts) = kind_of(kind).and_then(|kind| ops.facts(kind, addr)) else {
         return null_mut();
     };
-    match decide(&facts) {
+    let refusal = match decide(&facts) {
+        Decision::Flatten => match acquire(&mut ops, &facts, Source::Any) {
+            Ok(page) => return page,
+            Err(refusal) => refusal,
+        },
+        Decision::Recycle => match acquire(&mut ops, &facts, Source::Pool) {
+            Ok(page) => return page,
+            Err(refusal) => refusal,
+        },
         Decision::Conventional(Reason::NotInMode) => return null_mut(),
         Decision::Conventional(reason) => {
             let counter =
                 if reason.is_cap() { Counter::REFUSED_CAP } else { Counter::REFUSED_POLICY };
             ops.count(counter, 1);
+            Refusal::from(reason)
         }
-        Decision::Flatten => return acquire(&mut ops, &facts, Source::Any),
-        Decision::Recycle => return acquire(&mut ops, &facts, Source::Pool),
-    }
+    };
     ops.note_conventional();
+    // SAFETY: by the caller.
+    unsafe { why.write(refusal as u8) };
     null_mut()
 }
 
-fn acquire(ops: &mut KernelNode, facts: &SpanFacts, source: Source) -> *mut Page {
-    match acquire_node(ops, facts.kind, source) {
-        Ok(ready) => {
-            glue::set_counted(facts.kind, ready.block(), facts.policy == Policy::Auto);
-            ready.into_raw().into_raw()
-        }
-        Err(_) => {
-            ops.note_conventional();
-            null_mut()
-        }
-    }
+fn acquire(
+    ops: &mut KernelNode,
+    facts: &SpanFacts,
+    source: Source,
+) -> Result<*mut Page, Refusal> {
+    let ready = acquire_node(ops, facts.kind, source)?;
+    glue::set_counted(facts.kind, ready.block(), facts.policy == Policy::Auto);
+    Ok(ready.into_raw().into_raw())
 }
 
 /// A node for a span that has a table already, or that somebody asked for, from NUMA node `nid` or
 /// nearby: by the head page of its block, ready to be attached or published. The caps hold, the policy
-/// is not asked. On failure null, and why in `why`. Its unused slices count as waste if `counted`.
+/// is not asked. On failure null, and the [`Refusal`] in `why`. Its unused slices count as waste if `counted`.
 ///
 /// # Safety
 ///
@@ -91,7 +102,7 @@ pub unsafe extern "C" fn fpt_node_want(
                 ops.count(Counter::PROMOTE_REFUSED_MEMORY, 1);
             }
             // SAFETY: by the caller.
-            unsafe { why.write(fallback as u8) };
+            unsafe { why.write(Refusal::from(fallback) as u8) };
             null_mut()
         }
     }

@@ -111,20 +111,19 @@ pub trait NodeMem {
 
 /// Why an attempt to flatten ended with conventional tables.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-#[repr(u8)]
 pub enum Fallback {
     /// A cap was reached.
-    Cap = 0,
+    Cap,
     /// No order-9 block.
-    NoMemory = 1,
+    NoMemory,
     /// A slice could not be prepared.
-    NoSlice = 2,
+    NoSlice,
     /// The charge was refused.
-    NoCharge = 3,
+    NoCharge,
     /// The block cannot be expressed as an entry (misaligned, or above 2^52): a bug below us.
-    BadBlock = 4,
+    BadBlock,
     /// The pools are empty, and a new block was not wanted ([`Source::Pool`]).
-    NotPooled = 5,
+    NotPooled,
 }
 
 /// A block with its 512 slices prepared, not yet charged.

@@ -6,6 +6,7 @@
 //! tables are always a correct answer.
 
 use super::geometry::{Boot, Mode, NodeKind, SLICES};
+use super::node::Fallback;
 
 /// The administrator's choice, `fpt.policy`.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -242,6 +243,53 @@ pub enum Reason {
     OverBudget = 6,
     /// Nothing says that the span is going to be dense.
     TooSparse = 7,
+}
+
+/// Why a span got no node, in the words of the tracepoint `fpt_refuse`.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Refusal {
+    /// The mode has no nodes of this kind: nothing was refused.
+    NotInMode = 0,
+    /// A cap was reached.
+    Cap = 1,
+    /// No order-9 block, or no memory for its slices' locks.
+    NoMemory = 2,
+    /// The memory cgroup refused the charge.
+    NoCharge = 3,
+    /// The node would waste more than the budget allows.
+    OverBudget = 4,
+    /// Nothing says that the span is going to be dense.
+    TooSparse = 5,
+    /// Huge pages are there, or wanted.
+    Huge = 6,
+    /// The parent has conventional tables there.
+    Parent = 7,
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        match reason {
+            Reason::NotInMode => Refusal::NotInMode,
+            Reason::VmaExcluded => Refusal::Huge,
+            Reason::GlobalCap | Reason::MmCap => Refusal::Cap,
+            Reason::ParentRadix => Refusal::Parent,
+            Reason::BelowMinSpan | Reason::TooSparse => Refusal::TooSparse,
+            Reason::OverBudget => Refusal::OverBudget,
+        }
+    }
+}
+
+impl From<Fallback> for Refusal {
+    fn from(fallback: Fallback) -> Self {
+        match fallback {
+            Fallback::Cap => Refusal::Cap,
+            Fallback::NoMemory | Fallback::NoSlice | Fallback::BadBlock => Refusal::NoMemory,
+            Fallback::NoCharge => Refusal::NoCharge,
+            // Only what is in a pool already is free of charge for a sparse span.
+            Fallback::NotPooled => Refusal::TooSparse,
+        }
+    }
 }
 
 impl Reason {
