@@ -47,6 +47,7 @@ impl Subject {
             Profile::Unpatched | Profile::UnpatchedTlbsan => Subject::Unpatched,
             Profile::Fpt | Profile::OptionOff | Profile::Debug => Subject::Ours(mode),
             Profile::Kasan | Profile::Tlbsan | Profile::Mutants => Subject::Ours(mode),
+            Profile::Preempt | Profile::Rt | Profile::Numa => Subject::Ours(mode),
         }
     }
 

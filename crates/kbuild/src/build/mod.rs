@@ -47,6 +47,12 @@ pub enum Profile {
     UnpatchedTlbsan,
     /// tlbsan, and mistakes that the command line puts in
     Mutants,
+    /// fpt, preemptible (PREEMPT, PREEMPT_DYNAMIC)
+    Preempt,
+    /// fpt with PREEMPT_RT, and so without transparent huge pages
+    Rt,
+    /// fpt with NUMA balancing, the multi-generational LRU and DAMON
+    Numa,
 }
 
 impl Profile {
@@ -61,6 +67,9 @@ impl Profile {
             Profile::Tlbsan => "tlbsan",
             Profile::UnpatchedTlbsan => "unpatched-tlbsan",
             Profile::Mutants => "mutants",
+            Profile::Preempt => "preempt",
+            Profile::Rt => "rt",
+            Profile::Numa => "numa",
         }
     }
 
@@ -70,6 +79,7 @@ impl Profile {
             Profile::Unpatched | Profile::UnpatchedTlbsan => false,
             Profile::Fpt | Profile::OptionOff | Profile::Debug => true,
             Profile::Kasan | Profile::Tlbsan | Profile::Mutants => true,
+            Profile::Preempt | Profile::Rt | Profile::Numa => true,
         }
     }
 
@@ -81,6 +91,7 @@ impl Profile {
             Profile::Mutants => &MUTANTS,
             Profile::Fpt | Profile::Unpatched | Profile::OptionOff => &[],
             Profile::Debug | Profile::Kasan => &[],
+            Profile::Preempt | Profile::Rt | Profile::Numa => &[],
         }
     }
 
