@@ -62,6 +62,12 @@ pub struct Args {
     /// Put the programs of workloads/ into the guest, at /workloads
     #[arg(long)]
     workloads: bool,
+    /// Leave PERCENT of the guest's free memory without a block of 2 MiB while CMD runs
+    #[arg(long, value_name = "PERCENT", requires = "command", value_parser = clap::value_parser!(u32).range(0..=100))]
+    fragment: Option<u32>,
+    /// Let the guest's clock advance by one nanosecond an instruction, with this seed for what the guest takes as random; one virtual CPU
+    #[arg(long, value_name = "SEED", conflicts_with = "smp")]
+    icount: Option<u32>,
     /// Seconds without output after which CMD is given up; 0: never [default: 600]
     #[arg(long)]
     timeout: Option<u64>,
@@ -135,7 +141,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     let plugin = plugin.transpose()?;
     let mut spec = Spec {
         mode: Some(mode),
-        smp: args.smp,
+        smp: if args.icount.is_some() { 1 } else { args.smp },
         mem: args.mem.clone(),
         append: args.append.clone(),
         share: Some(Share {
@@ -143,6 +149,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
             writable: args.rw,
             more: Vec::new(),
         }),
+        icount: args.icount,
         drives: args.disk.clone(),
         ..Spec::new(&kernel.vmlinux, &image.path)
     };
@@ -189,10 +196,14 @@ fn session(ctx: &Ctx, run: &RunDir, parts: &Parts, spec: &Spec, args: &Args) -> 
         true => vec!["/bin/sh".into(), "-l".into()],
         false => args.command.clone(),
     };
+    let command = match args.process_mode {
+        Some(mode) => process_mode::started(mode, command),
+        None => command,
+    };
     let mut exec = Exec {
         id: guest.new_id(),
-        argv: match args.process_mode {
-            Some(mode) => process_mode::started(mode, command),
+        argv: match args.fragment {
+            Some(percent) => fragmented(percent, command),
             None => command,
         },
         env: BTreeMap::new(),
@@ -258,6 +269,12 @@ fn session(ctx: &Ctx, run: &RunDir, parts: &Parts, spec: &Spec, args: &Args) -> 
         0 if found > 0 => Ok(code::TEST_FAILED),
         status => Ok(ExitCode::Theirs(status)),
     }
+}
+
+/// The words that start a command while memory is in pieces.
+fn fragmented(percent: u32, command: Vec<String>) -> Vec<String> {
+    let words = ["fpt-init".into(), "fragment".into(), percent.to_string()];
+    words.into_iter().chain(command).collect()
 }
 
 /// What page tables the guest was asked for.

@@ -5,6 +5,8 @@
 use std::fmt;
 use std::fs;
 use std::io;
+use std::ops::Range;
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -17,6 +19,8 @@ pub const NAME: &str = "fptctl";
 
 const USAGE: &str = "usage: fptctl exec TABLES [--] CMD [ARGS]   run CMD with these tables
        fptctl get [PID]                   say what was chosen here, or the nodes of process PID
+       fptctl flatten PID [START-END]     move the tables of PID, or of these addresses (hex), into nodes
+       fptctl unflatten PID [START-END]   and back
 TABLES: system, auto, or a mode: radix, l4l3, l3l2, l4l3-l2l1
 exit codes: 0 done; 1 refused by the kernel; 2 wrong usage; 126, 127 CMD cannot be started; else CMD's";
 
@@ -99,13 +103,10 @@ pub fn main(args: &[String]) -> i32 {
         }
         ["get"] => own(),
         ["get", pid] => of(pid),
-        ["flatten" | "unflatten", ..] => {
-            eprintln!(
-                "{NAME}: a program flattens its own ranges, by madvise(MADV_FLATTEN); \
-                 a whole program is flattened by `{NAME} exec l4l3-l2l1 -- CMD`"
-            );
-            WRONG_USAGE
-        }
+        ["flatten", pid] => advise(Advice::Flatten, pid, None),
+        ["flatten", pid, range] => advise(Advice::Flatten, pid, Some(range)),
+        ["unflatten", pid] => advise(Advice::Unflatten, pid, None),
+        ["unflatten", pid, range] => advise(Advice::Unflatten, pid, Some(range)),
         ["help" | "-h" | "--help"] => {
             println!("{USAGE}");
             0
@@ -154,8 +155,7 @@ fn own() -> i32 {
 
 /// The nodes of a process. What another one chose is its own affair: the kernel has no call for that.
 fn of(pid: &str) -> i32 {
-    let Some(pid) = pid.parse::<u32>().ok().filter(|pid| *pid > 0) else {
-        eprintln!("{NAME}: '{pid}' is no process; give its number");
+    let Some(pid) = process(pid) else {
         return WRONG_USAGE;
     };
     let path = "/sys/kernel/debug/fpt/mm";
@@ -174,6 +174,109 @@ fn of(pid: &str) -> i32 {
         println!("tables_kb {kb}");
     }
     0
+}
+
+/// What is asked for a range.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Advice {
+    Flatten = 0x4650_5403,
+    Unflatten = 0x4650_5404,
+}
+
+/// 1 GiB, what one node covers.
+const SPAN: u64 = 1 << 30;
+
+/// Advice for each GiB of a process that has a mapping, or of a range of it.
+fn advise(advice: Advice, pid: &str, range: Option<&str>) -> i32 {
+    let Some(pid) = process(pid) else {
+        return WRONG_USAGE;
+    };
+    let range = match range.map(|text| (text, addresses(text))) {
+        None => 0..u64::MAX,
+        Some((_, Some(range))) => range,
+        Some((text, None)) => {
+            eprintln!("{NAME}: '{text}' is no range; give START-END, in hexadecimal, as in /proc/PID/maps");
+            return WRONG_USAGE;
+        }
+    };
+    let opened =
+        sys::pidfd(pid).and_then(|fd| Ok((fd, fs::read_to_string(format!("/proc/{pid}/maps"))?)));
+    let (fd, maps) = match opened {
+        Ok(opened) => opened,
+        Err(why) => {
+            eprintln!("{NAME}: cannot look at process {pid}: {why}");
+            return REFUSED;
+        }
+    };
+    let (mut done, mut refused) = (0, 0);
+    for part in spans(&maps, &range) {
+        match sys::advise_other(fd.as_fd(), part.start, part.end - part.start, advice as i32) {
+            Ok(()) => done += 1,
+            Err(why) => {
+                refused += 1;
+                eprintln!("{NAME}: {:x}-{:x}: {}", part.start, part.end, refusal(&why));
+            }
+        }
+    }
+    println!("done {done}\nrefused {refused}");
+    match (done, refused) {
+        (0, 0) => {
+            eprintln!("{NAME}: process {pid} has nothing mapped there");
+            REFUSED
+        }
+        (0, _) => REFUSED,
+        _ => 0,
+    }
+}
+
+/// `START-END`, hexadecimal.
+fn addresses(text: &str) -> Option<Range<u64>> {
+    let (start, end) = text.split_once('-')?;
+    let hex = |n: &str| u64::from_str_radix(n.trim_start_matches("0x"), 16).ok();
+    Some(hex(start)?..hex(end)?).filter(|range| range.start < range.end)
+}
+
+/// What is mapped of each GiB inside of `range`, by the first mapping there.
+fn spans(maps: &str, range: &Range<u64>) -> Vec<Range<u64>> {
+    let mut spans: Vec<Range<u64>> = Vec::new();
+    let user = maps.lines().filter(|line| !line.ends_with("[vsyscall]"));
+    for mapped in user.filter_map(|line| addresses(line.split(' ').next()?)) {
+        let (mut at, end) = (mapped.start.max(range.start), mapped.end.min(range.end));
+        while at < end {
+            let next = (at / SPAN + 1) * SPAN;
+            if spans
+                .last()
+                .is_none_or(|last| last.start / SPAN != at / SPAN)
+            {
+                spans.push(at..end.min(next));
+            }
+            at = next;
+        }
+    }
+    spans
+}
+
+fn refusal(why: &io::Error) -> String {
+    match why.raw_os_error() {
+        Some(libc::EBUSY) => "a huge page, hugetlb or an L3+L2 node is there".to_string(),
+        Some(libc::EAGAIN) => {
+            "no block of 2 MiB is free, or the tables changed; try again".to_string()
+        }
+        Some(libc::ENOSPC) => {
+            "there are as many nodes as fpt.cap_percent or fpt.mm_cap allows".to_string()
+        }
+        Some(libc::EPERM) => "the process is another user's".to_string(),
+        _ => because(why),
+    }
+}
+
+/// A process's number; says what is wrong with it.
+fn process(pid: &str) -> Option<u32> {
+    let number = pid.parse::<u32>().ok().filter(|pid| *pid > 0);
+    if number.is_none() {
+        eprintln!("{NAME}: '{pid}' is no process; give its number");
+    }
+    number
 }
 
 /// The number behind a word.
@@ -226,11 +329,30 @@ mod tests {
             "get x",
             "get 0",
             "get 1 2",
-            "flatten 1",
+            "flatten",
+            "flatten x",
+            "flatten 1 2",
+            "flatten 1 2-1",
+            "unflatten 1 2-x",
         ] {
             assert_eq!(run(line), WRONG_USAGE, "{line}");
         }
         assert_eq!(run("--help"), 0);
+    }
+
+    #[test]
+    fn each_gib_with_a_mapping_once() {
+        let maps = "00400000-00500000 r-xp 00000000 00:02 7  /bin/x\n\
+                    00600000-00700000 rw-p 00000000 00:00 0  [heap]\n\
+                    7fff00000000-7fff60000000 rw-p 00000000 00:00 0\n\
+                    ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0  [vsyscall]\n";
+        let all = spans(maps, &(0..u64::MAX));
+        let high = 0x7fff_0000_0000;
+        let (gib, end) = (high + SPAN, high + SPAN * 3 / 2);
+        assert_eq!(all, [0x40_0000..0x50_0000, high..gib, gib..end]);
+        assert_eq!(spans(maps, &(gib..gib + 0x1000)), [gib..gib + 0x1000]);
+        assert_eq!(spans(maps, &(0..0x1000)), []);
+        assert_eq!(spans("", &(0..u64::MAX)), []);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! control channel, runs the commands that the host sends, and restarts the machine when told to.
 //! Not as process 1 it is a small program: behind `cargo xtask walk` (`walk-target`), behind
 //! `cargo xtask agree` (`agree-target`, `agree-read`), the one that tells `cargo xtask stress` which
-//! page tables are left (`state`), one that keeps a signal from a test (`withhold`), or one that marks the run of a
+//! page tables are left (`state`), one that keeps a signal from a test (`withhold`), one that breaks memory up (`fragment`), or one that marks the run of a
 //! program for the simulator (`mark`). Under the name `fptctl` it is the user's program for choosing page tables per
 //! process.
 
@@ -11,6 +11,7 @@
 
 mod agree;
 mod fptctl;
+mod fragment;
 mod mark;
 mod state;
 mod supervise;
@@ -47,11 +48,12 @@ fn main() {
         Some((name, [])) if name == "agree-target" => agree::target(),
         Some((name, rest)) if name == "agree-read" => agree::read(rest),
         Some((name, rest)) if name == "withhold" => withhold::main(rest),
+        Some((name, rest)) if name == "fragment" => fragment::main(rest),
         Some((name, rest)) if name == "mark" => mark::main(rest),
         Some((name, rest)) if name == "mark-exec" => mark::exec(rest),
         _ => {
             eprintln!(
-                "usage: fpt-init walk-target [--huge] [--addr HEX] | state | agree-target | agree-read PID | withhold SIGNAL PROGRAM [ARGS] | mark PROGRAM [ARGS]; as process 1: no arguments"
+                "usage: fpt-init walk-target [--huge] [--addr HEX] | state | agree-target | agree-read PID | withhold SIGNAL PROGRAM [ARGS] | fragment PERCENT PROGRAM [ARGS] | mark PROGRAM [ARGS]; as process 1: no arguments"
             );
             2
         }

@@ -5,7 +5,7 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -428,6 +428,31 @@ pub fn prctl(option: i32, args: [u64; 4]) -> io::Result<i32> {
     check(unsafe { libc::prctl(option, a, b, c, d) })
 }
 
+/// A descriptor of process `pid`.
+pub fn pidfd(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: pidfd_open takes two numbers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let fd = RawFd::try_from(fd).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+    check(fd)?;
+    // SAFETY: it is open, and ours alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// process_madvise() for `len` bytes at `addr` of another process, at most 1 GiB.
+pub fn advise_other(pidfd: BorrowedFd<'_>, addr: u64, len: u64, advice: i32) -> io::Result<()> {
+    let part = libc::iovec {
+        iov_base: addr as *mut libc::c_void,
+        iov_len: len as usize,
+    };
+    let (fd, one) = (pidfd.as_raw_fd(), 1usize);
+    // SAFETY: one vector, which is read; the memory that it names is the other process's.
+    let done = unsafe { libc::syscall(libc::SYS_process_madvise, fd, &part, one, advice, 0) };
+    match done {
+        ..0 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
 pub fn uname() -> String {
     let mut name = MaybeUninit::<libc::utsname>::uninit();
     // SAFETY: uname fills the structure; its fields are NUL-terminated strings.
@@ -589,6 +614,13 @@ impl Region {
         let at = self.part(offset, len)?;
         // SAFETY: at worst the contents change, and no reference points into them.
         check(unsafe { libc::madvise(at, len, advice) }).map(drop)
+    }
+
+    /// Keeps the pages that are there from being swapped out; those that are not there stay away.
+    pub fn lock_present(&self) -> io::Result<()> {
+        let at = self.part(0, self.len)?;
+        // SAFETY: no contents change.
+        check(unsafe { libc::mlock2(at, self.len, libc::MLOCK_ONFAULT as libc::c_uint) }).map(drop)
     }
 
     /// Leave a hole. Its bytes must not be touched any more: SIGSEGV ends the program.
