@@ -389,6 +389,7 @@ fn one_failed_cell_does_not_lose_the_others() {
             1,
             "transparent huge pages are not 'always': it says 'never'",
         ),
+        ("no-nodes", 1, "no mid node was made in mode l3l2"),
         ("warn", 1, "the kernel warned in gups-l3l2: WARNING: CPU: 0"),
         ("no-start", 69, "could not load kernel"),
     ] {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One cell: boot a guest under the simulator, run the program, collect what both say, doubt it.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -14,6 +13,7 @@ use fpt_formats::cell::{Cell, Guest as Facts, Provenance, SCHEMA};
 use fpt_formats::matrix::Thp;
 use fpt_geometry::Mode;
 use fpt_kit::{code, fail, proc, store, Fail, Result, Stage};
+use fpt_lab::nodes::{self, stats};
 use fpt_lab::subject::check_mode;
 use fpt_verdict::rundir::{self, RunDir};
 use fpt_vm::qemu::{self, Spec};
@@ -241,6 +241,7 @@ fn guest(
         .get("page_tables_kb")
         .and_then(serde_json::Value::as_u64);
     facts.fpt_stats = stats(&mut guest)?;
+    nodes::made(cell.mode.into(), &facts.fpt_stats)?;
     guest.quit()?;
     match guest.splats(&[]).first() {
         None => Ok(()),
@@ -286,18 +287,6 @@ fn page_tables(guest: &mut Guest) -> Result<Option<u64>> {
     let text = guest.shell("cat /proc/meminfo")?;
     let line = text.lines().find_map(|l| l.strip_prefix("PageTables:"));
     Ok(line.and_then(|l| l.split_whitespace().next()?.parse().ok()))
-}
-
-/// Counters of the flattened tables; none in a kernel that has none.
-pub fn stats(guest: &mut Guest) -> Result<BTreeMap<String, i64>> {
-    let text = guest.shell("cat /sys/kernel/debug/fpt/stats 2>/dev/null || true")?;
-    Ok(text
-        .lines()
-        .filter_map(|l| {
-            let (name, value) = l.split_once(' ')?;
-            Some((name.to_string(), value.trim().parse().ok()?))
-        })
-        .collect())
 }
 
 fn figures(out: &Path) -> Result<Report> {

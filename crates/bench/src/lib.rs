@@ -25,7 +25,7 @@ use fpt_verdict::rundir::{self, RunDir};
 use parts::BenchParts;
 use plan::{Host, Need};
 
-pub use cell::{check_thp, stats};
+pub use cell::check_thp;
 
 /// Measure every workload in every mode under the simulator.
 #[derive(clap::Args, Debug, Clone)]

@@ -15,6 +15,7 @@ use fpt_kbuild::build::{self, Profile};
 use fpt_kbuild::modes;
 use fpt_kit::say;
 use fpt_kit::{code, store, Ctx, ExitCode, Fail, Result};
+use fpt_lab::nodes;
 use fpt_lab::parts::{self, Parts};
 use fpt_lab::plan::build_parts;
 use fpt_lab::subject::{Kernels, OtherKernel, Subject};
@@ -379,6 +380,7 @@ impl Count {
                 "see the console log",
             ));
         }
+        nodes::check_made(&mut guest, subject.tables())?;
         guest.quit_clean()?;
         let text = std::fs::read_to_string(out)
             .with_context(|| format!("cannot read {}", out.display()))?;

@@ -10,6 +10,7 @@ use super::list::Program;
 use super::ran::{one, Ran, Seen};
 use super::verdict::{Outcomes, Pair, Table, Verdict, LIMIT};
 use fpt_kit::{code, fail, locked, Ctx, Fail, Result};
+use fpt_lab::nodes;
 use fpt_lab::parts::Parts;
 use fpt_lab::plan::Plan;
 use fpt_lab::subject::{Kernels, Subject};
@@ -399,6 +400,7 @@ impl Suite<'_> {
         }
         if let Some(mut guest) = guest {
             out.fallbacks += self.fallbacks(subject, &mut guest)? - fallbacks;
+            nodes::check_made(&mut guest, subject.tables())?;
             guest.quit()?;
             out.splats.extend(guest.splats(self.allow));
         }

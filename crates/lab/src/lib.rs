@@ -2,6 +2,7 @@
 //! Guests of this project: what they are made of, which tables they are asked for, who watches them; `run` and `gdb`.
 
 pub mod gdb;
+pub mod nodes;
 pub mod parts;
 pub mod plan;
 pub mod process_mode;

@@ -13,9 +13,10 @@ use fpt_walksim_model::report::Report;
 use sha2::{Digest as _, Sha256};
 
 use crate::{figures, signal, Sim};
-use fpt_bench::{check_thp, stats};
-use fpt_geometry::Mode;
+use fpt_bench::check_thp;
+use fpt_geometry::Boot;
 use fpt_kit::{code, fail, Fail, Result, Stage};
+use fpt_lab::nodes::{self, stats};
 use fpt_lab::subject::check_mode;
 use fpt_verdict::rundir::RunDir;
 use fpt_vm::qemu::{self, Spec};
@@ -28,7 +29,7 @@ const SEEN: &str = "/.sim/seen";
 
 /// What one run came to.
 pub struct Cell {
-    pub mode: Mode,
+    pub mode: Boot,
     pub run: u32,
     pub exit: Exit,
     pub seconds: f64,
@@ -44,7 +45,7 @@ pub struct Cell {
     pub seen: Vec<Seen>,
 }
 
-fn name(mode: Mode, run: u32) -> String {
+fn name(mode: Boot, run: u32) -> String {
     match run {
         1 => mode.to_string(),
         n => format!("{mode}.{n}"),
@@ -85,11 +86,11 @@ impl Sim<'_> {
         self.folder.join(format!("causes-{name}.json"))
     }
 
-    pub(super) fn spec(&self, mode: Mode, run: u32) -> Spec {
+    pub(super) fn spec(&self, mode: Boot, run: u32) -> Spec {
         let name = name(mode, run);
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         Spec {
-            mode: Some(mode.into()),
+            mode: Some(mode),
             smp: 1,
             mem: format!("{}M", self.memory_mib),
             append: vec![
@@ -114,7 +115,11 @@ impl Sim<'_> {
     }
 
     fn exec(&self, id: u64) -> Exec {
-        let mut argv: Vec<String> = ["/init", "mark", "--seen", SEEN].map(String::from).into();
+        let mut argv: Vec<String> = Vec::new();
+        if let Some(percent) = self.args.fragment {
+            argv.extend(["/init".into(), "fragment".into(), percent.to_string()]);
+        }
+        argv.extend(["/init", "mark", "--seen", SEEN].map(String::from));
         if self.own_marks() {
             argv.push("--unmarked".into());
         }
@@ -135,7 +140,7 @@ impl Sim<'_> {
 }
 
 /// The program in one mode.
-pub(super) fn run(sim: &Sim, run: &RunDir, mode: Mode, number: u32) -> Result<Cell> {
+pub(super) fn run(sim: &Sim, run: &RunDir, mode: Boot, number: u32) -> Result<Cell> {
     let name = name(mode, number);
     let stage = sim.ctx.ui.stage(&name);
     match guest(sim, run, mode, number, &stage) {
@@ -150,7 +155,7 @@ pub(super) fn run(sim: &Sim, run: &RunDir, mode: Mode, number: u32) -> Result<Ce
     }
 }
 
-fn guest(sim: &Sim, run: &RunDir, mode: Mode, number: u32, stage: &Stage) -> Result<Cell> {
+fn guest(sim: &Sim, run: &RunDir, mode: Boot, number: u32, stage: &Stage) -> Result<Cell> {
     let name = name(mode, number);
     let begin = Instant::now();
     let spec = sim.spec(mode, number);
@@ -201,6 +206,7 @@ fn guest(sim: &Sim, run: &RunDir, mode: Mode, number: u32, stage: &Stage) -> Res
             _ => err,
         })?;
     let after = stats(&mut guest)?;
+    nodes::made(mode, &after)?;
     let (_, seen) = guest.run(Exec {
         argv: vec!["cat".into(), SEEN.into()],
         timeout_s: 600,

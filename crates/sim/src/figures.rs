@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::cell::Cell;
 use crate::walks::Lists;
-use fpt_geometry::Mode;
+use fpt_geometry::Boot;
 use fpt_report::stats;
 
 /// The organisation whose figures are shown: the tables that the guest has.
@@ -145,7 +145,7 @@ impl Sums {
 /// A run's figures.
 #[derive(Clone, Debug, Serialize)]
 pub struct Run {
-    pub mode: Mode,
+    pub mode: Boot,
     pub run: u32,
     pub exit_code: i32,
     /// 0 if none ended it.
@@ -214,11 +214,11 @@ pub struct Value {
 #[derive(Debug, Serialize)]
 pub struct Result {
     pub schema: &'static str,
-    pub modes: Vec<Mode>,
+    pub modes: Vec<Boot>,
     pub phases: Vec<String>,
     pub runs: Vec<Run>,
     /// Who causes the walks.
-    pub causes: BTreeMap<Mode, Lists>,
+    pub causes: BTreeMap<Boot, Lists>,
 }
 
 /// Walks through the tables that the guest has, of all phases.
@@ -228,7 +228,7 @@ pub fn walks(report: &Report) -> u64 {
 }
 
 impl Result {
-    pub fn new(modes: &[Mode], cells: &[Cell], causes: BTreeMap<Mode, Lists>) -> Result {
+    pub fn new(modes: &[Boot], cells: &[Cell], causes: BTreeMap<Boot, Lists>) -> Result {
         let runs: Vec<Run> = cells.iter().map(Run::new).collect();
         let mut phases: Vec<String> = Vec::new();
         for phase in cells.iter().flat_map(|c| &c.report.phases) {
@@ -245,14 +245,14 @@ impl Result {
         }
     }
 
-    fn of(&self, mode: Mode) -> impl Iterator<Item = &Run> {
+    fn of(&self, mode: Boot) -> impl Iterator<Item = &Run> {
         self.runs.iter().filter(move |r| r.mode == mode)
     }
 
     /// `None` if a run has no such figure.
-    pub fn value(&self, phase: Option<&str>, figure: Figure, mode: Mode) -> Option<Value> {
+    pub fn value(&self, phase: Option<&str>, figure: Figure, mode: Boot) -> Option<Value> {
         let get =
-            |m: Mode| -> Option<Vec<f64>> { self.of(m).map(|r| r.get(phase, figure)).collect() };
+            |m: Boot| -> Option<Vec<f64>> { self.of(m).map(|r| r.get(phase, figure)).collect() };
         let mean = |v: &[f64]| v.iter().sum::<f64>() / v.len() as f64;
         let mine = get(mode).filter(|v| !v.is_empty())?;
         let first = *self.modes.first()?;
@@ -278,8 +278,9 @@ impl Result {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fpt_geometry::Mode;
 
-    fn run(mode: Mode, number: u32, walks: u64, cycles: f64) -> Run {
+    fn run(mode: Boot, number: u32, walks: u64, cycles: f64) -> Run {
         Run {
             mode,
             run: number,
@@ -304,15 +305,15 @@ mod tests {
 
     #[test]
     fn means_and_changes() {
-        let flat = Mode::L4L3L2L1;
+        let flat = Boot::Mode(Mode::L4L3L2L1);
         let result = Result {
             schema: SCHEMA,
-            modes: vec![Mode::Radix, flat],
+            modes: vec![Boot::Mode(Mode::Radix), flat],
             phases: vec![],
             runs: vec![
-                run(Mode::Radix, 1, 10, 600.0),
+                run(Boot::Mode(Mode::Radix), 1, 10, 600.0),
                 run(flat, 1, 10, 480.0),
-                run(Mode::Radix, 2, 20, 1200.0),
+                run(Boot::Mode(Mode::Radix), 2, 20, 1200.0),
                 run(flat, 2, 20, 960.0),
             ],
             causes: BTreeMap::new(),
@@ -321,7 +322,9 @@ mod tests {
         assert_eq!(v.mean, 48.0);
         assert!((v.change.unwrap() + 0.2).abs() < 1e-9);
         assert!(v.interval.is_some_and(|(a, b)| (a - b).abs() < 1e-9));
-        let radix = result.value(None, Figure::Walks, Mode::Radix).unwrap();
+        let radix = result
+            .value(None, Figure::Walks, Boot::Mode(Mode::Radix))
+            .unwrap();
         assert_eq!((radix.mean, radix.change), (15.0, None));
         assert_eq!(result.value(None, Figure::PageTableBytes, flat), None);
         assert_eq!(

@@ -23,7 +23,7 @@ use anyhow::Context as _;
 use cell::Cell;
 use folders::Folders;
 use fpt_formats::matrix::Thp;
-use fpt_geometry::Mode;
+use fpt_geometry::{Boot, Mode};
 use fpt_kbuild::build::{self, Profile};
 use fpt_kbuild::modes;
 use fpt_kit::say;
@@ -43,14 +43,14 @@ const USUAL_MIB: u64 = 4096;
 const BASE_MIB: u64 = 160;
 const MOST_RUNS: i64 = 99;
 /// The modes, unless somebody names others.
-const MODES: [Mode; 2] = [Mode::Radix, Mode::L4L3L2L1];
+const MODES: [Boot; 2] = [Boot::Mode(Mode::Radix), Boot::Mode(Mode::L4L3L2L1)];
 
 /// Run your own program in several modes under the simulator.
 #[derive(clap::Args, Debug, Clone)]
 pub struct Args {
     /// Modes, separated by commas [default: radix and l4l3-l2l1]; changes are against the first
-    #[arg(long = "mode", alias = "modes", value_name = "M[,M...]", value_delimiter = ',', value_parser = modes::Parser)]
-    pub modes: Vec<Mode>,
+    #[arg(long = "mode", alias = "modes", value_name = "M[,M...]", value_delimiter = ',', value_parser = modes::BootParser)]
+    pub modes: Vec<Boot>,
     /// Hardware that is modelled: emt or server
     #[arg(long, default_value = "emt")]
     pub preset: String,
@@ -75,6 +75,9 @@ pub struct Args {
     /// Transparent huge pages of the guest
     #[arg(long, value_enum, default_value_t = Thp::Never)]
     pub thp: Thp,
+    /// Leave PERCENT of the guest's free memory without a block of 2 MiB
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub fragment: Option<u32>,
     /// Runs in each mode, each with the guest's memory in another order
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=MOST_RUNS))]
     pub repeat: u32,
@@ -154,7 +157,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
         [] => MODES.to_vec(),
         some => modes::each_once(some),
     };
-    let work: Vec<(Mode, u32)> = (1..=args.repeat)
+    let work: Vec<(Boot, u32)> = (1..=args.repeat)
         .flat_map(|run| chosen.iter().map(move |m| (*m, run)))
         .collect();
     let jobs = ctx.guests_or(JOBS).min(work.len());
@@ -319,7 +322,7 @@ fn memory(args: &Args, program: &Program, jobs: usize) -> Result<u64> {
 type Done = (Vec<(usize, Cell)>, Option<anyhow::Error>);
 
 /// The runs, some at a time, in their order. The first error ends all.
-fn run_all(sim: &Sim, run: &RunDir, work: &[(Mode, u32)]) -> Result<Vec<Cell>> {
+fn run_all(sim: &Sim, run: &RunDir, work: &[(Boot, u32)]) -> Result<Vec<Cell>> {
     let next = AtomicUsize::new(0);
     let done = Mutex::<Done>::default();
     std::thread::scope(|scope| {
@@ -350,7 +353,7 @@ fn run_all(sim: &Sim, run: &RunDir, work: &[(Mode, u32)]) -> Result<Vec<Cell>> {
 }
 
 /// Says what came out, and how the program ended.
-fn finish(sim: &Sim, modes: &[Mode], cells: &[Cell]) -> Result<ExitCode> {
+fn finish(sim: &Sim, modes: &[Boot], cells: &[Cell]) -> Result<ExitCode> {
     if let Some(first) = cells.first() {
         first.replay(sim);
     }

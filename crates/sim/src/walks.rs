@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::causes::{self, Causes, Line};
 use crate::cell::Cell;
 use crate::{flame, Sim};
-use fpt_geometry::Mode;
+use fpt_geometry::Boot;
 use fpt_kit::{store, Fail, Result};
 
 /// Lines of a list in a terminal, and in the JSON.
@@ -40,7 +40,7 @@ impl Lists {
 }
 
 /// Reads what the simulator wrote of each run, writes the drawings, and returns the lists by mode.
-pub fn attribute(sim: &Sim, modes: &[Mode], cells: &[Cell]) -> Result<BTreeMap<Mode, Lists>> {
+pub fn attribute(sim: &Sim, modes: &[Boot], cells: &[Cell]) -> Result<BTreeMap<Boot, Lists>> {
     let mut all = Vec::new();
     for mode in modes {
         let mine: Vec<&Cell> = cells.iter().filter(|c| c.mode == *mode).collect();
@@ -86,7 +86,7 @@ fn file(sim: &Sim, cell: &Cell) -> Result<File> {
     Ok(file)
 }
 
-fn draw(sim: &Sim, all: &[(Mode, Causes)]) -> Result<()> {
+fn draw(sim: &Sim, all: &[(Boot, Causes)]) -> Result<()> {
     let write =
         |name: String, text: String| store::write_atomic(&sim.folder.join(name), text.as_bytes());
     let name = sim
@@ -129,7 +129,7 @@ fn draw(sim: &Sim, all: &[(Mode, Causes)]) -> Result<()> {
 }
 
 /// Tables for a terminal.
-pub fn text(modes: &[Mode], lists: &BTreeMap<Mode, Lists>) -> String {
+pub fn text(modes: &[Boot], lists: &BTreeMap<Boot, Lists>) -> String {
     type Pick = fn(&Lists) -> &Vec<Line>;
     let kinds: [(&str, Pick); 3] = [
         ("walk cycles by function", |l| &l.functions),
@@ -199,6 +199,7 @@ fn shortened(text: &str, most: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fpt_geometry::Mode;
 
     #[test]
     fn shares_and_changes() {
@@ -213,7 +214,7 @@ mod tests {
             functions: vec![line("f (prog)", a), line(&"long".repeat(20), b)],
             ..Lists::default()
         };
-        let modes = [Mode::Radix, Mode::L4L3L2L1];
+        let modes = [Boot::Mode(Mode::Radix), Boot::Mode(Mode::L4L3L2L1)];
         let by = BTreeMap::from([(modes[0], lists(60.0, 40.0)), (modes[1], lists(30.0, 40.0))]);
         let text = text(&modes, &by);
         assert!(text.contains("walk cycles by function"), "{text}");

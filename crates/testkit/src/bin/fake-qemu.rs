@@ -440,7 +440,11 @@ impl Fake {
                 );
             }
             [_, "-c", line] if line.contains("fpt/stats") => {
-                self.out(id, Stream::Stdout, "mid_live 3\nflat_bytes 6291456\n");
+                let said = match what.as_str() {
+                    "no-nodes" => "mid_live 0\n",
+                    _ => "mid_live 3\nroot_installs 3\nmid_installs 3\nbottom_installs 3\nflat_bytes 6291456\n",
+                };
+                self.out(id, Stream::Stdout, said);
                 self.exit(id, 0, false);
             }
             [_, "-c", line] if line.contains("transparent_hugepage") => {
