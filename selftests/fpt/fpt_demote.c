@@ -257,6 +257,7 @@ static long cgroup_tables(long most)
 /* The charge of a node is split with it, and all of it is given back. */
 FPT_TEST(memory_cgroup)
 {
+	NEED_THP;
 	long tables, huge, after, kb = 0;
 	int up[2], down[2], i;
 	pid_t pid;
@@ -312,6 +313,7 @@ FPT_TEST(memory_cgroup)
  */
 FPT_TEST(madvise_hugepage)
 {
+	NEED_THP;
 	long demotions = fpt_stat0("demotions"), unflat = fpt_stat0("unflat"), kb;
 	char *t = map_at(BASE, PAGE), *p;
 	long flat;
@@ -341,6 +343,7 @@ FPT_TEST(madvise_hugepage)
 
 FPT_TEST(madv_collapse)
 {
+	NEED_THP;
 	long demotions = fpt_stat0("demotions");
 	char *t = map_at(BASE, PAGE), *p;
 	long flat;
@@ -366,6 +369,7 @@ FPT_TEST(madv_collapse)
 
 FPT_TEST(madv_collapse_of_a_file)
 {
+	NEED_THP;
 	int fd = memfd_create("fpt", 0);
 	char *t = map_at(BASE, PAGE), *p;
 
@@ -391,6 +395,7 @@ FPT_TEST(madv_collapse_of_a_file)
 /* A span that was touched while nothing in it was eligible for huge pages. */
 FPT_TEST(khugepaged)
 {
+	NEED_THP;
 	char enabled[128] = "", sleep_ms[32] = "", alloc_ms[32] = "";
 	char *t = map_at(BASE, PAGE), *p, *word;
 	long flat, nodes, kb = 0;
@@ -457,6 +462,7 @@ static void move_into_flat(struct __test_metadata *_metadata, char *p, bool thp)
 
 FPT_TEST(mremap_of_thp)
 {
+	NEED_THP;
 	char *p = map_huge_ok(BASE, 2 * HUGE);
 
 	NEED_DEMOTE;

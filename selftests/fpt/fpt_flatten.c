@@ -122,6 +122,7 @@ FPT_TEST(no_block_of_2_mib)
 
 FPT_TEST(huge_pages_in_the_span)
 {
+	NEED_THP;
 	struct fpt_nodes a, b;
 	char *p = map_at(BASE, GIB), *huge;
 
@@ -348,6 +349,7 @@ RACE_TEST(two_at_once)
 
 RACE_TEST(while_windows_come_and_go)
 {
+	NEED_THP;
 	double end = seconds() + SECONDS;
 	unsigned int r = 1;
 	long rounds = 0, w;
@@ -448,6 +450,7 @@ RACE_TEST(while_windows_move)
 /* Huge pages come, fall apart and go while it is tried. */
 RACE_TEST(while_huge_pages_come_and_go)
 {
+	NEED_THP;
 	double end = seconds() + SECONDS;
 	long rounds = 0, huge = 0, w;
 

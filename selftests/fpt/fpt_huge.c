@@ -287,6 +287,7 @@ FPT_TEST(hugetlb_shared_by_processes)
 
 FPT_TEST(thp_in_an_untouched_span)
 {
+	NEED_THP;
 	char *p = mmap((void *)BASE, 8 * HUGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS |
 		       MAP_FIXED_NOREPLACE, -1, 0);
 
@@ -308,6 +309,7 @@ FPT_TEST(thp_in_an_untouched_span)
 
 FPT_TEST(thp_in_a_touched_span)
 {
+	NEED_THP;
 	char *t = map_at(BASE, PAGE), *p;
 	pid_t pid;
 
@@ -332,6 +334,7 @@ FPT_TEST(thp_in_a_touched_span)
 
 FPT_TEST(collapse_on_request)
 {
+	NEED_THP;
 	char *t = map_at(BASE, PAGE), *p;
 	int i;
 
@@ -352,6 +355,7 @@ FPT_TEST(collapse_on_request)
 
 FPT_TEST(collapse_of_a_file)
 {
+	NEED_THP;
 	int fd = memfd_create("fpt", 0);
 	char *p;
 

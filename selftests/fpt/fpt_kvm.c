@@ -165,6 +165,7 @@ FPT_TEST(small_pages)
 /* KVM maps a huge page by one entry, also beside a span that was flat before. */
 FPT_TEST(huge_pages)
 {
+	NEED_THP;
 	char *touched = map_at(BASE, PAGE), *mem = map_at(BASE + 16 * HUGE, LEN);
 	struct machine m;
 
@@ -186,6 +187,7 @@ FPT_TEST(huge_pages)
 /* Small pages that become huge while the guest has them. */
 FPT_TEST(collapse)
 {
+	NEED_THP;
 	char *mem = map_at(BASE + 16 * HUGE, LEN);
 	struct machine m;
 

@@ -131,6 +131,7 @@ static void *window_writer(void *arg)
 /* Tables come from the node while leaves come beside them. */
 FPT_TEST(huge_fault_in_flat)
 {
+	NEED_THP;
 	long rounds = 0, unflat = fpt_stat0("unflat"), flat = 0, kb;
 	double end = now() + SECONDS;
 	unsigned int r = 1;
@@ -259,6 +260,7 @@ static void *pinner(void *arg)
 /* Tables are taken out of a node, and put away, while all this goes on. */
 FPT_TEST(collapse_storm)
 {
+	NEED_THP;
 	long rounds = 0, demotions = fpt_stat0("demotions"), forks = 0;
 	double end = now() + SECONDS, until;
 	pthread_t t[3];
@@ -671,6 +673,7 @@ static void *small_writer(void *arg)
 /* Leaves and tables of one GiB are copied while leaves become tables. */
 FPT_TEST(thp_fork)
 {
+	NEED_THP;
 	double end = now() + SECONDS, until;
 	long forks = 0, huge = 0, w;
 	pthread_t t[3];
@@ -756,6 +759,7 @@ static void other_process(int fd, enum fpt_mode mode, const int *tell, const int
 
 FPT_TEST(retract_two_mms)
 {
+	NEED_THP;
 	long rounds, demotions = fpt_stat0("demotions");
 	double end = now() + SECONDS;
 

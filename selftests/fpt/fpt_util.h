@@ -582,6 +582,12 @@ static inline long fpt_settle(const char *name, long want)
 	return v;
 }
 
+/* A kernel with PREEMPT_RT has none. */
+#define NEED_THP do {								\
+	if (access("/sys/kernel/mm/transparent_hugepage/enabled", F_OK))	\
+		SKIP(return, "the kernel has no transparent huge pages");	\
+} while (0)
+
 #define FPT_FIXTURE						\
 	FIXTURE(fpt) { enum fpt_mode mode; };			\
 	FIXTURE_SETUP(fpt) { self->mode = fpt_mode(); }		\
