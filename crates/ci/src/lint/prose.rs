@@ -126,7 +126,11 @@ pub fn sentences(tree: &Tree) -> Vec<String> {
         let end = file.lines().count() + 1;
         let lines = prose(file).into_iter().chain([(end, "")]);
         for (n, line) in lines {
-            let line = line.trim();
+            // Code by indentation ends a sentence as an empty line does.
+            let line = match line.starts_with("    ") {
+                true => "",
+                false => line.trim(),
+            };
             let item = ["* ", "- ", "#", "|"].iter().any(|m| line.starts_with(m));
             if line.is_empty() || item {
                 let longest = words_of_longest(&text);
@@ -251,7 +255,8 @@ mod tests {
         let row = format!("| {}|\n", "word ".repeat(99));
         let items = "* some words of an item\n".repeat(20);
         let code = format!("```\n{}\n```\n", "word ".repeat(99));
-        for text in [row, items, code] {
+        let indented = format!("    {}\n", "word ".repeat(99));
+        for text in [row, items, code, indented] {
             assert_eq!(sentences(&Tree::of("a.md", &text)), [""; 0], "{text}");
         }
         assert_eq!(
