@@ -29,6 +29,11 @@ pub struct Args {
     out: Option<PathBuf>,
 }
 
+/// Runs the command; what it finds is its exit code.
+///
+/// # Errors
+///
+/// Bad input, no mdBook, or a link that leads nowhere.
 pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     let out = match args.out {
         Some(dir) => std::path::absolute(&dir)

@@ -80,6 +80,7 @@ pub struct Outcome {
 /// All flushes, by the calls that led to them.
 #[derive(Debug, Deserialize)]
 pub struct Asked {
+    /// Each kind of flush and stack of calls, the most first.
     pub rows: Vec<AskedRow>,
     /// Flushes that are in no row, because there were too many.
     pub lost: u64,
@@ -94,11 +95,13 @@ pub struct AskedRow {
     pub remote: bool,
     /// Functions, innermost first.
     pub stack: Vec<String>,
+    /// How often.
     pub count: u64,
     /// Those that ended nothing.
     pub idle: u64,
-    /// Translations of pages, and cached tables, that were pending.
+    /// Translations of pages that were pending.
     pub leaves: u64,
+    /// Cached tables that were pending.
     pub tables: u64,
 }
 
