@@ -201,7 +201,8 @@ impl<M: GuestMemory> Ledger<M> {
         }
     }
 
-    /// The contents of a page are taken for stable (finding R5).
+    /// The contents of a page are taken for stable (finding R5). An address that the kernel has unmapped it
+    /// has promised not to use.
     pub fn freeze(&mut self, by: &Origin, frame: Frame) -> Result<(), RunError> {
         self.begin(by)?;
         for id in self.records.leaves_of(&self.geometry, frame) {
@@ -211,6 +212,10 @@ impl<M: GuestMemory> Ledger<M> {
             let What::Leaf(leaf) = record.what else {
                 continue;
             };
+            let promised = !leaf.rights.has(Rights::USER) && !self.knobs.strict_kernel;
+            if promised && !self.knobs.is_broken(Broken::FrozenKernel) {
+                continue;
+            }
             let writes =
                 leaf.rights.has(Rights::WRITE) && !self.knobs.is_broken(Broken::FrozenWriters);
             if writes || self.knobs.is_broken(Broken::FrozenReaders) {
@@ -509,15 +514,52 @@ impl<M: GuestMemory> Ledger<M> {
             value: new,
         };
         for id in self.records.tables_of(&self.geometry, Frame::of(pa)) {
-            self.reused(by, id, Frame::of(pa), why);
+            self.reused(by, id, Frame::of(pa), why, |this, record, cpu| {
+                this.leads_home(record, cpu, pa, new)
+            });
         }
     }
 
-    fn reused(&mut self, by: &Origin, id: Id, frame: Frame, why: Why) {
+    /// Does a value, stored at `pa` in a table that the record leads to, lead to a table that the CPU's own
+    /// tree has at that address? Then a walk by way of the old entry finds what it would find anyway:
+    /// so an index page goes on being kept beside a flattened node.
+    fn leads_home(&self, record: &Record, cpu: CpuId, pa: u64, value: u64) -> bool {
+        let (What::Table(pointer), Some(root)) = (record.what, self.root_for(record, cpu)) else {
+            return false;
+        };
+        let (frame, index) = (Frame::of(pa), (pa & 0xfff) as usize / 8);
+        let mut pages = self.geometry.tables(pointer, record.va);
+        let Some((_, place)) = pages.find(|(f, _)| *f == frame) else {
+            return false;
+        };
+        let va = self.geometry.va_of(place, index);
+        let Reading::Table(below) = self.geometry.read(place.level, value, Rights::ALL) else {
+            return false;
+        };
+        let home = |(frame, place): (Frame, Place)| {
+            let path = self.tables.walk(&self.geometry, root, place.va);
+            let mut steps = path.steps();
+            steps.any(|s| s.place == Some(place) && Frame::of(s.at.entry) == frame)
+        };
+        !self.knobs.is_broken(Broken::ShadowNever) && self.geometry.tables(below, va).all(home)
+    }
+
+    fn reused(
+        &mut self,
+        by: &Origin,
+        id: Id,
+        frame: Frame,
+        why: Why,
+        fine: impl Fn(&Self, &Record, CpuId) -> bool,
+    ) {
         let Some(record) = self.records.get(id).cloned() else {
             return;
         };
         let used = self.in_use(&record, self.pending(&record));
+        let used = used
+            .iter()
+            .filter(|cpu| !fine(self, &record, *cpu))
+            .fold(CpuSet::default(), |set, c| set.or(CpuSet::one(c)));
         if !used.is_empty() {
             let finding = self.about(Rule::R1Reused, why, &record, frame, by);
             self.report(finding, used, record.pcid);
@@ -605,7 +647,7 @@ impl<M: GuestMemory> Ledger<M> {
         hits.dedup();
         for (id, frame, va) in hits {
             let va = self.geometry.canonical(va);
-            self.reused(by, id, frame, Why::Mapped { va });
+            self.reused(by, id, frame, Why::Mapped { va }, |_, _, _| false);
         }
     }
 

@@ -155,11 +155,15 @@ pub(crate) enum Broken {
     FrozenReaders,
     /// R5: writers do not count.
     FrozenWriters,
+    /// R5: kernel pages count.
+    FrozenKernel,
+    /// R1': entries of an index page beside a node count.
+    ShadowNever,
 }
 
 #[cfg(test)]
 impl Broken {
-    pub(crate) const ALL: [Broken; 37] = [
+    pub(crate) const ALL: [Broken; 39] = [
         Broken::AccessedIgnored,
         Broken::AgeForgets,
         Broken::OnlyTheStorer,
@@ -197,5 +201,7 @@ impl Broken {
         Broken::ReuseOfSame,
         Broken::FrozenReaders,
         Broken::FrozenWriters,
+        Broken::FrozenKernel,
+        Broken::ShadowNever,
     ];
 }

@@ -188,6 +188,31 @@ fn legal_a_table_comes_back_to_its_place() {
 }
 
 #[test]
+fn legal_an_index_page_goes_on_beside_a_node() {
+    let mut g = guest();
+    g.map(VA, to(7, USER));
+    let (slot, pde) = (g.entry(g.root, VA, 3), g.entry(g.root, VA, 2));
+    let index = behind(&mut g, slot);
+    let (node, n) = (g.node(), (pde & 0xfff) >> 3);
+    g.poke((node + n) << 12 | (VA >> 12 & 511) << 3, to(7, USER));
+    g.set(pde, to(node + n, TABLE));
+    for cpu in [0, 1] {
+        g.flush(cpu, Invalidation::Everything);
+    }
+    // Hardware reads the node now; what CPUs keep of the index page leads to the same.
+    g.set(slot, to(node, TABLE | FLAT));
+    let next = |i: u64| index << 12 | ((n + i) & 511) << 3;
+    g.set(next(1), to(node + ((n + 1) & 511), TABLE));
+    assert_eq!(g.found(), vec![]);
+    // Another slice, and a table of somebody else, are not what the node has there.
+    g.set(next(2), to(node + ((n + 3) & 511), TABLE));
+    assert_eq!(g.found(), vec![(Rule::R1Reused, vec![0, 1])]);
+    let foreign = g.table();
+    g.set(next(4), to(foreign, TABLE));
+    assert_eq!(g.found(), vec![(Rule::R1Reused, vec![0, 1])]);
+}
+
+#[test]
 fn r2_fires_when_user_code_may_use_the_page() {
     for flushed in [false, true] {
         let mut g = guest();
@@ -467,6 +492,20 @@ fn r5_contents_that_may_still_change() {
                 vec![]
             }
         );
+    }
+}
+
+#[test]
+fn r5_the_kernel_keeps_its_promises() {
+    for strict_kernel in [false, true] {
+        let mut g = Guest::loaded(Knobs {
+            strict_kernel,
+            ..Knobs::default()
+        });
+        let pte = g.map(HIGH, to(7, KERNEL));
+        g.set(pte, 0);
+        g.freeze(7);
+        assert_eq!(g.found().is_empty(), !strict_kernel);
     }
 }
 

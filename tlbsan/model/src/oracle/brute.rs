@@ -396,7 +396,8 @@ impl Brute {
                     frame,
                     item,
                 };
-                if !has || !leaf.rights.has(need) || !self.stale(&waiting) {
+                let promised = rule == Rule::R5 && !leaf.rights.has(Rights::USER);
+                if !has || promised || !leaf.rights.has(need) || !self.stale(&waiting) {
                     continue;
                 }
                 let user = self.cpus[cpu].mode == Mode::User;
@@ -477,14 +478,31 @@ impl Brute {
         }
     }
 
+    /// By something that the CPU holds, would a value at `pa` lead it to what its own tree has not there?
+    fn leads_away(&self, cpu: usize, pa: u64, value: u64) -> bool {
+        let own = self.cpus[cpu]
+            .root
+            .map_or(BTreeSet::new(), |r| self.tree(r));
+        let held = self.cpus[cpu].cache.iter().flat_map(item_pages);
+        let mut places = held.filter(|page| page.0 == pa >> 12);
+        places.any(|(_, level, va, _)| {
+            let va = va + (((pa & 0xfff) / 8) << shift(level));
+            let below = read(level, va, value, Rights::ALL);
+            let pages = below.as_ref().map_or(Vec::new(), item_pages);
+            pages.is_empty() || !pages.iter().all(|p| own.contains(&(p.0, p.1, p.2)))
+        })
+    }
+
     fn store(&mut self, pa: u64, value: u64, found: &mut Found) {
         let old = self.memory.get(pa).unwrap_or(0);
         let before = self.linked();
         let dead = self.dead_tables(&before);
         let own = old & P != 0 && (old ^ value) >> 12 & 0xff_ffff == 0;
         if value & P != 0 && !own {
-            for (cpu, ..) in dead.get(&(pa >> 12)).into_iter().flatten() {
-                found.insert((Rule::R1Reused, Some(*cpu as u8)));
+            for cpu in 0..CPUS {
+                if dead.contains_key(&(pa >> 12)) && self.leads_away(cpu, pa, value) {
+                    found.insert((Rule::R1Reused, Some(cpu as u8)));
+                }
             }
         }
         let maps: Vec<_> = self.cpus.iter().map(|c| self.map(c.root)).collect();

@@ -143,6 +143,9 @@ fn flat() -> Suite {
             Store(entry(ROOT_A, 0), 0),
             Store(entry(ROOT_A, 0), to(MID, TABLE)),
             Store(entry(ROOT_A, 0), to(NODE, NODE_FLAGS)),
+            // The table goes on as the node's index page, or becomes something else.
+            Store(entry(MID, 2), to(NODE + 2, TABLE)),
+            Store(entry(MID, 2), to(LOW2, TABLE)),
             Store(entry(FLAT_LOW, 0), 0),
             Store(entry(FLAT_LOW, 0), to(LOW2, TABLE)),
             Store(entry(FLAT_LOW + 1, 0), to(NODE + 2, TABLE)),
