@@ -273,6 +273,14 @@ impl Fake {
                 self.out(id, Stream::Stdout, names);
                 self.exit(id, 0, false);
             }
+            [_, "-c", line] if line.contains("fpt/stats") => {
+                let said = match self.what.as_str() {
+                    "no-nodes" => "mid_live 0\n",
+                    _ => "mid_live 3\nroot_installs 3\nmid_installs 3\nbottom_installs 3\nflat_bytes 6291456\n",
+                };
+                self.out(id, Stream::Stdout, said);
+                self.exit(id, 0, false);
+            }
             [.., "-c", line] if line.starts_with("fpt-prep") => {
                 self.out(id, Stream::Stdout, "ok\n");
                 self.exit(id, 0, false);
@@ -438,14 +446,6 @@ impl Fake {
                     Stream::Stdout,
                     "target addr 0x123456789000 pfn 0x12345\n",
                 );
-            }
-            [_, "-c", line] if line.contains("fpt/stats") => {
-                let said = match what.as_str() {
-                    "no-nodes" => "mid_live 0\n",
-                    _ => "mid_live 3\nroot_installs 3\nmid_installs 3\nbottom_installs 3\nflat_bytes 6291456\n",
-                };
-                self.out(id, Stream::Stdout, said);
-                self.exit(id, 0, false);
             }
             [_, "-c", line] if line.contains("transparent_hugepage") => {
                 let set = match what.as_str() {
