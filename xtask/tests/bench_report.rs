@@ -686,15 +686,16 @@ fn a_full_disk_is_69_and_says_so() {
         eprintln!("not run: this machine lets nobody mount a small file system");
         return;
     }
-    // Big enough to begin, too small to end: a file takes the rest as soon as the first guest runs.
+    // Big enough to begin, too small to end: a file takes the rest while the first guest waits for it.
     let script = format!(
         "mount -t tmpfs -o size=24m none {0} || exit 99\n\
-         (while [ ! -e {1} ]; do sleep 0.02; done; exec dd if=/dev/zero of={0}/other bs=4k 2>/dev/null) &\n\
+         (while [ ! -e {1} ]; do sleep 0.02; done; dd if=/dev/zero of={0}/other bs=4k 2>/dev/null; : >{1}.full) &\n\
          \"$@\"; code=$?; kill $! 2>/dev/null; wait; exit $code",
         small.display(),
         lab.path("pid").display()
     );
-    let inner = lab.command(&["bench", "--scale", "tiny", "--name", "m", "--jobs", "1"]);
+    let args = ["bench", "--scale", "tiny", "--name", "m", "--jobs", "1"];
+    let inner = lab.command(&[&args[..], &["--append", "fake=until-full"]].concat());
     let mut cmd = Command::new("unshare");
     cmd.args(["-rm", "sh", "-c", &script, "sh"])
         .arg(inner.get_program())

@@ -76,8 +76,13 @@ fn main() {
         Some(_) => String::new(),
         None => what,
     };
-    if let Some(path) = std::env::var_os("FAKE_QEMU_PID") {
-        let _ = std::fs::write(path, std::process::id().to_string());
+    if let Some(path) = std::env::var_os("FAKE_QEMU_PID").map(std::path::PathBuf::from) {
+        let _ = std::fs::write(&path, std::process::id().to_string());
+        // The test fills a disk as soon as it sees the file above, and says when it has.
+        let full = path.with_extension("full");
+        while what == "until-full" && !full.exists() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
     if let (true, Some(log)) = (what.starts_with("triple"), after("-D")) {
         let text = "CPU Reset (CPU 0)\nRIP=000000000000fff0\nTriple fault\nCPU Reset (CPU 1)\n\
