@@ -14,7 +14,6 @@ mod words;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -26,7 +25,7 @@ use fpt_geometry::Mode;
 use fpt_kbuild::build::{self, Profile};
 use fpt_kbuild::modes;
 use fpt_kit::say;
-use fpt_kit::{code, fail, locked, store, Cmd, Ctx, ExitCode, Fail, Result};
+use fpt_kit::{code, fail, lanes, store, Cmd, Ctx, ExitCode, Fail, Result};
 use fpt_lab::parts::{self, Parts};
 use fpt_lab::sanitize::{self, Sanitize, Watched};
 use fpt_lab::subject::check_mode;
@@ -451,31 +450,16 @@ pub fn cases(
         &[],
     )?;
     let look = target.join("release/fpt-look");
-    let next = Mutex::new(modes.iter().copied());
-    let done = Mutex::new(BTreeMap::new());
-    std::thread::scope(|scope| {
-        for _ in 0..ctx.guests_or(2).min(modes.len()) {
-            scope.spawn(|| loop {
-                let mode = locked(&next).next();
-                let Some(mode) = mode else { return };
-                let start = Instant::now();
-                let result = one(ctx, run, parts, &look, mode, watched);
-                let ms = start.elapsed().as_millis() as u64;
-                let case = match result {
-                    Ok(Ok(detail)) => Case::new("agree", mode.name(), Outcome::Passed, detail, ms),
-                    Ok(Err(why)) => Case::failed("agree", mode.name(), why, ms),
-                    Err(err) => Case::failed("agree", mode.name(), fail::report(&err).0, ms),
-                };
-                locked(&done).insert(mode, case);
-            });
+    let mut cases = lanes::each(ctx.guests_or(2), modes.iter().copied(), |mode| {
+        let start = Instant::now();
+        let result = one(ctx, run, parts, &look, mode, watched);
+        let ms = start.elapsed().as_millis() as u64;
+        match result {
+            Ok(Ok(detail)) => Case::new("agree", mode.name(), Outcome::Passed, detail, ms),
+            Ok(Err(why)) => Case::failed("agree", mode.name(), why, ms),
+            Err(err) => Case::failed("agree", mode.name(), fail::report(&err).0, ms),
         }
     });
-    let mut done = done.into_inner().unwrap_or_else(|e| e.into_inner());
-    let missing = |mode: &Mode| Case::failed("agree", mode.name(), "it did not run", 0);
-    let mut cases: Vec<Case> = modes
-        .iter()
-        .map(|m| done.remove(m).unwrap_or_else(|| missing(m)))
-        .collect();
     cases.extend(watched.map_or(Vec::new(), |w| w.cases(&run.path)));
     Ok(cases)
 }

@@ -4,7 +4,6 @@
 //! Each failure is kept once, kernel warnings are failures, and page tables must be back at the start's.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
 use fpt_init::proto::Exec;
@@ -14,7 +13,7 @@ use super::counts::{self, Counts};
 use super::list;
 use fpt_geometry::Boot;
 use fpt_kbuild::modes;
-use fpt_kit::{code, fail, locked, store, Ctx, ExitCode, Fail, Result};
+use fpt_kit::{code, fail, lanes, store, Ctx, ExitCode, Fail, Result};
 use fpt_lab::parts::{self, Parts};
 use fpt_lab::plan::{self, GuestOptions, Plan};
 use fpt_lab::process_mode;
@@ -261,27 +260,15 @@ impl Fuzz {
     /// Every subject in a guest of its own, two at a time; the log is written in any case.
     pub fn all(&self, site: &Site, subjects: &[Subject]) -> Result<Report> {
         site.run.set("seed", self.seed);
-        let next = Mutex::new(subjects.iter().copied().enumerate());
-        let done = Mutex::new(BTreeMap::new());
-        std::thread::scope(|scope| {
-            for _ in 0..site.ctx.guests_or(2).min(subjects.len()) {
-                scope.spawn(|| loop {
-                    let Some((n, subject)) = locked(&next).next() else {
-                        return;
-                    };
-                    let one = One {
-                        fuzz: self,
-                        site,
-                        subject,
-                    };
-                    // Before the lock: the other guest must not wait for this one.
-                    let result = one.whole();
-                    locked(&done).insert(n, result);
-                });
-            }
+        let done = lanes::each(site.ctx.guests_or(2), subjects.iter().copied(), |subject| {
+            let one = One {
+                fuzz: self,
+                site,
+                subject,
+            };
+            one.whole()
         });
-        let done = done.into_inner().unwrap_or_else(|e| e.into_inner());
-        let (stories, cases): (Vec<Story>, Vec<Vec<Case>>) = done.into_values().unzip();
+        let (stories, cases): (Vec<Story>, Vec<Vec<Case>>) = done.into_iter().unzip();
         let Site { run, parts, .. } = *site;
         let log = serde_json::json!({
             "schema": 1,

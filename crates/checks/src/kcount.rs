@@ -14,7 +14,7 @@ use fpt_geometry::{Boot, Mode};
 use fpt_kbuild::build::{self, Profile};
 use fpt_kbuild::modes;
 use fpt_kit::say;
-use fpt_kit::{code, store, Ctx, ExitCode, Fail, Result};
+use fpt_kit::{code, lanes, store, Ctx, ExitCode, Fail, Result};
 use fpt_lab::nodes;
 use fpt_lab::parts::{self, Parts};
 use fpt_lab::plan::build_parts;
@@ -310,8 +310,8 @@ impl Count {
         };
         let mut all = Vec::new();
         for (placement, subjects) in groups(modes, kernels) {
-            let mut columns = Vec::new();
-            for subject in subjects {
+            // Instructions are counted, not time: a guest beside another counts the same.
+            let count = |subject: Subject| -> Result<_> {
                 let name = match placement {
                     Placement::Random => subject.to_string(),
                     Placement::Fixed => format!("{subject}-fixed"),
@@ -324,8 +324,10 @@ impl Count {
                 guest.wait_ready(Some(&stage))?;
                 let regions = self.one(guest, subject, &out)?;
                 stage.done("");
-                columns.push((subject, regions));
-            }
+                Ok((subject, regions))
+            };
+            let columns = lanes::each(ctx.guests_or(2), subjects, count);
+            let columns = columns.into_iter().collect::<Result<Vec<_>>>()?;
             all.push(Counts { placement, columns });
         }
         let columns = all.iter().flat_map(|c| {

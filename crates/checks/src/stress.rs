@@ -11,9 +11,8 @@ mod guest;
 mod scenario;
 mod story;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Mutex;
 
 use fpt_geometry::Boot;
 use fpt_kbuild::build::Profile;
@@ -21,7 +20,7 @@ use fpt_kbuild::image;
 use fpt_kbuild::modes;
 use fpt_kit::fail::did_you_mean;
 use fpt_kit::say;
-use fpt_kit::{code, fail, locked, store, Ctx, ExitCode, Fail, Result};
+use fpt_kit::{code, fail, lanes, store, Ctx, ExitCode, Fail, Result};
 use fpt_lab::parts::{self, Parts};
 use fpt_lab::plan::{self, GuestOptions, Plan};
 use fpt_lab::subject::{self, Kernels, OtherKernel, Subject};
@@ -270,29 +269,13 @@ impl Stress {
     pub fn all(&self, site: &Site, subjects: &[Subject]) -> Result<Report> {
         let Site { run, parts, .. } = *site;
         run.set("seed", self.seed);
-        let next = Mutex::new(subjects.iter().copied());
-        let done = Mutex::new(BTreeMap::new());
-        std::thread::scope(|scope| {
-            for _ in 0..site.ctx.guests_or(2).min(subjects.len()) {
-                scope.spawn(|| loop {
-                    let Some(subject) = locked(&next).next() else {
-                        return;
-                    };
-                    // Before the lock: the other guest must not wait for this one.
-                    let result = self.one(site, subject, &format!("stress-{subject}"));
-                    locked(&done).insert(subject, result);
-                });
-            }
+        let done = lanes::each(site.ctx.guests_or(2), subjects.iter().copied(), |subject| {
+            self.one(site, subject, &format!("stress-{subject}"))
         });
-        let mut done = done.into_inner().unwrap_or_else(|e| e.into_inner());
-        let mut report = Report::default();
-        let mut stories = Vec::new();
-        for subject in subjects {
-            if let Some((story, cases)) = done.remove(subject) {
-                stories.push(story);
-                report.cases.extend(cases);
-            }
-        }
+        let (mut stories, cases): (Vec<_>, Vec<_>) = done.into_iter().unzip();
+        let mut report = Report {
+            cases: cases.into_iter().flatten().collect(),
+        };
         if self.tell_apart {
             stories.extend(self.tell_apart(site, &stories, &mut report));
         }

@@ -2,14 +2,13 @@
 //! Programs of the list in every subject, and each subject compared with its reference.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
 
 use fpt_init::proto::Exec;
 
 use super::list::Program;
 use super::ran::{one, Ran, Seen};
 use super::verdict::{Outcomes, Pair, Table, Verdict, LIMIT};
-use fpt_kit::{code, fail, locked, Ctx, Fail, Result};
+use fpt_kit::{code, fail, lanes, Ctx, Fail, Result};
 use fpt_lab::nodes;
 use fpt_lab::parts::Parts;
 use fpt_lab::plan::Plan;
@@ -110,22 +109,13 @@ impl Suite<'_> {
     /// Every subject against its reference; one run of a reference serves all. Two guests at a time.
     pub fn compare(&self, subjects: &[Subject]) -> Result<Report> {
         let subjects = self.kernels.with_references(subjects);
-        let next = Mutex::new(self.jobs(&subjects).into_iter());
-        let done = Mutex::new(Vec::<(Subject, Result<SubjectRun>)>::new());
-        std::thread::scope(|scope| {
-            for _ in 0..LANES {
-                scope.spawn(|| loop {
-                    let job = locked(&next).next();
-                    let Some((subject, label, programs)) = job else {
-                        return;
-                    };
-                    let result = self.run_in(subject, &label, &programs, self.plan.repeat);
-                    locked(&done).push((subject, result));
-                });
-            }
+        let jobs = self.jobs(&subjects);
+        let done = lanes::each(LANES, jobs, |(subject, label, programs)| {
+            let result = self.run_in(subject, &label, &programs, self.plan.repeat);
+            (subject, result)
         });
         let mut runs = BTreeMap::<Subject, SubjectRun>::new();
-        for (subject, result) in done.into_inner().unwrap_or_else(|e| e.into_inner()) {
+        for (subject, result) in done {
             runs.entry(subject).or_default().add(result?);
         }
         let mut report = Report::default();

@@ -4,6 +4,7 @@
 
 pub mod fail;
 pub mod hash;
+pub mod lanes;
 pub mod proc;
 pub mod program;
 pub mod store;

@@ -6,7 +6,6 @@ mod figure;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::Mutex;
 use std::time::{Instant, SystemTime};
 
 use anyhow::Context as _;
@@ -19,7 +18,7 @@ use crate::{export, lines, svg, text};
 use fpt_geometry::Mode;
 use fpt_kit::fail::did_you_mean;
 use fpt_kit::say;
-use fpt_kit::{code, store, Ctx, ExitCode, Fail, Result};
+use fpt_kit::{code, lanes, store, Ctx, ExitCode, Fail, Result};
 use fpt_verdict::rundir;
 
 /// Name and version of the format.
@@ -213,26 +212,15 @@ fn patterns(names: &[String]) -> Result<Vec<Pattern>> {
 
 /// Every job, `threads` at a time.
 fn all(jobs: &[Job], threads: usize, progress: impl Fn(usize) + Sync) -> Result<Vec<Point>> {
-    let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let found: Mutex<Vec<(usize, Result<Vec<Point>>)>> = Mutex::new(Vec::new());
+    let done = AtomicUsize::new(0);
     // The largest first: they take longest.
-    let mut order: Vec<usize> = (0..jobs.len()).collect();
-    order.sort_by_key(|n| std::cmp::Reverse(jobs.get(*n).map(|j| j.run.footprint)));
-    std::thread::scope(|scope| {
-        for _ in 0..threads.max(1) {
-            scope.spawn(|| {
-                while let Some(n) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let Some(job) = jobs.get(*n) else { return };
-                    let points = point(job);
-                    if let Ok(mut found) = found.lock() {
-                        found.push((*n, points));
-                    }
-                    progress(done.fetch_add(1, Ordering::Relaxed) + 1);
-                }
-            });
-        }
+    let mut order: Vec<(usize, &Job)> = jobs.iter().enumerate().collect();
+    order.sort_by_key(|(_, job)| std::cmp::Reverse(job.run.footprint));
+    let mut found = lanes::each(threads, order, |(n, job)| {
+        let points = point(job);
+        progress(done.fetch_add(1, Ordering::Relaxed) + 1);
+        (n, points)
     });
-    let mut found = found.into_inner().unwrap_or_default();
     found.sort_by_key(|(n, _)| *n);
     let mut points = Vec::new();
     for (_, some) in found {
