@@ -97,6 +97,16 @@ static void short_free_lists(bool on)
 	close(fd);
 }
 
+/*
+ * Freed tables, VMAs and tasks wait for RCU. Regions that free many wait for it
+ * at both ends: what an earlier region left is not in the count, and all of what
+ * this one leaves is. Two grace periods are 25 ms here; an idle CPU costs little.
+ */
+static void settle(void)
+{
+	usleep(100 * 1000);
+}
+
 /* `counted` is 0 in the run that warms up. */
 static void touch_and_unmap(int counted)
 {
@@ -132,10 +142,12 @@ static void vfork_exec(int counted)
 {
 	int i, n = 100 / shrink ? 100 / shrink : 1;
 
+	settle();
 	if (counted)
 		BEGIN(VFORK_EXEC);
 	for (i = 0; i < n; i++)
 		vfork_exec_once();
+	settle();
 	if (counted)
 		END(VFORK_EXEC);
 }
@@ -144,6 +156,7 @@ static void fork_exit(int counted)
 {
 	int i, n = 100 / shrink ? 100 / shrink : 1;
 
+	settle();
 	if (counted)
 		BEGIN(FORK_EXIT);
 	for (i = 0; i < n; i++) {
@@ -153,6 +166,7 @@ static void fork_exit(int counted)
 			_exit(0);
 		wait_ok(pid);
 	}
+	settle();
 	if (counted)
 		END(FORK_EXIT);
 }
@@ -237,6 +251,7 @@ static void small_mmap(int counted)
 {
 	int i, n = 10000 / shrink;
 
+	settle();
 	if (counted)
 		BEGIN(SMALL_MMAP);
 	for (i = 0; i < n; i++) {
@@ -246,6 +261,7 @@ static void small_mmap(int counted)
 		*(volatile char *)p = 1;
 		munmap(p, 4 * PAGE);
 	}
+	settle();
 	if (counted)
 		END(SMALL_MMAP);
 }

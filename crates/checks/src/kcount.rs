@@ -59,7 +59,7 @@ const MODE_LIMITS: [(Mode, &str, f64); 37] = [
     (Mode::L4L3, "fork_exit", 1.003),
     (Mode::L4L3, "fork_512mib", 1.002),
     (Mode::L4L3, "mprotect_512mib", 1.002),
-    (Mode::L4L3, "mmap_munmap", 1.00),
+    (Mode::L4L3, "mmap_munmap", 0.94),
     (Mode::L4L3, "sparse_mprotect", 1.02),
     (Mode::L4L3, "sparse_fork", 1.02),
     (Mode::L3L2, "touch_1gib", 1.005),
@@ -72,7 +72,7 @@ const MODE_LIMITS: [(Mode, &str, f64); 37] = [
     (Mode::L3L2, "file_64mib", 1.004),
     (Mode::L3L2, "mmap_munmap", 0.95),
     (Mode::L3L2, "sparse_touch", 1.00),
-    (Mode::L3L2, "sparse_munmap", 1.25),
+    (Mode::L3L2, "sparse_munmap", 1.02),
     (Mode::L3L2, "sparse_mprotect", 1.02),
     (Mode::L3L2, "sparse_fork", 1.02),
     (Mode::L4L3L2L1, "touch_1gib", 1.005),
@@ -88,11 +88,11 @@ const MODE_LIMITS: [(Mode, &str, f64); 37] = [
     (Mode::L4L3L2L1, "mmap_munmap", 0.88),
     // A node for a page: zeroing 2 MiB is what it costs. What comes after walks an index page.
     (Mode::L4L3L2L1, "sparse_touch", 70.0),
-    (Mode::L4L3L2L1, "sparse_munmap", 4.0),
+    (Mode::L4L3L2L1, "sparse_munmap", 1.6),
     (Mode::L4L3L2L1, "sparse_mprotect", 1.02),
     (Mode::L4L3L2L1, "sparse_fork", 1.05),
     (Mode::L4L3, "sparse_touch", 1.05),
-    (Mode::L4L3, "sparse_munmap", 1.15),
+    (Mode::L4L3, "sparse_munmap", 1.02),
 ];
 
 /// Count kernel instructions over marked regions.
