@@ -73,6 +73,10 @@ fn fragment(percent: u64) -> io::Result<Region> {
     }
     let frames = frames(filled / PAGE)?;
     let kept = kept(&frames, percent);
+    // First: when the last whole block goes, the kernel starts to move what is not locked.
+    for keep in &kept {
+        region.lock(keep * PAGE, PAGE)?;
+    }
     // From the first page that goes to the next that stays
     let mut from = 0;
     for keep in kept.into_iter().chain([filled / PAGE]) {
@@ -81,7 +85,6 @@ fn fragment(percent: u64) -> io::Result<Region> {
         }
         from = keep + 1;
     }
-    region.lock_present()?;
     fs::write("/proc/sys/vm/drop_caches", "3")?;
     let (without, free) = shares(&fs::read_to_string("/proc/buddyinfo")?);
     eprintln!(

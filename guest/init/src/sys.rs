@@ -616,11 +616,11 @@ impl Region {
         check(unsafe { libc::madvise(at, len, advice) }).map(drop)
     }
 
-    /// Keeps the pages that are there from being swapped out; those that are not there stay away.
-    pub fn lock_present(&self) -> io::Result<()> {
-        let at = self.part(0, self.len)?;
+    /// Keeps the pages of a part from being swapped out; those that are not there are filled in.
+    pub fn lock(&self, offset: usize, len: usize) -> io::Result<()> {
+        let at = self.part(offset, len)?;
         // SAFETY: no contents change.
-        check(unsafe { libc::mlock2(at, self.len, libc::MLOCK_ONFAULT as libc::c_uint) }).map(drop)
+        check(unsafe { libc::mlock(at, len) }).map(drop)
     }
 
     /// Leave a hole. Its bytes must not be touched any more: SIGSEGV ends the program.
