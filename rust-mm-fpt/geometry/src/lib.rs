@@ -61,6 +61,9 @@ impl Mode {
 }
 
 impl Boot {
+    /// Conventional tables for all processes: what other choices are compared with.
+    pub const RADIX: Boot = Boot::Mode(Mode::Radix);
+
     /// The modes that a process may have, in the order of [`Mode::ALL`].
     pub fn modes(self) -> impl Iterator<Item = Mode> {
         Mode::ALL.into_iter().filter(move |mode| self.offers(*mode))
@@ -161,10 +164,12 @@ impl FromStr for Boot {
 
 #[cfg(feature = "serde")]
 mod text {
-    //! In data formats a mode is its name, and a level its number.
+    //! In data formats a mode, or a boot choice, is its name, and a level its number.
 
     use super::{Boot, Level, Mode};
     use core::fmt;
+    use core::marker::PhantomData;
+    use core::str::FromStr;
     use serde::de::{Deserialize, Deserializer, Error, Visitor};
     use serde::ser::{Serialize, Serializer};
 
@@ -186,16 +191,19 @@ mod text {
         }
     }
 
-    struct Name;
+    struct Name<T>(PhantomData<T>);
 
-    impl Visitor<'_> for Name {
-        type Value = Mode;
+    impl<T: FromStr> Visitor<'_> for Name<T>
+    where
+        T::Err: fmt::Display,
+    {
+        type Value = T;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str("the name of a mode")
         }
 
-        fn visit_str<E: Error>(self, word: &str) -> Result<Mode, E> {
+        fn visit_str<E: Error>(self, word: &str) -> Result<T, E> {
             word.parse()
                 .map_err(|why| E::custom(format_args!("mode '{word}': {why}")))
         }
@@ -203,7 +211,13 @@ mod text {
 
     impl<'de> Deserialize<'de> for Mode {
         fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Mode, D::Error> {
-            from.deserialize_str(Name)
+            from.deserialize_str(Name(PhantomData))
+        }
+    }
+
+    impl<'de> Deserialize<'de> for Boot {
+        fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Boot, D::Error> {
+            from.deserialize_str(Name(PhantomData))
         }
     }
 }
