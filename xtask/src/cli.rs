@@ -25,7 +25,8 @@ fn after_help() -> String {
         .collect();
     format!(
         "Exit codes:\n{codes}  `run -- CMD` and `sim -- PROG` pass the exit code of the program on.\n\n\
-         Modes: radix (conventional tables), l4l3, l3l2, l4l3-l2l1.\n\n\
+         Modes: radix (conventional tables), l4l3, l3l2, l4l3-l2l1. `run`, `sim`, `bench`,\n\
+         `selftest`, `stress` and `fuzz` take mixed, too: nodes of every kind.\n\n\
          `cargo xtask`, `./fpt` in a checkout and an installed `fpt` are the same program.\n\
          Defaults come from fpt.toml in the checkout, then from fpt-linux/fpt.toml in\n\
          $XDG_CONFIG_HOME (~/.config); an option comes before both.\n\

@@ -441,7 +441,7 @@ fn mistakes_are_2_with_a_hint() {
         (vec!["--modes", "l3l1"], vec!["did you mean 'l3l2'?"]),
         (
             vec!["--modes", "radix,nonsense"],
-            vec!["unknown mode 'nonsense'", "radix, l4l3, l3l2, l4l3-l2l1"],
+            vec!["unknown mode 'nonsense'", "l4l3-l2l1, mixed"],
         ),
         (vec!["--workloads", "bsf"], vec!["did you mean 'bfs'?"]),
         (vec!["--scale", "huge"], vec!["tiny"]),
@@ -556,6 +556,47 @@ fn every_mode_is_measured_when_none_is_named() {
     let matrix: serde_json::Value = serde_json::from_str(&matrix).unwrap();
     let modes = serde_json::json!(["radix", "l4l3", "l3l2", "l4l3-l2l1"]);
     assert_eq!(matrix["modes"], modes);
+}
+
+#[test]
+fn mixed_is_a_column_of_its_own() {
+    let lab = Lab::new();
+    // Without nodes its figures are radix's, which is right for a small program.
+    let fake = ["--append", "fake=no-nodes@gups-mixed"];
+    let out = lab.bench(&[&fake[..], &["--modes", "radix,mixed,l3l2,mixed"]].concat());
+    out.is(0, &["6 of 6 cells have results"]);
+    let none = "no node was made in bfs-mixed, gups-mixed";
+    assert!(out.stdout.contains(none), "{}", out.stdout);
+    let cell = lab.cell("bfs-mixed");
+    assert_eq!(cell["mode"], "mixed");
+    assert_eq!(cell["provenance"]["real_only"], true);
+    let args = cell["provenance"]["kernel_args"].as_str().unwrap();
+    assert!(args.contains("fpt=mixed fpt.policy=auto"), "{args}");
+    lab.run(&["bench", "--resume"])
+        .is(0, &["6 of 6 cells are finished and unchanged"]);
+    lab.run(&["report", "m"]).is(0, &[none]);
+    let report = lab.path("target/fpt/bench/m/report");
+    let csv = read(report.join("report.csv"));
+    // 10 % of 60 cycles a walk.
+    let line = |l: &str| l.starts_with("bfs,mixed,all,real,real,emt,") && l.contains(",54.0,");
+    assert!(csv.lines().any(line), "{csv}");
+    let page = read(report.join("index.html"));
+    for word in [none, "3 modes", "mixed (real)", "<th>mixed</th>"] {
+        assert!(page.contains(word), "{word}");
+    }
+    let svg = read(report.join("figures/figure4-walk-latency-all.svg"));
+    assert!(svg.contains(">mixed<"), "{svg}");
+    let out = lab.run(&["report", "--compare", "m", "m", "--out", "c"]);
+    out.is(0, &[]);
+    assert!(read(lab.path("c/compare.csv")).contains("gups,mixed,all,"));
+    // A kernel that can make none is another than was asked for.
+    let lab = Lab::new();
+    let fake = ["--append", "fake=wrong-mode@gups-mixed"];
+    lab.bench(&[&fake[..], &["--modes", "radix,mixed"]].concat())
+        .is(1, &["gups-mixed", "the guest is not in mode mixed"]);
+    lab.bench(&["--modes", "mixt"])
+        .is(2, &["did you mean 'mixed'?"]);
+    lab.is_clean();
 }
 
 #[test]

@@ -75,7 +75,7 @@ fn a_process_mode_brings_mixed_along() {
 #[test]
 fn commands_about_one_shape_refuse_it_in_a_line() {
     let lab = Lab::new();
-    for command in ["walk", "agree", "gdb", "kcount", "bench"] {
+    for command in ["walk", "agree", "gdb", "kcount"] {
         let out = lab.run(&[command, "--mode", "mixed"]);
         out.is(2, &["no mode 'mixed' here", "`fuzz` take mixed"]);
         assert_eq!(out.stderr.lines().count(), 1, "{command}: {}", out.stderr);

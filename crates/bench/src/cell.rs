@@ -11,7 +11,7 @@ use fpt_walksim_model::report::Report;
 use super::{catalogue, Bench, Planned};
 use fpt_formats::cell::{Cell, Guest as Facts, Provenance, SCHEMA};
 use fpt_formats::matrix::Thp;
-use fpt_geometry::Mode;
+use fpt_geometry::Boot;
 use fpt_kit::{code, fail, proc, store, Fail, Result, Stage};
 use fpt_lab::nodes::{self, stats};
 use fpt_lab::subject::check_mode;
@@ -27,7 +27,7 @@ impl Bench<'_> {
         ];
         append.extend(self.settings.append.iter().cloned());
         Spec {
-            mode: Some(cell.mode.into()),
+            mode: Some(cell.mode),
             smp: self.settings.vcpus,
             mem: format!("{}M", cell.size.memory_mib),
             append,
@@ -95,7 +95,7 @@ impl Bench<'_> {
                 initramfs_hash: guest.image.hash.clone(),
                 plugin_hash: self.parts.plugin_hash.clone(),
                 config_hash: fpt_kit::hash::of_text(&self.settings.config),
-                real_only: cell.mode != Mode::Radix && self.parts.config_of_others.is_some(),
+                real_only: cell.mode != Boot::RADIX && self.parts.config_of_others.is_some(),
                 commit: self.parts.commit.clone(),
                 argv: cell.size.argv.clone(),
                 edges: self.settings.edges.clone(),
@@ -241,7 +241,7 @@ fn guest(
         .get("page_tables_kb")
         .and_then(serde_json::Value::as_u64);
     facts.fpt_stats = stats(&mut guest)?;
-    nodes::made(cell.mode.into(), &facts.fpt_stats)?;
+    nodes::made(cell.mode, &facts.fpt_stats)?;
     guest.quit()?;
     match guest.splats(&[]).first() {
         None => Ok(()),
@@ -394,12 +394,12 @@ pub(super) fn check(report: &Report) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::check;
-    use fpt_geometry::Mode;
+    use fpt_geometry::{Boot, Mode};
     use fpt_testkit::synthetic::{report, spoil};
 
     #[test]
     fn made_up_results_pass_the_check() {
-        for mode in Mode::ALL {
+        for mode in Boot::ALL {
             check(&report(mode, "x")).unwrap();
         }
         let mut bad = report(Mode::Radix, "x");

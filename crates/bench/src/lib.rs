@@ -17,7 +17,7 @@ use anyhow::Context as _;
 use catalogue::Workload;
 use fpt_formats::cell::{self as schema, Cell};
 use fpt_formats::matrix::{self, base, Old, Scale, Settings, Thp};
-use fpt_geometry::Mode;
+use fpt_geometry::{Boot, Mode};
 use fpt_kbuild::modes;
 use fpt_kit::say;
 use fpt_kit::{code, fail, hash, store, ui, Ctx, ExitCode, Fail, Result};
@@ -30,9 +30,9 @@ pub use cell::check_thp;
 /// Measure every workload in every mode under the simulator.
 #[derive(clap::Args, Debug, Clone)]
 pub struct Args {
-    /// Modes, separated by commas [default: all]
-    #[arg(long = "mode", alias = "modes", value_name = "M[,M...]", value_delimiter = ',', value_parser = modes::Parser)]
-    pub modes: Vec<Mode>,
+    /// Modes, separated by commas; mixed may be one [default: radix,l4l3,l3l2,l4l3-l2l1]
+    #[arg(long = "mode", alias = "modes", value_name = "M[,M...]", value_delimiter = ',', value_parser = modes::BootParser)]
+    pub modes: Vec<Boot>,
     /// Workloads, comma-separated [default: all of workloads/workloads.toml that are not extra]
     #[arg(long, value_delimiter = ',')]
     pub workloads: Vec<String>,
@@ -126,8 +126,8 @@ pub struct Planned {
     pub workload: Workload,
     /// How much it works.
     pub size: catalogue::Size,
-    /// The mode of the guest's kernel.
-    pub mode: Mode,
+    /// What the guest's kernel is booted with.
+    pub mode: Boot,
     /// The number of the run, from 1. All modes of a run have the same seed.
     pub run: u32,
     /// Hash of everything that the result depends on.
@@ -276,7 +276,7 @@ fn settle(
     ctx: &Ctx,
     args: &Args,
     old: Option<&Old>,
-) -> Result<(Settings, Vec<Workload>, Vec<Mode>)> {
+) -> Result<(Settings, Vec<Workload>, Vec<Boot>)> {
     let modes = chosen_modes(args, old);
     let mut settings = settings::resolve(args, old)?;
     let workloads = chosen(ctx, args, &settings, old)?;
@@ -317,20 +317,12 @@ fn chosen(ctx: &Ctx, args: &Args, settings: &Settings, old: Option<&Old>) -> Res
     Ok(workloads)
 }
 
-fn chosen_modes(args: &Args, old: Option<&Old>) -> Vec<Mode> {
-    let mut modes: Vec<Mode> = Vec::new();
-    for mode in &args.modes {
-        if !modes.contains(mode) {
-            modes.push(*mode);
-        }
+fn chosen_modes(args: &Args, old: Option<&Old>) -> Vec<Boot> {
+    match (args.modes.as_slice(), old) {
+        ([], Some(old)) if !old.settings.modes.is_empty() => old.settings.modes.clone(),
+        ([], _) => Mode::ALL.map(Boot::from).to_vec(),
+        (asked, _) => modes::each_once(asked),
     }
-    if let ([], Some(old)) = (modes.as_slice(), old) {
-        modes.clone_from(&old.settings.modes);
-    }
-    if modes.is_empty() {
-        modes = Mode::ALL.to_vec();
-    }
-    modes
 }
 
 /// The folder of this matrix, new or, with `--resume`, an old one.
@@ -492,7 +484,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Bench<'_> {
     /// Each cell once, then each cell again: a matrix that is interrupted is whole as early as can be.
-    fn cells(&self, workloads: &[Workload], modes: &[Mode]) -> Result<Vec<Planned>> {
+    fn cells(&self, workloads: &[Workload], modes: &[Boot]) -> Result<Vec<Planned>> {
         let mut out = Vec::new();
         for run in 1..=self.settings.repeat {
             for workload in workloads {
@@ -516,16 +508,16 @@ impl Bench<'_> {
     }
 
     /// Only radix's accesses are worth a computation of what other tables would do.
-    fn config(&self, mode: Mode) -> &str {
+    fn config(&self, mode: Boot) -> &str {
         match &self.parts.config_of_others {
-            Some(text) if mode != Mode::Radix => text,
+            Some(text) if mode != Boot::RADIX => text,
             _ => &self.settings.config,
         }
     }
 
-    fn config_file(&self, mode: Mode) -> PathBuf {
+    fn config_file(&self, mode: Boot) -> PathBuf {
         self.folder.join(match &self.parts.config_of_others {
-            Some(_) if mode != Mode::Radix => CONFIG_OF_OTHERS,
+            Some(_) if mode != Boot::RADIX => CONFIG_OF_OTHERS,
             _ => matrix::CONFIG,
         })
     }

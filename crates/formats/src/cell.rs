@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use fpt_geometry::Mode;
+use fpt_geometry::Boot;
 use serde::{Deserialize, Serialize};
 
 /// Name and version of the format.
@@ -16,7 +16,7 @@ pub(crate) fn one() -> u32 {
 }
 
 /// What a cell is called, and its file.
-pub fn name(workload: &str, mode: Mode, run: u32) -> String {
+pub fn name(workload: &str, mode: Boot, run: u32) -> String {
     match run {
         1 => format!("{workload}-{mode}"),
         n => format!("{workload}-{mode}.{n}"),
@@ -39,8 +39,8 @@ pub struct Cell {
     pub schema: String,
     /// The name of the program.
     pub workload: String,
-    /// The mode of the guest's kernel.
-    pub mode: Mode,
+    /// What the guest's kernel was booted with: a mode, or mixed.
+    pub mode: Boot,
     /// How much the program works: the name of a [`crate::matrix::Scale`].
     pub scale: String,
     /// The preset of the simulated machine.
@@ -158,4 +158,38 @@ pub struct Guest {
     /// The last line of the program: its own check.
     #[serde(default)]
     pub said: serde_json::Value,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fpt_geometry::Mode;
+
+    #[test]
+    fn a_cell_is_named_after_its_boot_choice() {
+        assert_eq!(name("bfs", Mode::L4L3L2L1.into(), 1), "bfs-l4l3-l2l1");
+        assert_eq!(name("bfs", Boot::Mixed, 1), "bfs-mixed");
+        assert_eq!(name("bfs", Boot::Mixed, 2), "bfs-mixed.2");
+    }
+
+    #[test]
+    fn a_boot_choice_in_a_file_is_its_name() {
+        for boot in Boot::ALL {
+            let text = serde_json::to_string(&boot).unwrap();
+            assert_eq!(text, format!("\"{boot}\""));
+            assert_eq!(serde_json::from_str::<Boot>(&text).unwrap(), boot);
+        }
+        // What older cells say.
+        for mode in Mode::ALL {
+            let text = serde_json::to_string(&mode).unwrap();
+            assert_eq!(serde_json::from_str::<Boot>(&text).unwrap(), mode.into());
+        }
+        let err = serde_json::from_str::<Boot>("\"mixt\"").unwrap_err();
+        let err = err.to_string();
+        assert!(
+            err.contains("mode 'mixt'") && err.contains("l4l3-l2l1, mixed"),
+            "{err}"
+        );
+        assert!(serde_json::from_str::<Mode>("\"mixed\"").is_err());
+    }
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use fpt_geometry::Mode;
+use fpt_geometry::Boot;
 use serde::{Deserialize, Serialize};
 
 use super::cell::{Cell, Edges};
@@ -92,8 +92,8 @@ pub struct Settings {
     /// Runs of each cell.
     #[serde(default = "super::cell::one")]
     pub repeat: u32,
-    /// Modes and workloads that were asked for so far.
-    pub modes: Vec<Mode>,
+    /// Modes (mixed may be one) and workloads that were asked for so far.
+    pub modes: Vec<Boot>,
     /// The workloads among them.
     pub workloads: Vec<String>,
     /// Complete configuration of the simulator, TOML; in a file of its own.
@@ -168,7 +168,7 @@ fn of_cells(files: &[PathBuf]) -> Option<Settings> {
         .filter_map(|p| serde_json::from_str(&std::fs::read_to_string(p).ok()?).ok())
         .collect();
     let first = cells.first()?;
-    let modes: BTreeSet<Mode> = cells.iter().map(|c| c.mode).collect();
+    let modes: BTreeSet<Boot> = cells.iter().map(|c| c.mode).collect();
     let workloads: BTreeSet<&String> = cells.iter().map(|c| &c.workload).collect();
     Some(Settings {
         schema: SCHEMA.into(),
@@ -188,7 +188,7 @@ fn of_cells(files: &[PathBuf]) -> Option<Settings> {
 
 impl Settings {
     /// Adds to what was asked for before.
-    pub fn asked(&mut self, old: Option<&Old>, modes: &[Mode], workloads: Vec<String>) {
+    pub fn asked(&mut self, old: Option<&Old>, modes: &[Boot], workloads: Vec<String>) {
         let (m, w) = old.map_or((Vec::new(), Vec::new()), |o| {
             (o.settings.modes.clone(), o.settings.workloads.clone())
         });
@@ -213,4 +213,32 @@ impl Settings {
 /// The folder of all matrices.
 pub fn base(ctx: &Ctx) -> PathBuf {
     ctx.root.join("target/fpt/bench")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fpt_geometry::Mode;
+
+    #[test]
+    fn what_was_asked_for_is_added_to() {
+        let text = r#"{"schema":"fpt-matrix/1","scale":"tiny","preset":"emt","thp":"never","vcpus":1,
+            "append":[],"all_organisations":false,"edges":null,"modes":["radix","l3l2"],"workloads":["bfs"]}"#;
+        let old = Old {
+            name: "m".into(),
+            settings: serde_json::from_str(text).unwrap(),
+            has_cells: true,
+        };
+        let mut settings = old.settings.clone();
+        let asked = [Boot::RADIX, Boot::Mixed];
+        settings.asked(Some(&old), &asked, vec!["gups".into()]);
+        let all = [Boot::RADIX, Mode::L3L2.into(), Boot::Mixed];
+        assert_eq!(settings.modes, all);
+        assert_eq!(settings.workloads, ["bfs", "gups"]);
+        let text = serde_json::to_string(&settings).unwrap();
+        assert!(
+            text.contains(r#""modes":["radix","l3l2","mixed"]"#),
+            "{text}"
+        );
+    }
 }

@@ -96,7 +96,7 @@ fn not_mixed() -> Fail {
         "no mode 'mixed' here",
         "this command looks at tables of one shape, and there each process has its own",
         format!(
-            "one of: {}; `run`, `selftest`, `stress` and `fuzz` take mixed",
+            "one of: {}; `run`, `sim`, `bench`, `selftest`, `stress` and `fuzz` take mixed",
             Mode::ALL.map(Mode::name).join(", ")
         ),
     )

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! All cells of a matrix, as `bench` left them.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Context as _;
-use fpt_geometry::Mode;
+use fpt_geometry::{Boot, NodeKind};
 
 use fpt_formats::cell::{self, Cell, SCHEMA};
 use fpt_formats::matrix::{Old, Settings};
@@ -119,22 +120,23 @@ impl Matrix {
         self.unique(|c| c.workload.as_str())
     }
 
-    /// In the order of the design, whatever the first workload has.
-    pub fn modes(&self) -> Vec<Mode> {
+    /// In the order of the design, mixed last, whatever the first workload has.
+    pub fn modes(&self) -> Vec<Boot> {
         let mut modes = self.unique(|c| c.mode);
         modes.sort();
         modes
     }
 
     /// Every run of a workload in a mode, in order.
-    pub fn runs(&self, workload: &str, mode: Mode) -> Vec<&Cell> {
+    pub fn runs(&self, workload: &str, mode: impl Into<Boot>) -> Vec<&Cell> {
+        let mode = mode.into();
         (self.cells.iter())
             .filter(|c| c.workload == workload && c.mode == mode)
             .collect()
     }
 
     /// Its first run that has figures; if none has, its first.
-    pub fn cell(&self, workload: &str, mode: Mode) -> Option<&Cell> {
+    pub fn cell(&self, workload: &str, mode: impl Into<Boot>) -> Option<&Cell> {
         let runs = self.runs(workload, mode);
         let whole = runs.iter().find(|c| c.figures().is_some());
         whole.or(runs.first()).copied()
@@ -165,6 +167,15 @@ impl Matrix {
         }
         names.retain(|n| self.cells.iter().all(|c| c.name() != *n));
         names
+    }
+
+    /// Cells of mixed in whose guest no node was made while the program ran: the tables there were radix's. In a
+    /// mode of its own such a cell has no figures; under mixed a small program is meant to have none.
+    pub fn without_nodes(&self) -> Vec<String> {
+        let none = |c: &&Cell| NodeKind::ALL.iter().all(|kind| installs(c, *kind) <= 0);
+        let mixed = self.cells.iter().filter(|c| c.mode == Boot::Mixed);
+        let whole = mixed.filter(|c| c.figures().is_some());
+        whole.filter(none).map(Cell::name).collect()
     }
 
     /// Names exactly these results, wherever they are drawn: of what each cell's figures depend on, and when
@@ -205,8 +216,15 @@ impl Matrix {
     }
 }
 
+/// Nodes that the kernel made while the program ran.
+fn installs(cell: &Cell, kind: NodeKind) -> i64 {
+    let name = format!("{kind}_installs");
+    let of = |stats: &BTreeMap<String, i64>| stats.get(&name).copied().unwrap_or(0);
+    of(&cell.guest.fpt_stats) - of(&cell.guest.fpt_stats_before)
+}
+
 /// The names of all cells of a matrix.
-fn names<T: AsRef<str>>(workloads: &[T], modes: &[Mode], repeat: u32) -> Vec<String> {
+fn names<T: AsRef<str>>(workloads: &[T], modes: &[Boot], repeat: u32) -> Vec<String> {
     (1..=repeat)
         .flat_map(|run| workloads.iter().map(move |w| (run, w)))
         .flat_map(|(run, w)| (modes.iter()).map(move |m| cell::name(w.as_ref(), *m, run)))

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use fpt_geometry::Mode;
+use fpt_geometry::Boot;
 use serde::Serialize;
 
 use super::cells::Matrix;
@@ -20,7 +20,7 @@ pub const SCHEMA: &str = "fpt-compare/1";
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Pair {
     pub workload: String,
-    pub mode: Mode,
+    pub mode: Boot,
     pub phase: String,
     pub organisation: String,
     pub preset: String,

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use fpt_geometry::Mode;
+use fpt_geometry::Boot;
 use serde::Serialize;
 
 use fpt_walksim_model::report::Task;
@@ -23,7 +23,7 @@ const TASKS: usize = 4;
 #[derive(Serialize)]
 pub struct FunctionRow {
     workload: String,
-    mode: Mode,
+    mode: Boot,
     phase: String,
     function: String,
     instructions: u64,
@@ -33,7 +33,7 @@ pub struct FunctionRow {
 #[derive(Serialize)]
 pub struct TaskRow {
     workload: String,
-    mode: Mode,
+    mode: Boot,
     phase: String,
     task: String,
     /// Of the program; empty if the simulator did not say.
@@ -109,16 +109,16 @@ impl<'a> Path<'a> {
 }
 
 /// The path of page faults in each mode, functions in the order of the first one.
-fn grid(paths: &[(Mode, Path)]) -> Grid {
+fn grid(paths: &[(Boot, Path)]) -> Grid {
     let mut head = vec!["function".to_string()];
     for (mode, _) in paths {
         head.push(mode.to_string());
-        head.push(match mode {
-            Mode::Radix => "part".into(),
+        head.push(match *mode {
+            Boot::RADIX => "part".into(),
             _ => "against radix".to_string(),
         });
     }
-    let base = paths.iter().find(|(mode, _)| *mode == Mode::Radix);
+    let base = paths.iter().find(|(mode, _)| *mode == Boot::RADIX);
     let line = |name: &str, of: &dyn Fn(&Path) -> Option<u64>| {
         let mut row = vec![name.to_string()];
         let radix = base.and_then(|(_, p)| of(p)).filter(|n| *n > 0);
@@ -126,10 +126,10 @@ fn grid(paths: &[(Mode, Path)]) -> Grid {
             let value = of(path);
             row.push(value.map_or("-".into(), |n| number(n as f64)));
             row.push(match (value, radix) {
-                (Some(n), _) if *mode == Mode::Radix && path.all > 0 => {
+                (Some(n), _) if *mode == Boot::RADIX && path.all > 0 => {
                     format!("{:.1} %", n as f64 * 100.0 / path.all as f64)
                 }
-                (Some(n), Some(radix)) if *mode != Mode::Radix => percent(n as f64 / radix as f64),
+                (Some(n), Some(radix)) if *mode != Boot::RADIX => percent(n as f64 / radix as f64),
                 _ => "-".into(),
             });
         }
@@ -174,7 +174,7 @@ pub fn functions_page(t: &Table) -> String {
         .filter_map(|w| Some((w, cells(w)?)))
         .collect();
     let paths = |of: &[&(&str, Vec<&'_ Cell>)]| -> Grid {
-        let mut paths: Vec<(Mode, Path)> = modes.iter().map(|m| (*m, Path::default())).collect();
+        let mut paths: Vec<(Boot, Path)> = modes.iter().map(|m| (*m, Path::default())).collect();
         for (_, cells) in of {
             for ((_, path), cell) in paths.iter_mut().zip(cells) {
                 path.add(cell);
@@ -264,13 +264,14 @@ pub fn tasks_page(t: &Table) -> String {
 mod tests {
     use super::*;
     use crate::metrics::tests::matrix;
+    use fpt_geometry::Mode;
 
     #[test]
     fn functions_stand_side_by_side() {
         let matrix = matrix();
         let t = Table::new(&matrix);
-        let mut paths: Vec<(Mode, Path)> = [Mode::Radix, Mode::L3L2]
-            .map(|m| (m, Path::default()))
+        let mut paths: Vec<(Boot, Path)> = [Mode::Radix, Mode::L3L2]
+            .map(|m| (m.into(), Path::default()))
             .into();
         for (mode, path) in &mut paths {
             path.add(t.matrix.cell("bfs", *mode).unwrap());
@@ -317,7 +318,11 @@ mod tests {
     #[test]
     fn a_function_that_one_mode_lacks_is_a_dash() {
         let mut matrix = matrix();
-        for cell in matrix.cells.iter_mut().filter(|c| c.mode == Mode::L3L2) {
+        for cell in matrix
+            .cells
+            .iter_mut()
+            .filter(|c| c.mode == Mode::L3L2.into())
+        {
             for phase in &mut cell.walksim.as_mut().unwrap().phases {
                 phase.page_fault_functions[1].name = "only_here".into();
             }

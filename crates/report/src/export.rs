@@ -2,7 +2,7 @@
 //! The rows as CSV and, with means, published figures and provenance, as JSON: `fpt-report/2`.
 
 use anyhow::Context as _;
-use fpt_geometry::Mode;
+use fpt_geometry::Boot;
 use serde::Serialize;
 use serde_json::{json, Value};
 
@@ -39,7 +39,7 @@ pub fn csv<T: Serialize>(rows: &[T], schema: &str) -> Result<String> {
 
 #[derive(Serialize)]
 pub struct Mean {
-    mode: Mode,
+    mode: Boot,
     phase: String,
     of: Of,
     /// `all` or `graphs`.
@@ -56,7 +56,7 @@ pub struct Mean {
 #[derive(Serialize)]
 struct Ratio {
     workload: String,
-    mode: Mode,
+    mode: Boot,
     phase: String,
     of: Of,
     ratio: f64,
@@ -71,7 +71,7 @@ fn ratios(table: &Table) -> Vec<Ratio> {
             .matrix
             .modes()
             .into_iter()
-            .filter(|m| *m != Mode::Radix)
+            .filter(|m| *m != Boot::RADIX)
         {
             for (phase, _) in PHASES {
                 for of in Of::ALL {
@@ -103,7 +103,7 @@ pub fn means(table: &Table) -> Vec<Mean> {
         .matrix
         .modes()
         .into_iter()
-        .filter(|m| *m != Mode::Radix)
+        .filter(|m| *m != Boot::RADIX)
     {
         for (phase, _) in PHASES {
             for (name, set) in &sets {
@@ -176,6 +176,7 @@ pub fn json(table: &Table, command: &str, date: &str) -> Result<String> {
 mod tests {
     use super::*;
     use crate::metrics::tests::matrix;
+    use fpt_geometry::Mode;
 
     #[test]
     fn csv_is_whole() {

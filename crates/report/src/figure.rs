@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What one figure is made of.
 
-use fpt_geometry::Mode;
+use fpt_geometry::{Boot, Mode};
 
 use super::draw::{Bar, Chart, Group};
 use super::metrics::Table;
@@ -31,12 +31,13 @@ pub const PHASES: [(&str, &str); 3] = [
 ];
 
 /// The colour of a mode in every figure.
-pub fn colour(mode: Mode) -> Colour {
+pub fn colour(mode: Boot) -> Colour {
     match mode {
-        Mode::Radix => (0x8c, 0x8c, 0x8c),
-        Mode::L4L3 => (0x7f, 0xb8, 0xda),
-        Mode::L3L2 => (0x2f, 0x6d, 0xb5),
-        Mode::L4L3L2L1 => (0x1b, 0x8a, 0x5a),
+        Boot::Mode(Mode::Radix) => (0x8c, 0x8c, 0x8c),
+        Boot::Mode(Mode::L4L3) => (0x7f, 0xb8, 0xda),
+        Boot::Mode(Mode::L3L2) => (0x2f, 0x6d, 0xb5),
+        Boot::Mode(Mode::L4L3L2L1) => (0x1b, 0x8a, 0x5a),
+        Boot::Mixed => (0xd9, 0x82, 0x2b),
     }
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The figures: what each shows, from the rows of a matrix.
 
-use fpt_geometry::Mode;
+use fpt_geometry::Boot;
 
 use super::draw::{Bar, Chart, Key, Part};
 use super::figure::{colour, per_workload, sentence, Figure, PHASES};
@@ -31,7 +31,7 @@ fn keys_of_modes(table: &Table, ecpt: bool, but_radix: bool) -> Vec<Key> {
         .matrix
         .modes()
         .into_iter()
-        .filter(|m| !(but_radix && *m == Mode::Radix))
+        .filter(|m| !(but_radix && *m == Boot::RADIX))
         .map(|m| Key {
             label: format!("{m} (real)"),
             colour: colour(m),
@@ -81,7 +81,7 @@ fn bars(
     };
     let mut out = Vec::new();
     for mode in table.matrix.modes() {
-        if but_radix && mode == Mode::Radix {
+        if but_radix && mode == Boot::RADIX {
             continue;
         }
         out.push(bar(
@@ -91,7 +91,7 @@ fn bars(
             false,
         ));
     }
-    let row = table.row(workload, Mode::Radix, phase, ECPT);
+    let row = table.row(workload, Boot::RADIX, phase, ECPT);
     if ecpt && row.is_some() {
         out.push(bar(ECPT, row, ECPT_COLOUR, true));
     }
@@ -104,7 +104,7 @@ fn grid(table: &Table, of: Of, ecpt: bool) -> Grid {
     let mut head = vec!["workload".to_string(), "phase".to_string()];
     for mode in modes.iter().copied() {
         head.push(mode.to_string());
-        if mode != Mode::Radix {
+        if mode != Boot::RADIX {
             head.push("against radix".into());
         }
     }
@@ -118,7 +118,7 @@ fn grid(table: &Table, of: Of, ecpt: bool) -> Grid {
             for mode in modes.iter().copied() {
                 let value = table.real(workload, mode, phase).and_then(|r| of.of(r));
                 row.push(or_dash(value, number));
-                if mode != Mode::Radix {
+                if mode != Boot::RADIX {
                     let ratio = table.ratio(workload, mode, phase, of);
                     let range = table.range(workload, mode, phase, of);
                     row.push(or_dash(ratio, |r| percent_in(r, range)));
@@ -126,7 +126,7 @@ fn grid(table: &Table, of: Of, ecpt: bool) -> Grid {
             }
             if ecpt {
                 let value = table
-                    .row(workload, Mode::Radix, phase, ECPT)
+                    .row(workload, Boot::RADIX, phase, ECPT)
                     .and_then(|r| of.of(r));
                 row.push(or_dash(value, number));
             }
@@ -138,7 +138,7 @@ fn grid(table: &Table, of: Of, ecpt: bool) -> Grid {
         let mut row = vec!["geometric mean".to_string(), phase.to_string()];
         for mode in modes.iter().copied() {
             row.push(String::new());
-            if mode != Mode::Radix {
+            if mode != Boot::RADIX {
                 let range = table.mean_range(&all, mode, phase, of);
                 row.push(or_dash(table.mean(&all, mode, phase, of), |(m, _)| {
                     percent_in(m, range)
@@ -166,12 +166,12 @@ fn values(
         .iter()
         .map(|(phase, _)| {
             let groups = per_workload(table, |w| {
-                let base = table.real(w, Mode::Radix, phase).and_then(|r| of.of(r));
+                let base = table.real(w, Boot::RADIX, phase).and_then(|r| of.of(r));
                 bars(table, w, phase, ecpt, false, |row| {
                     let value = of.of(row)?;
                     let change = base
                         .filter(|b| {
-                            *b > 0.0 && (row.mode != Mode::Radix || row.organisation != "real")
+                            *b > 0.0 && (row.mode != Boot::RADIX || row.organisation != "real")
                         })
                         .map(|b| format!(" ({})", percent(value / b)))
                         .unwrap_or_default();
@@ -216,7 +216,7 @@ fn changes(
         .iter()
         .map(|(phase, _)| {
             let groups = per_workload(table, |w| {
-                let base = table.real(w, Mode::Radix, phase).and_then(|r| of.of(r));
+                let base = table.real(w, Boot::RADIX, phase).and_then(|r| of.of(r));
                 bars(table, w, phase, ecpt, true, |row| {
                     let base = base.filter(|b| *b > 0.0)?;
                     let ratio = of.of(row)? / base;
@@ -257,7 +257,7 @@ fn has(table: &Table, organisation: &str) -> bool {
     table
         .rows
         .iter()
-        .any(|r| r.organisation == organisation && r.mode == Mode::Radix)
+        .any(|r| r.organisation == organisation && r.mode == Boot::RADIX)
 }
 
 fn distribution(table: &Table, source: &str) -> Figure {
@@ -269,7 +269,7 @@ fn distribution(table: &Table, source: &str) -> Figure {
         .map(|(phase, _)| {
             let groups = per_workload(table, |w| {
                 let base = table
-                    .real(w, Mode::Radix, phase)
+                    .real(w, Boot::RADIX, phase)
                     .map(|r| r.instructions_kernel as f64)
                     .filter(|b| *b > 0.0);
                 table
@@ -297,7 +297,7 @@ fn distribution(table: &Table, source: &str) -> Figure {
                                 |(row, base)| {
                                     let total = row.instructions_kernel as f64;
                                     match mode {
-                                        Mode::Radix => number(total),
+                                        Boot::RADIX => number(total),
                                         _ => percent(total / base),
                                     }
                                 },
@@ -346,7 +346,7 @@ fn distribution(table: &Table, source: &str) -> Figure {
                     phase.to_string(),
                     mode.to_string(),
                     row.instructions_kernel.to_string(),
-                    or_dash(ratio.filter(|_| mode != Mode::Radix), |r| {
+                    or_dash(ratio.filter(|_| mode != Boot::RADIX), |r| {
                         percent_in(r, range)
                     }),
                 ];
@@ -474,7 +474,7 @@ fn page_tables(table: &Table, source: &str) -> Option<Figure> {
     const TEXT: &str =
         "Page tables of all processes of the guest, the first one included, at the end of the run phase. \
         Flattened nodes are 2 MiB each, whatever part of them is used: this is the price in memory.";
-    let kb = |w: &str, m: Mode| table.real(w, m, ALL)?.page_table_kb;
+    let kb = |w: &str, m: Boot| table.real(w, m, ALL)?.page_table_kb;
     let modes = table.matrix.modes();
     let workloads = table.matrix.workloads();
     if !workloads
@@ -691,6 +691,26 @@ mod tests {
     }
 
     #[test]
+    fn mixed_has_a_bar_and_a_column_in_every_figure() {
+        let matrix = crate::metrics::tests::with_mixed();
+        let figures = all(&Table::new(&matrix), "made up");
+        for figure in &figures {
+            let bars = &figure.charts[0].1.groups[0].bars;
+            let bar = bars.iter().find(|b| b.label == "mixed");
+            assert!(bar.is_some_and(|b| !b.parts.is_empty()), "{}", figure.id);
+            let grid = &figure.table;
+            let head = grid.head.iter().any(|h| h.starts_with("mixed"));
+            let lines = grid.rows.iter().any(|r| r.iter().any(|c| c == "mixed"));
+            assert!(head != lines, "{}: {grid:?}", figure.id);
+        }
+        let mut colours = Boot::ALL.map(colour).to_vec();
+        colours.push(ECPT_COLOUR);
+        colours.sort_unstable();
+        colours.dedup();
+        assert_eq!(colours.len(), Boot::COUNT + 1);
+    }
+
+    #[test]
     fn several_runs_show_their_range() {
         let matrix = crate::metrics::tests::repeated();
         let table = Table::new(&matrix);
@@ -710,7 +730,7 @@ mod tests {
     #[test]
     fn without_radix_there_are_values_and_no_ratios() {
         let mut matrix = matrix();
-        matrix.cells.retain(|c| c.mode != Mode::Radix);
+        matrix.cells.retain(|c| c.mode != Boot::RADIX);
         let table = Table::new(&matrix);
         let figures = all(&table, "");
         assert_eq!(figures[1].charts[0].1.groups[0].bars[0].text, "no figure");

@@ -7,7 +7,7 @@ use super::metrics::{Of, Table, GRAPHS};
 use super::published::{Over, CITED, PUBLISHED};
 use super::text::{counted, number, percent, percent_in, readable, Grid};
 use super::{detail, headline, sensitivity};
-use fpt_geometry::Mode;
+use fpt_geometry::Boot;
 use fpt_kit::hash;
 
 const CSS: &str = "
@@ -271,10 +271,10 @@ fn checks(t: &Table) -> String {
         let Some(report) = cell.figures() else {
             continue;
         };
-        let synthetic = (cell.mode == Mode::Radix)
+        let synthetic = (cell.mode == Boot::RADIX)
             .then(|| {
-                let real = t.real(&cell.workload, Mode::Radix, super::metrics::ALL)?;
-                let made = t.row(&cell.workload, Mode::Radix, super::metrics::ALL, "radix")?;
+                let real = t.real(&cell.workload, Boot::RADIX, super::metrics::ALL)?;
+                let made = t.row(&cell.workload, Boot::RADIX, super::metrics::ALL, "radix")?;
                 Some(made.walk_latency? / real.walk_latency?)
             })
             .flatten();
@@ -317,7 +317,20 @@ fn checks(t: &Table) -> String {
     )
 }
 
+/// What policy auto did: in guests of mixed.
+const OF_AUTO: [&str; 5] = [
+    "promoted",
+    "promote_refused_budget",
+    "promote_refused_memory",
+    "promote_refused_huge",
+    "trimmed",
+];
+
 fn tables_of_kernel(t: &Table) -> String {
+    let auto = match t.matrix.modes().contains(&Boot::Mixed) {
+        true => &OF_AUTO[..],
+        false => &[],
+    };
     let names: Vec<&str> = [
         "root_installs",
         "mid_installs",
@@ -330,7 +343,9 @@ fn tables_of_kernel(t: &Table) -> String {
         "demotions",
         "flat_bytes",
     ]
-    .into_iter()
+    .iter()
+    .chain(auto)
+    .copied()
     .filter(|n| {
         t.matrix
             .cells

@@ -32,7 +32,7 @@ use anyhow::Context as _;
 
 use cells::Matrix;
 use fpt_formats::matrix;
-use fpt_geometry::Mode;
+use fpt_geometry::Boot;
 use fpt_kit::fail::did_you_mean;
 use fpt_kit::say;
 use fpt_kit::{code, hash, store, ui, Ctx, ExitCode, Fail, Result};
@@ -208,8 +208,8 @@ pub fn sane(matrix: &Matrix) -> Vec<(String, Result<String, String>)> {
     let table = Table::new(matrix);
     let mut out = Vec::new();
     for workload in matrix.workloads() {
-        let real = table.real(workload, Mode::Radix, metrics::ALL);
-        let made = table.row(workload, Mode::Radix, metrics::ALL, "radix");
+        let real = table.real(workload, Boot::RADIX, metrics::ALL);
+        let made = table.row(workload, Boot::RADIX, metrics::ALL, "radix");
         if let Some((real, made)) = real.zip(made) {
             // The same accesses, the same tables, once read and once computed.
             let close = real.walks == made.walks
@@ -223,7 +223,7 @@ pub fn sane(matrix: &Matrix) -> Vec<(String, Result<String, String>)> {
                 if close { Ok(found) } else { Err(found) },
             ));
         }
-        for mode in matrix.modes().into_iter().filter(|m| *m != Mode::Radix) {
+        for mode in matrix.modes().into_iter().filter(|m| *m != Boot::RADIX) {
             let name = format!("{workload}: {mode} reads no more entries per walk than radix");
             let ratio = table.ratio(workload, mode, metrics::ALL, Of::AccessesPerWalk);
             out.push(match ratio {
@@ -238,7 +238,13 @@ pub fn sane(matrix: &Matrix) -> Vec<(String, Result<String, String>)> {
 }
 
 /// Does a walk of the run phase read at most `limit` of the entries that radix reads there?
-pub fn fewer_reads(matrix: &Matrix, workload: &str, mode: Mode, limit: f64) -> Result<String> {
+pub fn fewer_reads(
+    matrix: &Matrix,
+    workload: &str,
+    mode: impl Into<Boot>,
+    limit: f64,
+) -> Result<String> {
+    let mode = mode.into();
     let ratio = Table::new(matrix).ratio(workload, mode, "run", Of::AccessesPerWalk);
     match ratio {
         Some(r) if r <= limit => Ok(text::percent(r)),
@@ -467,7 +473,7 @@ mod tests {
         for cell in &mut bad.cells {
             for phase in &mut cell.walksim.as_mut().unwrap().phases {
                 phase.organisations[0].walk_entry_reads *=
-                    if cell.mode == Mode::Radix { 1 } else { 2 };
+                    if cell.mode == Boot::RADIX { 1 } else { 2 };
                 phase.organisations[1].walk_entry_reads += 1000;
             }
         }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use fpt_geometry::Mode;
+use fpt_geometry::Boot;
 use fpt_walksim_model::config::{self, Cycles};
 
 use super::cells::{rank, Matrix, ORDER};
@@ -32,7 +32,7 @@ pub struct Figures {
     /// The most often that a cell was run.
     repeat: u32,
     /// The preset of a cell, where it is not the only one in its rows.
-    presets: BTreeMap<(String, Mode), String>,
+    presets: BTreeMap<(String, Boot), String>,
     /// Cycles of each preset's machine.
     cycles: BTreeMap<String, Cycles>,
 }
@@ -141,7 +141,7 @@ impl Figures {
         &self,
         run: Option<u32>,
         workload: &str,
-        mode: Mode,
+        mode: Boot,
         phase: &str,
         organisation: &str,
     ) -> Option<&Row> {
@@ -162,18 +162,24 @@ impl Figures {
     }
 
     /// The mean of a cell's runs for a phase and an organisation.
-    pub fn row(&self, workload: &str, mode: Mode, phase: &str, organisation: &str) -> Option<&Row> {
-        self.find(None, workload, mode, phase, organisation)
+    pub fn row(
+        &self,
+        workload: &str,
+        mode: impl Into<Boot>,
+        phase: &str,
+        organisation: &str,
+    ) -> Option<&Row> {
+        self.find(None, workload, mode.into(), phase, organisation)
     }
 
     /// The same of the guest's own tables.
-    pub fn real(&self, workload: &str, mode: Mode, phase: &str) -> Option<&Row> {
+    pub fn real(&self, workload: &str, mode: impl Into<Boot>, phase: &str) -> Option<&Row> {
         self.row(workload, mode, phase, REAL)
     }
 
     /// `of` in a mode over `of` in radix.
-    pub fn ratio(&self, workload: &str, mode: Mode, phase: &str, of: Of) -> Option<f64> {
-        self.ratio_in(None, workload, mode, phase, &|row| of.of(row))
+    pub fn ratio(&self, workload: &str, mode: impl Into<Boot>, phase: &str, of: Of) -> Option<f64> {
+        self.ratio_in(None, workload, mode.into(), phase, &|row| of.of(row))
     }
 
     /// In a run, mode and radix have the same seed.
@@ -181,12 +187,12 @@ impl Figures {
         &self,
         run: Option<u32>,
         workload: &str,
-        mode: Mode,
+        mode: Boot,
         phase: &str,
         of: &dyn Fn(&Row) -> Option<f64>,
     ) -> Option<f64> {
         let value = of(self.find(run, workload, mode, phase, REAL)?)?;
-        let base = of(self.find(run, workload, Mode::Radix, phase, REAL)?)?;
+        let base = of(self.find(run, workload, Boot::RADIX, phase, REAL)?)?;
         per(value, base)
     }
 
@@ -195,7 +201,8 @@ impl Figures {
     }
 
     /// The interval of the ratio, from those of the single runs.
-    pub fn range(&self, workload: &str, mode: Mode, phase: &str, of: Of) -> Range {
+    pub fn range(&self, workload: &str, mode: impl Into<Boot>, phase: &str, of: Of) -> Range {
+        let mode = mode.into();
         let ratios: Vec<f64> = (self.runs())
             .filter_map(|run| self.ratio_in(run, workload, mode, phase, &|row| of.of(row)))
             .collect();
@@ -203,7 +210,8 @@ impl Figures {
     }
 
     /// The ratios of the single runs.
-    pub fn dots(&self, workload: &str, mode: Mode, phase: &str, of: Of) -> Vec<f64> {
+    pub fn dots(&self, workload: &str, mode: impl Into<Boot>, phase: &str, of: Of) -> Vec<f64> {
+        let mode = mode.into();
         (self.runs())
             .filter_map(|run| self.ratio_in(run, workload, mode, phase, &|row| of.of(row)))
             .collect()
@@ -225,7 +233,7 @@ impl Figures {
         if !matches!(of, Of::KernelInstructions | Of::PageFaultInstructions) {
             return true;
         }
-        self.real(workload, Mode::Radix, phase).is_some_and(|r| {
+        self.real(workload, Boot::RADIX, phase).is_some_and(|r| {
             let all = r.instructions_user + r.instructions_kernel;
             of.of(r).is_some_and(|n| n >= LITTLE * all as f64)
         })
@@ -236,12 +244,12 @@ impl Figures {
     pub fn mean(
         &self,
         workloads: &[&str],
-        mode: Mode,
+        mode: impl Into<Boot>,
         phase: &str,
         of: Of,
     ) -> Option<(f64, usize)> {
         let weighing = self.weighing(workloads, phase, of);
-        self.mean_in(None, &weighing, mode, phase, &|row| of.of(row))
+        self.mean_in(None, &weighing, mode.into(), phase, &|row| of.of(row))
     }
 
     fn weighing<'w>(&self, workloads: &[&'w str], phase: &str, of: Of) -> Vec<&'w str> {
@@ -253,7 +261,7 @@ impl Figures {
         &self,
         run: Option<u32>,
         workloads: &[&str],
-        mode: Mode,
+        mode: Boot,
         phase: &str,
         of: &dyn Fn(&Row) -> Option<f64>,
     ) -> Option<(f64, usize)> {
@@ -274,16 +282,22 @@ impl Figures {
     }
 
     /// The interval of the mean, from those of the single runs that have all that is in the mean.
-    pub fn mean_range(&self, workloads: &[&str], mode: Mode, phase: &str, of: Of) -> Range {
+    pub fn mean_range(
+        &self,
+        workloads: &[&str],
+        mode: impl Into<Boot>,
+        phase: &str,
+        of: Of,
+    ) -> Range {
         let weighing = self.weighing(workloads, phase, of);
-        self.mean_range_by(&weighing, mode, phase, &|row| of.of(row))
+        self.mean_range_by(&weighing, mode.into(), phase, &|row| of.of(row))
     }
 
     /// As [`Figures::mean`], of whatever can be said of a row.
     pub fn mean_by(
         &self,
         workloads: &[&str],
-        mode: Mode,
+        mode: Boot,
         phase: &str,
         of: &dyn Fn(&Row) -> Option<f64>,
     ) -> Option<(f64, usize)> {
@@ -294,7 +308,7 @@ impl Figures {
     pub fn mean_range_by(
         &self,
         workloads: &[&str],
-        mode: Mode,
+        mode: Boot,
         phase: &str,
         of: &dyn Fn(&Row) -> Option<f64>,
     ) -> Range {
@@ -312,9 +326,10 @@ impl Figures {
 pub(crate) mod tests {
     use super::*;
     use fpt_formats::cell::{Cell, Guest, Provenance, SCHEMA};
+    use fpt_geometry::Mode;
     use fpt_testkit::synthetic;
 
-    pub fn cell(workload: &str, mode: Mode) -> Cell {
+    pub fn cell(workload: &str, mode: Boot) -> Cell {
         Cell {
             schema: SCHEMA.into(),
             workload: workload.into(),
@@ -343,17 +358,58 @@ pub(crate) mod tests {
         let mut cells = Vec::new();
         for workload in ["gups", "bfs", "dfs"] {
             for mode in [Mode::L4L3L2L1, Mode::L3L2, Mode::Radix] {
-                cells.push(cell(workload, mode));
+                cells.push(cell(workload, mode.into()));
             }
         }
         Matrix::new("made-up".into(), cells)
+    }
+
+    /// With a column of mixed, whose bfs made a node while it ran; the others' were there before.
+    pub fn with_mixed() -> Matrix {
+        let mut matrix = matrix();
+        for workload in ["bfs", "dfs", "gups"] {
+            let mut cell = cell(workload, Boot::Mixed);
+            let made = |n| [("bottom_installs".to_string(), n)].into();
+            cell.guest.fpt_stats_before = made(1);
+            cell.guest.fpt_stats = made(if workload == "bfs" { 2 } else { 1 });
+            cell.provenance.kernel_args = "fpt=mixed fpt.policy=auto quiet".into();
+            matrix.cells.push(cell);
+        }
+        Matrix::new("made-up".into(), matrix.cells)
+    }
+
+    #[test]
+    fn mixed_is_a_column_beside_the_modes() {
+        let matrix = with_mixed();
+        let modes = [Mode::Radix, Mode::L3L2, Mode::L4L3L2L1].map(Boot::from);
+        assert_eq!(matrix.modes(), [&modes[..], &[Boot::Mixed]].concat());
+        assert_eq!(matrix.without_nodes(), ["dfs-mixed", "gups-mixed"]);
+        let table = Table::new(&matrix);
+        let ratio = table.ratio("bfs", Boot::Mixed, ALL, Of::WalkLatency);
+        assert!((ratio.unwrap() - 0.9).abs() < 1e-12);
+        let csv = crate::export::csv(&table.rows, crate::export::SCHEMA).unwrap();
+        assert!(csv.contains("\nbfs,mixed,all,real,real,emt,"), "{csv}");
+        // What others read: each line, and mixed is no line of another mode.
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("report.csv"), csv).unwrap();
+        let read = Figures::load(dir.path()).unwrap();
+        assert_eq!(read.rows.len(), table.rows.len());
+        let again = read.ratio("bfs", Boot::Mixed, ALL, Of::WalkLatency);
+        assert!((again.unwrap() - 0.9).abs() < 1e-12);
+        // The other columns say what they say without it.
+        let (alone, without) = (super::tests::matrix(), Boot::Mixed);
+        let alone = Table::new(&alone);
+        let rest: Vec<&Row> = table.rows.iter().filter(|r| r.mode != without).collect();
+        assert_eq!(rest, alone.rows.iter().collect::<Vec<_>>());
+        assert!(table.real("bfs", Mode::L3L2, ALL) != table.real("bfs", Boot::Mixed, ALL));
     }
 
     #[test]
     fn known_answers() {
         let matrix = matrix();
         assert_eq!(matrix.workloads(), ["bfs", "dfs", "gups"]);
-        assert_eq!(matrix.modes(), [Mode::Radix, Mode::L3L2, Mode::L4L3L2L1]);
+        let modes = [Mode::Radix, Mode::L3L2, Mode::L4L3L2L1].map(Boot::from);
+        assert_eq!(matrix.modes(), modes);
         let table = Table::new(&matrix);
         let radix = table.real("bfs", Mode::Radix, ALL).unwrap();
         assert_eq!(radix.walks, 5000);
@@ -402,9 +458,9 @@ pub(crate) mod tests {
         for run in [1, 2, 3] {
             for mut cell in matrix().cells {
                 cell.run = run;
-                let factor = match (cell.mode, run) {
-                    (Mode::L3L2, 2) => 1.02,
-                    (Mode::L3L2, 3) => 0.99,
+                let factor = match (cell.mode.mode(), run) {
+                    (Some(Mode::L3L2), 2) => 1.02,
+                    (Some(Mode::L3L2), 3) => 0.99,
                     _ => 1.0,
                 };
                 for phase in &mut cell.walksim.as_mut().unwrap().phases {
@@ -494,7 +550,7 @@ pub(crate) mod tests {
         for cell in matrix
             .cells
             .iter_mut()
-            .filter(|c| c.workload == "gups" && c.mode == Mode::L3L2)
+            .filter(|c| c.workload == "gups" && c.mode == Mode::L3L2.into())
         {
             for phase in &mut cell.walksim.as_mut().unwrap().phases {
                 phase.organisations[0].walk_cycles *= 0.5;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The row of a table of figures, and the columns that are compared.
 
-use fpt_geometry::Mode;
+use fpt_geometry::Boot;
 use serde::{Deserialize, Serialize};
 
 /// Both phases together.
@@ -14,7 +14,7 @@ pub struct Row {
     /// The name of the program.
     pub workload: String,
     /// The mode of the guest's kernel.
-    pub mode: Mode,
+    pub mode: Boot,
     /// `load`, `run`, or `all`: both.
     pub phase: String,
     /// `real`: the walk through the guest's own tables; others are computed on the same accesses.

@@ -5,7 +5,7 @@ use fpt_walksim_model::config::Cycles;
 
 use super::metrics::{Figures, Row};
 use super::text::{percent, Grid};
-use fpt_geometry::Mode;
+use fpt_geometry::Boot;
 
 /// Assumptions in the place of a preset's.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -80,7 +80,7 @@ impl Case {
 }
 
 /// Means of end-to-end cycles against radix under every case that the counts can answer.
-fn means(figures: &Figures, mode: Mode, phase: &str) -> Vec<(Case, f64)> {
+fn means(figures: &Figures, mode: Boot, phase: &str) -> Vec<(Case, f64)> {
     let names = figures.names();
     let all = figures.mean_by(&names, mode, phase, &|r| Some(r.cycles));
     Case::all()
@@ -95,7 +95,7 @@ fn means(figures: &Figures, mode: Mode, phase: &str) -> Vec<(Case, f64)> {
 }
 
 /// Smallest and largest change of mean cycles under all cases, and how many these are.
-pub fn range(figures: &Figures, mode: Mode, phase: &str) -> Option<(f64, f64, usize)> {
+pub fn range(figures: &Figures, mode: Boot, phase: &str) -> Option<(f64, f64, usize)> {
     let means = means(figures, mode, phase);
     let low = means.iter().map(|m| m.1).fold(f64::INFINITY, f64::min);
     let high = means.iter().map(|m| m.1).fold(f64::NEG_INFINITY, f64::max);
@@ -103,7 +103,7 @@ pub fn range(figures: &Figures, mode: Mode, phase: &str) -> Option<(f64, f64, us
 }
 
 /// A line for each case, columns by mode and phase.
-pub fn table(figures: &Figures, modes: &[Mode], phases: &[&str]) -> Grid {
+pub fn table(figures: &Figures, modes: &[Boot], phases: &[&str]) -> Grid {
     let mut head = vec!["assumptions".to_string()];
     let mut columns = Vec::new();
     for mode in modes {
@@ -130,6 +130,7 @@ pub fn table(figures: &Figures, modes: &[Mode], phases: &[&str]) -> Grid {
 mod tests {
     use super::*;
     use crate::metrics::{tests, Table, ALL};
+    use fpt_geometry::Mode;
 
     #[test]
     fn cases_by_hand() {
@@ -166,7 +167,7 @@ mod tests {
         assert_eq!(case(1.0, 1.0, 8.0, 300.0).cycles(&old, machine), None);
         assert!(case(1.0, 1.0, 8.0, 180.0).cycles(&old, machine).is_some());
         assert_eq!(Case::all().len(), 24);
-        let (low, high, n) = range(&table, Mode::L4L3L2L1, ALL).unwrap();
+        let (low, high, n) = range(&table, Mode::L4L3L2L1.into(), ALL).unwrap();
         assert!(n == 24 && low < high && high < 1.0);
     }
 }

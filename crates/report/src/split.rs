@@ -6,7 +6,7 @@ use super::figure::{per_workload, sentence, Figure, PHASES};
 use super::metrics::{Row, Table};
 use super::svg::Colour;
 use super::text::{number, Grid};
-use fpt_geometry::Mode;
+use fpt_geometry::Boot;
 
 const PARTS: [(&str, Colour); 4] = [
     ("instructions", (0xb0, 0xb0, 0xb0)),
@@ -35,8 +35,8 @@ pub fn figure(table: &Table, source: &str) -> Figure {
         .iter()
         .map(|(phase, _)| {
             let groups = per_workload(table, |w| {
-                let base = table.real(w, Mode::Radix, phase).map(|r| r.cycles);
-                let bar = |mode: Mode| {
+                let base = table.real(w, Boot::RADIX, phase).map(|r| r.cycles);
+                let bar = |mode: Boot| {
                     let row = table.real(w, mode, phase);
                     let of = |v: f64| base.filter(|b| *b > 0.0).map_or(0.0, |b| v * 100.0 / b);
                     Bar {
@@ -111,6 +111,7 @@ pub fn figure(table: &Table, source: &str) -> Figure {
 mod tests {
     use super::*;
     use crate::metrics::{tests::matrix, ALL};
+    use fpt_geometry::Mode;
 
     #[test]
     fn parts_are_the_whole() {

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use fpt_geometry::Mode;
+use fpt_geometry::Boot;
 use serde_json::{json, Value};
 
 use super::compare::Pair;
@@ -28,7 +28,7 @@ pub fn table(t: &Table) -> String {
     let names = t.matrix.workloads();
     let modes = headline::by_effect(t);
     let mut rows = vec![vec!["against radix".to_string()]];
-    rows[0].extend(modes.iter().map(Mode::to_string));
+    rows[0].extend(modes.iter().map(Boot::to_string));
     for of in SHOWN {
         let mut row = vec![of.title().to_string()];
         for mode in &modes {
@@ -57,6 +57,10 @@ pub fn table(t: &Table) -> String {
             n => format!("{n} runs of each, 95 % t-intervals in brackets"),
         },
     ));
+    if let Some(line) = headline::mixed(t.matrix) {
+        out.push_str(&line);
+        out.push('\n');
+    }
     if t.matrix.cells.first().is_some_and(|c| c.scale == "tiny") {
         out.push_str(
             "Scale tiny shows that everything works. No conclusion should be drawn from it.\n",
@@ -88,7 +92,7 @@ pub fn json(t: &Table, page: &Path) -> String {
 
 /// The change from A to B of the real tables, both phases together.
 pub fn compared(pairs: &[Pair]) -> String {
-    let mut cells: Vec<(&str, Mode)> = Vec::new();
+    let mut cells: Vec<(&str, Boot)> = Vec::new();
     for p in pairs {
         if !cells.contains(&(p.workload.as_str(), p.mode)) {
             cells.push((&p.workload, p.mode));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How much each phase counts where both are taken together.
 
-use fpt_geometry::Mode;
+use fpt_geometry::Boot;
 
 use super::row::{Row, ALL};
 
@@ -56,7 +56,7 @@ pub fn apply(rows: &mut Vec<Row>) {
     rows.extend(weighted);
 }
 
-fn key(r: &Row) -> (Mode, &str, &str, Option<u32>) {
+fn key(r: &Row) -> (Boot, &str, &str, Option<u32>) {
     (r.mode, &r.organisation, &r.preset, r.run)
 }
 
@@ -122,7 +122,7 @@ mod tests {
                     r.workload == "bfs"
                         && r.phase == phase
                         && r.organisation == "real"
-                        && r.mode == Mode::Radix
+                        && r.mode == Boot::RADIX
                 })
                 .unwrap()
         };

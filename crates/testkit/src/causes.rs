@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Made-up causes of walks for the tests of this tool: the stand-in for QEMU writes them. Nothing of this is measured.
 
-use fpt_geometry::Mode;
+use fpt_geometry::Boot;
 use fpt_walksim_model::attribution::{Block, Cost, File, Instruction, Phase, SCHEMA};
 use fpt_walksim_model::report::Kind;
 
@@ -13,7 +13,7 @@ const CODE: u64 = 0x5555_5555_5000;
 const KERNEL: u64 = 0xffff_ffff_8100_0000;
 
 /// Of each phase three quarters of the walks for the program, the rest for the kernel.
-pub fn causes(mode: Mode) -> File {
+pub fn causes(mode: Boot) -> File {
     let report = synthetic::report(mode, "");
     let phases = report.phases.iter().map(|p| {
         let real = p.organisations.iter().find(|o| o.kind == Kind::Real);
@@ -55,7 +55,7 @@ pub fn seen() -> fpt_init::proto::Seen {
 }
 
 /// Leaves them where the plugin's options say; a full disk is the runner's to notice.
-pub fn leave(option: impl Fn(&str) -> Option<String>, mode: Mode, what: &str) {
+pub fn leave(option: impl Fn(&str) -> Option<String>, mode: Boot, what: &str) {
     let Some(path) = option("walks=").filter(|_| what != "no-causes") else {
         return;
     };

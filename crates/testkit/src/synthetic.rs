@@ -2,7 +2,7 @@
 //! Made-up results with known figures, for the tests of this tool: the stand-in for QEMU writes them, and
 //! the report's tests know what must come out. Nothing of this is measured.
 
-use fpt_geometry::Mode;
+use fpt_geometry::{Boot, Mode};
 use fpt_walksim_model::config::Config;
 use fpt_walksim_model::report::{
     Accesses, ByCache, BySize, Categories, Checks, Cycles, Function, Instructions, Kind,
@@ -21,12 +21,13 @@ pub struct Known {
 }
 
 /// The figures that the made-up cells of a mode have.
-pub fn known(mode: Mode) -> Known {
-    let (kernel, reads, walk) = match mode {
-        Mode::L3L2 => (0.98, 0.9, 0.95),
-        Mode::L4L3 => (0.99, 1.0, 0.98),
-        Mode::L4L3L2L1 => (0.96, 0.75, 0.85),
-        Mode::Radix => (1.0, 1.0, 1.0),
+pub fn known(mode: impl Into<Boot>) -> Known {
+    let (kernel, reads, walk) = match mode.into() {
+        Boot::Mode(Mode::L3L2) => (0.98, 0.9, 0.95),
+        Boot::Mode(Mode::L4L3) => (0.99, 1.0, 0.98),
+        Boot::Mode(Mode::L4L3L2L1) => (0.96, 0.75, 0.85),
+        Boot::Mode(Mode::Radix) => (1.0, 1.0, 1.0),
+        Boot::Mixed => (0.97, 0.8, 0.9),
     };
     Known {
         kernel,
@@ -100,7 +101,7 @@ fn organisation(name: &str, unit: u64, instructions: u64, reads: f64, walk: f64)
 }
 
 /// What the simulator would write for `mode`: a load phase of 1000 walks and a run phase of 4000.
-pub fn report(mode: Mode, label: &str) -> Report {
+pub fn report(mode: impl Into<Boot>, label: &str) -> Report {
     let known = known(mode);
     let phase = |name: &str, unit: u64| {
         let by = Categories {
@@ -180,7 +181,7 @@ pub fn report(mode: Mode, label: &str) -> Report {
 
 /// What the stand-in for QEMU leaves where the simulator would, by the plugin's options, with the fault
 /// `what`. A full disk is one of the things to be tested: nothing is said of errors.
-pub fn leave(option: impl Fn(&str) -> Option<String>, mode: Mode, what: &str) {
+pub fn leave(option: impl Fn(&str) -> Option<String>, mode: Boot, what: &str) {
     let (Some(config), Some(out)) = (option("config="), option("out=")) else {
         return;
     };

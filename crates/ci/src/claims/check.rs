@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::grid;
 use super::Outcome;
-use fpt_geometry::Mode;
+use fpt_geometry::Boot;
 use fpt_kit::Result;
 use fpt_report::metrics::{Figures, Of, Row, GRAPHS};
 use fpt_report::sweep::{self, Point};
@@ -56,7 +56,7 @@ pub enum Check {
         phase: String,
         /// First cell of its head.
         head: String,
-        modes: Vec<Mode>,
+        modes: Vec<Boot>,
         columns: Vec<Of>,
     },
     /// A point of a sweep.
@@ -79,7 +79,7 @@ pub enum Check {
 pub struct Which {
     /// A folder with `report.csv`.
     matrix: PathBuf,
-    mode: Mode,
+    mode: Boot,
     phase: String,
     /// Workloads; all without it.
     #[serde(default)]

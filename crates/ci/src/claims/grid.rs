@@ -2,7 +2,7 @@
 //! Tables of documents, cell by cell.
 
 use super::Outcome;
-use fpt_geometry::Mode;
+use fpt_geometry::Boot;
 use fpt_report::metrics::{Figures, Of};
 
 /// The lines of the first table whose head begins with this cell, as cells.
@@ -37,7 +37,7 @@ pub fn judge(
     document: &str,
     head: &str,
     figures: &Figures,
-    (phase, modes, columns): (&str, &[Mode], &[Of]),
+    (phase, modes, columns): (&str, &[Boot], &[Of]),
 ) -> Judged {
     let mut checked = 0;
     for row in table(document, head) {
@@ -94,7 +94,7 @@ fn intervals(
     (phase, columns): (&str, &[Of]),
 ) -> std::result::Result<usize, Outcome> {
     let fails = |why: String| Err(Outcome::Fails(why));
-    let Ok(mode) = mode.parse::<Mode>() else {
+    let Ok(mode) = mode.parse::<Boot>() else {
         return fails(format!("there is no mode '{mode}'"));
     };
     if row.len() != columns.len() + 1 {

@@ -220,9 +220,8 @@ impl Fake {
         if let (Some(out), Some(_)) = (option("out="), option("fpt=")) {
             leave_findings(&out, &self.what);
         }
-        let mode = self.mode.mode().unwrap_or(Mode::Radix);
-        fpt_testkit::causes::leave(option, mode, &self.what);
-        fpt_testkit::synthetic::leave(option, mode, &self.what);
+        fpt_testkit::causes::leave(option, self.mode, &self.what);
+        fpt_testkit::synthetic::leave(option, self.mode, &self.what);
     }
 
     fn send(&mut self, ev: &Ev) {
