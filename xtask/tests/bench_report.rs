@@ -564,7 +564,8 @@ fn mixed_is_a_column_of_its_own() {
     // Without nodes its figures are radix's, which is right for a small program.
     let fake = ["--append", "fake=no-nodes@gups-mixed"];
     let out = lab.bench(&[&fake[..], &["--modes", "radix,mixed,l3l2,mixed"]].concat());
-    out.is(0, &["6 of 6 cells have results"]);
+    let tables = "mode radix, policy eager; mode mixed, policy auto; mode l3l2, policy eager";
+    out.is(0, &["6 of 6 cells have results", tables]);
     let none = "no node was made in bfs-mixed, gups-mixed";
     assert!(out.stdout.contains(none), "{}", out.stdout);
     let cell = lab.cell("bfs-mixed");

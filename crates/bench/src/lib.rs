@@ -22,6 +22,7 @@ use fpt_kbuild::modes;
 use fpt_kit::say;
 use fpt_kit::{code, fail, hash, store, ui, Ctx, ExitCode, Fail, Result};
 use fpt_verdict::rundir::{self, RunDir};
+use fpt_vm::tables;
 use parts::BenchParts;
 use plan::{Host, Need};
 
@@ -561,6 +562,10 @@ impl Bench<'_> {
                 plan::size(host.disk_mib)
             ));
         }
+        self.ctx.ui.info(&tables::all_described(
+            &self.settings.modes,
+            &self.settings.append,
+        ));
         store::make_dir(&self.folder.join("cells"))?;
         self.settings.write(self.folder)?;
         if let Some(text) = &self.parts.config_of_others {
