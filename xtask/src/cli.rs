@@ -317,7 +317,7 @@ fn run(cli: Cli, all: &Defaults) -> Result<ExitCode> {
         Command::Doctor(args) => doctor::doctor(&ctx, args),
         Command::Setup(args) => doctor::setup(&ctx, args),
         Command::Fetch(args) => sources::main(&ctx, args),
-        Command::Patch(args) => patch::main(&ctx, args, build::each),
+        Command::Patch(args) => patch::main(&ctx, args, BUILDS),
         Command::BuildQemu(args) => build::qemu_main(&ctx, args),
         Command::BuildKernel(args) => build::kernel_main(&ctx, args),
         Command::BuildSelftests => made(&ctx, &build::kselftests(&ctx)?),
@@ -345,6 +345,12 @@ fn run(cli: Cli, all: &Defaults) -> Result<ExitCode> {
 }
 
 /// For the stage `lint`, which holds the docs against it.
+/// What `patch check` builds.
+const BUILDS: patch::Builds = patch::Builds {
+    each: build::each,
+    archs: build::archs,
+};
+
 const COMMAND_LINE: lint::CommandLine = lint::CommandLine {
     takes: |words| parse(words),
     reference: manual::markdown,

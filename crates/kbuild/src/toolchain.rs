@@ -32,6 +32,31 @@ impl Compiler {
     }
 }
 
+/// An architecture that the queue must leave alone; clang builds for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Arch {
+    /// 32 bits, two or three levels
+    I386,
+    /// Entries are changed by break-before-make
+    Arm64,
+    /// Levels are found out at boot
+    Riscv,
+    /// Each process has as many levels as it needs
+    S390,
+}
+
+impl Arch {
+    /// The word that the kernel's make takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Arch::I386 => "i386",
+            Arch::Arm64 => "arm64",
+            Arch::Riscv => "riscv",
+            Arch::S390 => "s390",
+        }
+    }
+}
+
 /// Search path of the build tools; `FPT_PATH` replaces it.
 pub fn search_path() -> String {
     std::env::var("FPT_PATH").unwrap_or_else(|_| {

@@ -106,7 +106,10 @@ pub fn compare_off(ctx: &Ctx) -> Result<Comparison> {
 
 fn compare(base: &Path, patched: &Path) -> Result<Comparison> {
     let mut out = Comparison::default();
-    let (left, right) = (object_files(base)?, object_files(patched)?);
+    let (left, right) = (
+        object_files(base, &OBJECT_DIRS)?,
+        object_files(patched, &OBJECT_DIRS)?,
+    );
     for name in left.symmetric_difference(&right) {
         // An object without code has none that could differ.
         let dir = if left.contains(name) { base } else { patched };
@@ -130,9 +133,10 @@ fn compare(base: &Path, patched: &Path) -> Result<Comparison> {
     Ok(out)
 }
 
-fn object_files(build: &Path) -> Result<BTreeSet<PathBuf>> {
+/// Objects of some folders of a build, relative to it.
+pub fn object_files(build: &Path, dirs: &[&str]) -> Result<BTreeSet<PathBuf>> {
     let mut out = BTreeSet::new();
-    for dir in OBJECT_DIRS {
+    for dir in dirs {
         for rel in hash::files_below(&build.join(dir))? {
             let name = rel.to_string_lossy().into_owned();
             if name.ends_with(".o") && !name.ends_with(".mod.o") && name != "built-in.o" {

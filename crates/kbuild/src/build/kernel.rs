@@ -269,7 +269,7 @@ pub fn objects(
 /// Folders of the tree whose objects are compared with the unpatched kernel's.
 pub const OBJECT_DIRS: [&str; 3] = ["mm/", "fs/proc/", "arch/x86/mm/"];
 
-fn start_log(ctx: &Ctx, log: &Path) -> Result<()> {
+pub(super) fn start_log(ctx: &Ctx, log: &Path) -> Result<()> {
     if !ctx.dry_run && log.exists() {
         std::fs::remove_file(log)?;
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Builds: each returns at once when nothing that it depends on has changed.
 
+mod arch;
 pub mod artefact;
 mod compare;
 mod config;
@@ -21,6 +22,7 @@ use fpt_geometry::{Boot, Mode};
 use fpt_kit::{Cmd, Ctx, Fail, Result};
 
 pub use crate::toolchain::{Compiler, Toolchain};
+pub use arch::archs;
 pub use compare::compare_off;
 pub use each::each;
 pub use kernel::{kernel, kernel_with, main as kernel_main, objects, KernelArgs};

@@ -15,6 +15,7 @@ use anyhow::Context as _;
 
 use crate::doctor;
 use crate::sources::{self, git, Project, Source};
+use crate::toolchain::Arch;
 use fpt_kit::{code, hash, proc, store, Cmd, Ctx, ExitCode, Fail, Result, Stage};
 
 pub use check::{check, Check};
@@ -60,6 +61,9 @@ enum Command {
         /// Also build mm/, fs/proc/ and arch/x86/mm/ after each kernel patch, option off and, where it can be, on (long)
         #[arg(long)]
         each: bool,
+        /// Also build mm/ for other architectures, patched and unpatched, and look for symbols that nobody has (minutes each)
+        #[arg(long, value_enum, value_name = "ARCH[,ARCH...]", value_delimiter = ',')]
+        arch: Vec<Arch>,
     },
 }
 
@@ -74,15 +78,21 @@ pub struct Applied {
     pub commit: String,
 }
 
-/// Builds after each patch and says what it found; builds lie above this module.
-pub type Each = fn(&Ctx) -> Result<Vec<Check>>;
+/// Checks that build; builds lie above this module.
+#[derive(Clone, Copy, Debug)]
+pub struct Builds {
+    /// After each patch.
+    pub each: fn(&Ctx) -> Result<Vec<Check>>,
+    /// For other architectures.
+    pub archs: fn(&Ctx, &[Arch]) -> Result<Vec<Check>>,
+}
 
 /// Runs the command.
 ///
 /// # Errors
 ///
 /// A patch does not apply, or a check of the queue fails.
-pub fn main(ctx: &Ctx, args: Args, each: Each) -> Result<ExitCode> {
+pub fn main(ctx: &Ctx, args: Args, builds: Builds) -> Result<ExitCode> {
     let some = |p: Option<Project>| p.map_or(Project::ALL.to_vec(), |p| vec![p]);
     doctor::require(ctx, doctor::For::Patch)?;
     match args.command {
@@ -113,7 +123,8 @@ pub fn main(ctx: &Ctx, args: Args, each: Each) -> Result<ExitCode> {
         } => refresh::refresh(ctx, project, tree, from),
         Command::Check {
             project,
-            each: build,
+            each,
+            arch,
         } => {
             let mut failed = false;
             for project in some(project) {
@@ -121,11 +132,17 @@ pub fn main(ctx: &Ctx, args: Args, each: Each) -> Result<ExitCode> {
                     failed |= !check.ok();
                     fpt_kit::say!("\n", "{check}");
                 }
-                if build && project == Project::Linux {
-                    for check in each(ctx)? {
-                        failed |= !check.ok();
-                        fpt_kit::say!("\n", "{check}");
-                    }
+                if project != Project::Linux {
+                    continue;
+                }
+                let mut built = Vec::new();
+                if each {
+                    built.extend((builds.each)(ctx)?);
+                }
+                built.extend((builds.archs)(ctx, &arch)?);
+                for check in built {
+                    failed |= !check.ok();
+                    fpt_kit::say!("\n", "{check}");
                 }
             }
             Ok(ExitCode::of_check(!failed))
