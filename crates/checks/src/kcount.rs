@@ -155,13 +155,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     }
     rundir::recorded(&run, || {
         let counts = run_count.all(ctx, &run, &parts, &modes, kernels)?;
-        say!("", "{}", tables(&counts));
-        if args.quick {
-            say!(
-                "\n",
-                "--quick: a sixteenth of the work, so these are no figures"
-            );
-        }
+        say!("", "{}", tables(&counts, args.quick));
         let mut report = Report::default();
         if !args.quick {
             report.cases = limits(&counts);
@@ -464,8 +458,12 @@ impl Counts {
         (base > 0).then(|| value as f64 / base as f64)
     }
 
-    fn table(&self) -> String {
-        let mut out = format!("{:<18}", "kernel instr.");
+    fn table(&self, quick: bool) -> String {
+        let head = match quick {
+            true => "quick: 1/16",
+            false => "kernel instr.",
+        };
+        let mut out = format!("{head:<18}");
         for (subject, _) in &self.columns {
             out.push_str(&format!("{subject:>15}"));
             if let Some(base) = self.base(*subject) {
@@ -478,7 +476,7 @@ impl Counts {
             out.push_str(&format!("{:<18}", region.name));
             for (subject, regions) in &self.columns {
                 let value = regions.iter().find(|r| r.name == region.name);
-                let text = value.map_or("-".into(), |r| r.figure().to_string());
+                let text = value.map_or("-".into(), |r| grouped(r.figure()));
                 out.push_str(&format!("{text:>15}"));
                 if self.base(*subject).is_some() {
                     let ratio = self.ratio(*subject, &region.name);
@@ -489,6 +487,25 @@ impl Counts {
                 out.push_str(&format!("{text:>9}"));
             }
             out.push('\n');
+        }
+        out
+    }
+
+    /// What is to be said of ratios that are far from 1.
+    fn remarks(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        for (subject, regions) in &self.columns {
+            let Some(base) = self.base(*subject) else {
+                continue;
+            };
+            for name in regions.iter().map(|r| &r.name) {
+                let ratio = self.ratio(*subject, name).filter(|r| *r > REMARKABLE);
+                out.extend(
+                    ratio.map(|r| {
+                        format!("{name} in {subject}, {r:.1} times {base}: {}", why(name))
+                    }),
+                );
+            }
         }
         out
     }
@@ -534,14 +551,47 @@ impl Counts {
     }
 }
 
-/// A table for each group.
-pub fn tables(counts: &[Counts]) -> String {
+/// Above this a ratio gets a remark.
+const REMARKABLE: f64 = 1.5;
+
+/// Why a mode may need much more for a region than radix.
+fn why(region: &str) -> &'static str {
+    match region {
+        "mremap_512mib" => "it moves tables and touches no page, so one node more is much of it",
+        "sparse_touch" => "a node of 2 MiB is zeroed for one page",
+        "sparse_munmap" => "nodes that hold one page each are walked and freed",
+        _ => "docs/explanation/measuring.md says what it does",
+    }
+}
+
+/// `146 684`, as the documents write it.
+fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let first = digits.len() % 3;
+    let (head, rest) = digits.split_at(first);
+    let threes = rest.as_bytes().chunks(3).map(String::from_utf8_lossy);
+    let head = (!head.is_empty()).then(|| head.into());
+    head.into_iter().chain(threes).collect::<Vec<_>>().join(" ")
+}
+
+/// A table for each group, and remarks on what is unusual in it.
+pub fn tables(counts: &[Counts], quick: bool) -> String {
     let text = |c: &Counts| match c.placement {
-        Placement::Random => c.table(),
-        Placement::Fixed => format!("without random addresses\n{}", c.table()),
+        Placement::Random => c.table(quick),
+        Placement::Fixed => format!("without random addresses\n{}", c.table(quick)),
     };
     let all: Vec<String> = counts.iter().map(text).collect();
-    all.join("\n")
+    let mut out = all.join("\n");
+    if quick {
+        out.push_str(
+            "\n--quick: a sixteenth of the work that the names say. These are no figures: what a call costs\n\
+             whatever its length weighs 16 times as much, in the ratios, too.\n",
+        );
+    }
+    for remark in counts.iter().flat_map(Counts::remarks) {
+        out.push_str(&format!("{remark}\n"));
+    }
+    out
 }
 
 /// One case for each limit that applies to what was counted.
@@ -593,7 +643,30 @@ mod tests {
         let of_flat = MODE_LIMITS.iter().filter(|l| FLAT == Subject::from(l.0));
         assert_eq!(cases.len(), of_flat.count());
         assert!(cases.iter().all(|c| c.outcome == Outcome::Failed));
-        assert!(tables(&[counts]).contains("1.0100"));
+        let text = tables(&[counts], false);
+        assert!(text.contains("1.0100") && text.contains("1 010") && !text.contains("quick"));
+    }
+
+    #[test]
+    fn short_runs_are_no_figures() {
+        let counts = counted(Placement::Random, &[(RADIX, 1000), (FLAT, 14_406)]);
+        let text = tables(std::slice::from_ref(&counts), true);
+        assert!(text.starts_with("quick: 1/16 "), "{text}");
+        assert!(text.contains("These are no figures"), "{text}");
+        // Whether short or not, a ratio far from 1 is explained.
+        for quick in [false, true] {
+            let text = tables(std::slice::from_ref(&counts), quick);
+            assert!(
+                text.contains("fork_exit in l3l2, 14.4 times radix: "),
+                "{text}"
+            );
+        }
+        let even = counted(Placement::Random, &[(RADIX, 1000), (FLAT, 1000)]);
+        assert!(!tables(&[even], false).contains("times radix"));
+        assert_eq!(
+            [0, 7, 999, 1000, 146_684, 4_645_243].map(grouped),
+            ["0", "7", "999", "1 000", "146 684", "4 645 243"]
+        );
     }
 
     #[test]
@@ -607,7 +680,7 @@ mod tests {
             passed.is_some_and(|c| c.name.starts_with("fork_exit"))
         };
         assert!(good(&of(1002)) && good(&of(900)) && !good(&of(1003)));
-        let text = tables(&[of(1002)]);
+        let text = tables(&[of(1002)], false);
         assert!(
             text.contains("/unpatched") && text.contains("1.0020"),
             "{text}"

@@ -649,7 +649,7 @@ impl Tests<'_> {
             quick: false,
         }
         .all(ctx, run, parts, &Mode::ALL, kernels)?;
-        ctx.ui.info(&kcount::tables(&counts));
+        ctx.ui.info(&kcount::tables(&counts, false));
         Ok(kcount::limits(&counts))
     }
 }
