@@ -19,14 +19,50 @@ const CATEGORY_COLOURS: [Colour; 6] = [
     (0xb0, 0xb0, 0xb0),
 ];
 const CACHE_COLOURS: [Colour; 3] = [(0x2f, 0x6d, 0xb5), (0xe0, 0xb0, 0x4a), (0xc4, 0x3c, 0x39)];
-const ECPT: &str = "ecpt";
-const ECPT_COLOUR: Colour = (0xb0, 0x7a, 0xc0);
+/// Of organisations that the guest has not, in their order.
+const COMPUTED_COLOURS: [Colour; 5] = [
+    (0xb0, 0x7a, 0xc0),
+    (0x8c, 0x8c, 0x3a),
+    (0xc9, 0x6f, 0x8f),
+    (0x4f, 0x9a, 0x94),
+    (0x8a, 0x6a, 0x52),
+];
+
+/// Organisations that the guest has not, computed on radix's accesses: all that walk, but for radix itself, which the
+/// guest has.
+struct Computed {
+    names: Vec<String>,
+}
+
+impl Computed {
+    fn of(table: &Table) -> Computed {
+        let mut names = Vec::new();
+        for row in &table.rows {
+            let shown = row.mode == Boot::RADIX && row.kind == "counterfactual" && row.walks > 0;
+            let new = shown && row.organisation != Boot::RADIX.name();
+            if new && !names.contains(&row.organisation) {
+                names.push(row.organisation.clone());
+            }
+        }
+        Computed { names }
+    }
+
+    fn none() -> Computed {
+        Computed { names: Vec::new() }
+    }
+
+    /// Each with its colour.
+    fn all(&self) -> impl Iterator<Item = (&str, Colour)> {
+        let colours = COMPUTED_COLOURS.into_iter().cycle();
+        self.names.iter().map(String::as_str).zip(colours)
+    }
+}
 
 fn or_dash<T>(value: Option<T>, text: impl Fn(T) -> String) -> String {
     value.map_or_else(|| "-".into(), text)
 }
 
-fn keys_of_modes(table: &Table, ecpt: bool, but_radix: bool) -> Vec<Key> {
+fn keys_of_modes(table: &Table, computed: &Computed, but_radix: bool) -> Vec<Key> {
     let mut keys: Vec<Key> = table
         .matrix
         .modes()
@@ -38,13 +74,11 @@ fn keys_of_modes(table: &Table, ecpt: bool, but_radix: bool) -> Vec<Key> {
             hatched: false,
         })
         .collect();
-    if ecpt {
-        keys.push(Key {
-            label: "ecpt (counterfactual, on radix's accesses)".into(),
-            colour: ECPT_COLOUR,
-            hatched: true,
-        });
-    }
+    keys.extend(computed.all().map(|(name, colour)| Key {
+        label: format!("{name} (counterfactual, on radix's accesses)"),
+        colour,
+        hatched: true,
+    }));
     keys
 }
 
@@ -55,12 +89,12 @@ struct Value {
     text: String,
 }
 
-/// Bars of one workload: each mode's real walk, then the counterfactual of radix's cell.
+/// Bars of one workload: each mode's real walk, then the counterfactual ones of radix's cell.
 fn bars(
     table: &Table,
     workload: &str,
     phase: &str,
-    ecpt: bool,
+    computed: &Computed,
     but_radix: bool,
     of: impl Fn(&Row) -> Option<Value>,
 ) -> Vec<Bar> {
@@ -91,15 +125,17 @@ fn bars(
             false,
         ));
     }
-    let row = table.row(workload, Boot::RADIX, phase, ECPT);
-    if ecpt && row.is_some() {
-        out.push(bar(ECPT, row, ECPT_COLOUR, true));
+    for (name, colour) in computed.all() {
+        let row = table.row(workload, Boot::RADIX, phase, name);
+        if row.is_some() {
+            out.push(bar(name, row, colour, true));
+        }
     }
     out
 }
 
 /// Columns: each mode, and what it is against radix; one line per workload and phase.
-fn grid(table: &Table, of: Of, ecpt: bool) -> Grid {
+fn grid(table: &Table, of: Of, computed: &Computed) -> Grid {
     let modes = table.matrix.modes();
     let mut head = vec!["workload".to_string(), "phase".to_string()];
     for mode in modes.iter().copied() {
@@ -108,9 +144,7 @@ fn grid(table: &Table, of: Of, ecpt: bool) -> Grid {
             head.push("against radix".into());
         }
     }
-    if ecpt {
-        head.push("ecpt*".into());
-    }
+    head.extend(computed.names.iter().map(|name| format!("{name}*")));
     let mut rows = Vec::new();
     for workload in table.matrix.workloads() {
         for (phase, _) in PHASES {
@@ -124,9 +158,9 @@ fn grid(table: &Table, of: Of, ecpt: bool) -> Grid {
                     row.push(or_dash(ratio, |r| percent_in(r, range)));
                 }
             }
-            if ecpt {
+            for name in &computed.names {
                 let value = table
-                    .row(workload, Boot::RADIX, phase, ECPT)
+                    .row(workload, Boot::RADIX, phase, name)
                     .and_then(|r| of.of(r));
                 row.push(or_dash(value, number));
             }
@@ -145,9 +179,7 @@ fn grid(table: &Table, of: Of, ecpt: bool) -> Grid {
                 }));
             }
         }
-        if ecpt {
-            row.push(String::new());
-        }
+        row.extend(computed.names.iter().map(|_| String::new()));
         rows.push(row);
     }
     Grid { head, rows }
@@ -159,15 +191,14 @@ fn values(
     source: &str,
     (id, title, text, unit): (&'static str, &'static str, &'static str, &str),
     of: Of,
-    ecpt: bool,
+    computed: &Computed,
 ) -> Figure {
-    let ecpt = ecpt && has(table, ECPT);
     let charts = PHASES
         .iter()
         .map(|(phase, _)| {
             let groups = per_workload(table, |w| {
                 let base = table.real(w, Boot::RADIX, phase).and_then(|r| of.of(r));
-                bars(table, w, phase, ecpt, false, |row| {
+                bars(table, w, phase, computed, false, |row| {
                     let value = of.of(row)?;
                     let change = base
                         .filter(|b| {
@@ -187,7 +218,7 @@ fn values(
                 note: format!("{}. {text}", sentence(phase)),
                 unit: unit.into(),
                 groups,
-                keys: keys_of_modes(table, ecpt, false),
+                keys: keys_of_modes(table, computed, false),
                 mark: None,
                 source: source.into(),
             };
@@ -199,7 +230,7 @@ fn values(
         title,
         text,
         charts,
-        table: grid(table, of, ecpt),
+        table: grid(table, of, computed),
     }
 }
 
@@ -209,21 +240,21 @@ fn changes(
     source: &str,
     (id, title, text): (&'static str, &'static str, &'static str),
     of: Of,
-    ecpt: bool,
+    computed: &Computed,
 ) -> Figure {
-    let ecpt = ecpt && has(table, ECPT);
     let charts = PHASES
         .iter()
         .map(|(phase, _)| {
             let groups = per_workload(table, |w| {
                 let base = table.real(w, Boot::RADIX, phase).and_then(|r| of.of(r));
-                bars(table, w, phase, ecpt, true, |row| {
+                bars(table, w, phase, computed, true, |row| {
                     let base = base.filter(|b| *b > 0.0)?;
                     let ratio = of.of(row)? / base;
                     let change = |ratio: f64| (ratio - 1.0) * 100.0;
+                    // The ratios of single runs are those of real tables.
                     let range = match row.organisation.as_str() {
-                        ECPT => None,
-                        _ => table.range(w, row.mode, phase, of),
+                        "real" => table.range(w, row.mode, phase, of),
+                        _ => None,
                     };
                     Some(Value {
                         value: change(ratio),
@@ -237,7 +268,7 @@ fn changes(
                 note: format!("{}. {text}", sentence(phase)),
                 unit: "change against radix, per cent".into(),
                 groups,
-                keys: keys_of_modes(table, ecpt, true),
+                keys: keys_of_modes(table, computed, true),
                 mark: None,
                 source: source.into(),
             };
@@ -249,15 +280,8 @@ fn changes(
         title,
         text,
         charts,
-        table: grid(table, of, ecpt),
+        table: grid(table, of, computed),
     }
-}
-
-fn has(table: &Table, organisation: &str) -> bool {
-    table
-        .rows
-        .iter()
-        .any(|r| r.organisation == organisation && r.mode == Boot::RADIX)
 }
 
 fn distribution(table: &Table, source: &str) -> Figure {
@@ -510,7 +534,7 @@ fn page_tables(table: &Table, source: &str) -> Option<Figure> {
         note: TEXT.into(),
         unit: "MiB".into(),
         groups,
-        keys: keys_of_modes(table, false, false),
+        keys: keys_of_modes(table, &Computed::none(), false),
         mark: None,
         source: source.into(),
     };
@@ -535,6 +559,7 @@ fn page_tables(table: &Table, source: &str) -> Option<Figure> {
 
 /// Every figure of a matrix. `source` goes into each.
 pub fn all(table: &Table, source: &str) -> Vec<Figure> {
+    let computed = &Computed::of(table);
     let mut out = vec![
         split::figure(table, source),
         distribution(table, source),
@@ -548,7 +573,7 @@ pub fn all(table: &Table, source: &str) -> Vec<Figure> {
                 "cycles per walk",
             ),
             Of::WalkLatency,
-            true,
+            computed,
         ),
         changes(
             table,
@@ -557,10 +582,10 @@ pub fn all(table: &Table, source: &str) -> Vec<Figure> {
                 "figure5-ipc",
                 "Figure 5: IPC against radix",
                 "Instructions (user and kernel) per cycle. Higher is better. \
-                 ECPT is set against radix's kernel instructions; its own would be more.",
+                 What is counterfactual has radix's kernel instructions; its own would be others.",
             ),
             Of::Ipc,
-            true,
+            computed,
         ),
         changes(
             table,
@@ -569,10 +594,10 @@ pub fn all(table: &Table, source: &str) -> Vec<Figure> {
                 "figure6-end-to-end",
                 "Figure 6: cycles, end to end",
                 "All cycles of the phase: the kernel's work and the walks together. Lower is better. \
-                 ECPT is set against radix's kernel instructions; its own would be more.",
+                 What is counterfactual has radix's kernel instructions; its own would be others.",
             ),
             Of::Cycles,
-            true,
+            computed,
         ),
         values(
             table,
@@ -584,7 +609,7 @@ pub fn all(table: &Table, source: &str) -> Vec<Figure> {
                 "entry reads per walk",
             ),
             Of::AccessesPerWalk,
-            true,
+            computed,
         ),
         hit_levels(table, source),
         values(
@@ -598,7 +623,7 @@ pub fn all(table: &Table, source: &str) -> Vec<Figure> {
                 "walks per 1000 instructions",
             ),
             Of::TlbMpki,
-            false,
+            &Computed::none(),
         ),
     ];
     out.extend(page_tables(table, source));
@@ -704,10 +729,57 @@ mod tests {
             assert!(head != lines, "{}: {grid:?}", figure.id);
         }
         let mut colours = Boot::ALL.map(colour).to_vec();
-        colours.push(ECPT_COLOUR);
+        colours.extend(COMPUTED_COLOURS);
         colours.sort_unstable();
         colours.dedup();
-        assert_eq!(colours.len(), Boot::COUNT + 1);
+        assert_eq!(colours.len(), Boot::COUNT + COMPUTED_COLOURS.len());
+    }
+
+    #[test]
+    fn every_counterfactual_organisation_is_shown() {
+        let matrix = matrix();
+        let mut table = Table::new(&matrix);
+        let like = |name: &str, walks: u64| {
+            let of_ecpt = |r: &&Row| r.organisation == "ecpt" && r.mode == Boot::RADIX;
+            let rows = table.rows.iter().filter(of_ecpt);
+            let named = rows.map(|r| Row {
+                organisation: name.into(),
+                walks: r.walks * walks,
+                ..r.clone()
+            });
+            named.collect::<Vec<Row>>()
+        };
+        // One that does not walk has nothing to show, and radix is there as it is.
+        let new = [like("probe", 1), like("nothing", 0), like("radix", 1)].concat();
+        assert!(!new.is_empty());
+        table.figures.rows.extend(new);
+        let figures = all(&table, "made up");
+        let of = |id: &str| figures.iter().find(|f| f.id == id).unwrap();
+        for id in [
+            "figure4-walk-latency",
+            "figure5-ipc",
+            "figure6-end-to-end",
+            "accesses-per-walk",
+        ] {
+            let figure = of(id);
+            for (_, chart) in &figure.charts {
+                let hatched = chart.keys.iter().filter(|k| k.hatched);
+                let colours: Vec<Colour> = hatched.map(|k| k.colour).collect();
+                assert_eq!(colours, COMPUTED_COLOURS[..2], "{id}");
+                for group in &chart.groups {
+                    let labels: Vec<&str> = (group.bars.iter().filter(|b| b.hatched))
+                        .map(|b| b.label.as_str())
+                        .collect();
+                    assert_eq!(labels, ["ecpt", "probe"], "{id}");
+                }
+            }
+            let columns = figure.table.head.iter().filter(|h| h.ends_with('*'));
+            assert_eq!(columns.collect::<Vec<_>>(), ["ecpt*", "probe*"], "{id}");
+            let width = figure.table.head.len();
+            assert!(figure.table.rows.iter().all(|r| r.len() == width), "{id}");
+        }
+        let keys = &of("tlb-mpki").charts[0].1.keys;
+        assert!(keys.iter().all(|k| !k.hatched));
     }
 
     #[test]

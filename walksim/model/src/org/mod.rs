@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Page-table organisations. One is one file with one implementation of [`Organisation`], a line in
-//! [`make`] and its name in [`ORGANISATIONS`](crate::config::ORGANISATIONS); `docs/explanation/walksim.md` shows how.
+//! [`make`], its name in [`ORGANISATIONS`](crate::config::ORGANISATIONS) and an entry in
+//! [`DESIGNS`](crate::catalogue::DESIGNS); `docs/tutorial/own-organisation.md` shows how.
 
 mod asap;
 mod ecpt;
