@@ -463,7 +463,10 @@ impl Guest {
             code::TIMEOUT,
             self.said("hung"),
             why,
-            format!("its console: {}", self.console_path),
+            format!(
+                "its console: {}; on a busy machine, set FPT_SILENCE_S to more seconds",
+                self.console_path
+            ),
         )
         .into()
     }
