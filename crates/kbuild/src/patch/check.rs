@@ -75,8 +75,9 @@ pub fn check(ctx: &Ctx, project: Project) -> Result<Vec<Check>> {
     let scratch = Scratch::new(ctx, &dir)?;
     let mut head = super::rev(&dir, "base")?;
     let tested = source.release == queue.base.tested;
-    for patch in &queue.patches {
-        stage.line(&patch.name);
+    let total = queue.patches.len();
+    for (n, patch) in queue.patches.iter().enumerate() {
+        stage.line(&format!("[{}/{total}] {}", n + 1, patch.name));
         match scratch.commit(&head, patch) {
             Ok((commit, offsets)) => {
                 head = commit;
