@@ -12,9 +12,10 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::defaults::{self, Defaults};
 use fpt_checks::{agree, fuzz, kcount, selftest, stress, tlbsan, walk};
 use fpt_ci::{claims, docs, lint, test};
+use fpt_kbuild::build::Targets;
 use fpt_kbuild::{build, clean, doctor, editor, image, patch, sources};
 use fpt_kit::{code, fail, proc, ui, Cmd, Ctx, ExitCode, Fail, Program, Result};
-use fpt_lab::{gdb, run};
+use fpt_lab::{gdb, ready, run};
 use fpt_report::sweep;
 
 /// The end of the help.
@@ -315,12 +316,12 @@ fn run(cli: Cli, all: &Defaults) -> Result<ExitCode> {
     ctx.guests = cli.guests.or(all.guests).map(usize::from);
     match cli.command {
         Command::Doctor(args) => doctor::doctor(&ctx, args),
-        Command::Setup(args) => doctor::setup(&ctx, args),
+        Command::Setup(args) => ready::setup(&ctx, args),
         Command::Fetch(args) => sources::main(&ctx, args),
         Command::Patch(args) => patch::main(&ctx, args, BUILDS),
         Command::BuildQemu(args) => build::qemu_main(&ctx, args),
         Command::BuildKernel(args) => build::kernel_main(&ctx, args),
-        Command::BuildSelftests => made(&ctx, &build::kselftests(&ctx)?),
+        Command::BuildSelftests => made(&ctx, &build::kselftests(&ctx, &Targets::all())?),
         Command::BuildImage { packages } => made(&ctx, &image::image(&ctx, &packages)?),
         Command::Run(args) => run::main(&ctx, args),
         Command::Walk(args) => walk::main(&ctx, args),

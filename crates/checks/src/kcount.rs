@@ -11,7 +11,7 @@ use fpt_init::proto::Exec;
 use serde::{Deserialize, Serialize};
 
 use fpt_geometry::{Boot, Mode};
-use fpt_kbuild::build::{self, Profile};
+use fpt_kbuild::build::{self, Profile, Targets};
 use fpt_kbuild::modes;
 use fpt_kit::say;
 use fpt_kit::{code, lanes, store, Ctx, ExitCode, Fail, Result};
@@ -123,7 +123,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
         some => modes::each_once(some),
     };
     let kernel = parts::kernel(ctx, Profile::Fpt)?;
-    let parts = build_parts(ctx, kernel)?;
+    let parts = build_parts(ctx, kernel, &Targets::ours())?;
     let unpatched = match args.kernel {
         Some(OtherKernel::Unpatched) => Some(parts::unpatched(ctx)?),
         None => None,

@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use serde::Deserialize;
 
+use fpt_kbuild::build::Targets;
 use fpt_kit::fail::did_you_mean;
 use fpt_kit::{Fail, Result};
 use fpt_vm::console::Allow;
@@ -123,6 +124,11 @@ impl Program {
     pub fn must_pass(&self) -> bool {
         self.dir == "fpt" || !self.compare
     }
+}
+
+/// The folders that must be built for these programs.
+pub fn targets(programs: &[Program]) -> Targets {
+    Targets::of(programs.iter().map(|p| (p.dir.as_str(), &p.argv[..])))
 }
 
 #[derive(Deserialize)]

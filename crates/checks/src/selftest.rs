@@ -107,7 +107,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
         sanitize: Watched::new(ctx, args.sanitize.as_ref(), &args.mem)?,
     };
     let (kernel, unpatched) = kernels(ctx, &args, &subjects)?;
-    let parts = build_parts(ctx, kernel)?;
+    let parts = build_parts(ctx, kernel, &list::targets(&programs))?;
     let kernels = Kernels {
         ours: &parts.kernel,
         unpatched: unpatched.as_ref(),

@@ -23,7 +23,7 @@ use fpt_checks::tlbsan;
 use fpt_checks::walk;
 use fpt_formats::matrix::Scale;
 use fpt_geometry::{Boot, Mode};
-use fpt_kbuild::build::{self, Kernel, Profile};
+use fpt_kbuild::build::{self, Kernel, Profile, Targets};
 use fpt_kbuild::patch;
 use fpt_kbuild::sources::Project;
 use fpt_kit::say;
@@ -255,7 +255,7 @@ impl Tests<'_> {
     fn parts(&mut self) -> Result<&Parts> {
         if self.parts.is_none() {
             let kernel = parts::kernel(self.ctx, Profile::Fpt)?;
-            let parts = plan::build_parts(self.ctx, kernel)?;
+            let parts = plan::build_parts(self.ctx, kernel, &Targets::all())?;
             parts.record(self.run);
             self.parts = Some(parts);
         }
@@ -604,7 +604,7 @@ impl Tests<'_> {
     /// Nothing is found in a kernel that is as it should be, and every missing flush in one that is not.
     fn tlbsan(&self) -> Result<Vec<Case>> {
         let (ctx, run) = (self.ctx, &self.run.part("tlbsan")?);
-        let parts = plan::build_parts(ctx, parts::kernel(ctx, Profile::Tlbsan)?)?;
+        let parts = plan::build_parts(ctx, parts::kernel(ctx, Profile::Tlbsan)?, &Targets::ours())?;
         let allow = list::allowed(&ctx.root.join("selftests/console-allow.toml"))?;
         let mut fuzz = Fuzz::short(TLBSAN_S);
         fuzz.plan.sanitize = Watched::new(ctx, Some(&Sanitize::default()), &fuzz.plan.mem)?;

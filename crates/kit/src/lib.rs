@@ -9,6 +9,7 @@ pub mod proc;
 pub mod program;
 pub mod store;
 pub mod ui;
+pub mod work;
 
 use std::path::{Path, PathBuf};
 
@@ -16,6 +17,7 @@ pub use fail::{code, did_you_mean, ExitCode, Fail};
 pub use proc::{Cmd, Job};
 pub use program::Program;
 pub use ui::{Stage, Ui};
+pub use work::Work;
 
 /// A result whose error is for people to read.
 pub type Result<T, E = anyhow::Error> = std::result::Result<T, E>;

@@ -6,6 +6,7 @@ pub mod nodes;
 pub mod parts;
 pub mod plan;
 pub mod process_mode;
+pub mod ready;
 pub mod run;
 pub mod sanitize;
 pub mod subject;

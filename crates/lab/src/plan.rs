@@ -8,20 +8,20 @@ use fpt_geometry::Boot;
 use super::parts::{self, Parts};
 use super::sanitize::{self, Sanitize, Watched};
 use super::subject::Subject;
-use fpt_kbuild::build::{self, Kernel, Profile};
+use fpt_kbuild::build::{self, Kernel, Profile, Targets};
 use fpt_kit::{Ctx, Result};
 use fpt_verdict::results::Case;
 use fpt_verdict::rundir::RunDir;
 use fpt_vm::elf;
 use fpt_vm::qemu::{self, Program, Spec};
 
-/// Kernel, QEMU and an image with all built selftests.
-pub fn build_parts(ctx: &Ctx, kernel: Kernel) -> Result<Parts> {
+/// Kernel, QEMU and an image with these selftests.
+pub fn build_parts(ctx: &Ctx, kernel: Kernel, tests: &Targets) -> Result<Parts> {
     let qemu = parts::qemu(ctx, false)?;
     let tests = match std::env::var_os("FPT_KSELFTESTS") {
         Some(dir) => dir.into(),
         None if std::env::var_os("FPT_INITRD").is_some() => std::path::PathBuf::new(),
-        None => build::kselftests(ctx)?,
+        None => build::kselftests(ctx, tests)?,
     };
     let image = parts::image(ctx, |tree| {
         tree.folder("selftests", &tests)?;
@@ -120,7 +120,7 @@ pub fn parts_of(
         Some(kernel) => kernel,
         None => parts::kernel(ctx, profile)?,
     };
-    Ok((build_parts(ctx, ours)?, unpatched))
+    Ok((build_parts(ctx, ours, &Targets::ours())?, unpatched))
 }
 
 /// How the guests of a comparison are started.

@@ -16,7 +16,10 @@ pub const EXAMPLES: &[Examples] = &[
         "setup",
         &[
             ("fpt setup", "ask, then install what is missing"),
-            ("fpt setup --dry-run", "only print the commands"),
+            (
+                "fpt setup --yes --all",
+                "do not ask, and build what the other commands use",
+            ),
         ],
     ),
     (

@@ -11,10 +11,13 @@ use crate::patch::{self, Queue};
 use crate::sources::{self, git, Project, Source};
 use crate::toolchain;
 use fpt_geometry::Mode;
-use fpt_kit::{code, hash, proc, ui, Ctx, ExitCode, Fail, Result, Steps};
+use fpt_kit::{code, hash, proc, ui, Ctx, ExitCode, Fail, Result, Steps, Work};
 
 /// Raised when the way of building changes in a way that the other inputs do not show.
 const RECIPE: &str = "2";
+
+/// A build of profile fpt from nothing.
+pub const WORK: Work = Work::seconds(1200);
 
 /// The kind of artefact.
 const KIND: &str = "kernel";
@@ -132,12 +135,13 @@ pub fn kernel_with(ctx: &Ctx, profile: Profile, compiler: Compiler) -> Result<Ke
     if input_hash(ctx, profile, &tools.versions, &fragments, &source)? != hash {
         return Err(hash::changed("patches, Rust or configuration", "placed"));
     }
-    let stage = ctx.ui.stage(&format!(
+    let title = format!(
         "build kernel {}{} ({})",
         profile.name(),
         compiler.suffix(),
         source.release
-    ));
+    );
+    let stage = ctx.ui.stage(&WORK.title(ctx, &title, &out.join("vmlinux")));
     let log = ctx.log_dir().join(format!(
         "kernel-{}{}.log",
         profile.name(),

@@ -19,7 +19,7 @@ use anyhow::Context as _;
 use crate::doctor;
 use crate::toolchain::find_program;
 use fpt_geometry::{Boot, Mode};
-use fpt_kit::{Cmd, Ctx, Fail, Result};
+use fpt_kit::{Cmd, Ctx, Fail, Result, Work};
 
 pub use crate::toolchain::{Compiler, Toolchain};
 pub use arch::archs;
@@ -28,7 +28,7 @@ pub use each::each;
 pub use kernel::{kernel, kernel_with, main as kernel_main, objects, KernelArgs};
 pub use plugin::plugin;
 pub use qemu::{main as qemu_main, qemu, QemuArgs};
-pub use selftests::kselftests;
+pub use selftests::{kselftests, Targets};
 
 /// Which kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -215,10 +215,22 @@ pub fn kcount(ctx: &Ctx, qemu: &Qemu) -> Result<PathBuf> {
     Ok(target.join("release/libfpt_kcount.so"))
 }
 
+/// The CPU time of [`Profile::Fpt`] and [`Profile::Unpatched`], QEMU, all selftests, the plugins and the workloads, from nothing.
+pub fn everything() -> Work {
+    let programs = [plugin::WORK, crate::image::programs::WORK];
+    let kernels = [kernel::WORK, kernel::WORK, qemu::WORK];
+    let all = kernels.into_iter().chain(programs);
+    all.chain([Targets::all().work()]).sum()
+}
+
+/// Where cargo builds what is for the host.
+fn cargo_target(ctx: &Ctx) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| ctx.root.join("target"), PathBuf::from)
+}
+
 /// Run cargo on this workspace with the toolchain that runs us; the target folder.
 pub fn cargo(ctx: &Ctx, title: &str, args: &[&str], env: &[(&str, &Path)]) -> Result<PathBuf> {
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| ctx.root.join("target"), PathBuf::from);
+    let target = cargo_target(ctx);
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut cmd = Cmd::new(program)
         .args(args)

@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use super::{artefact, cargo};
-use fpt_kit::{hash, Cmd, Ctx, Fail, Result};
+use super::{artefact, cargo, cargo_target};
+use fpt_kit::{hash, Cmd, Ctx, Fail, Result, Work};
 
 /// To be raised when the way of building changes.
 const RECIPE: &str = "1";
+
+/// The largest of them, the simulator, from nothing.
+pub const WORK: Work = Work::seconds(600);
 
 /// A plugin (a shared object): package `fpt-NAME` in folder `NAME/plugin`, built for speed.
 ///
@@ -30,8 +33,8 @@ pub fn plugin(ctx: &Ctx, title: &str, name: &str) -> Result<PathBuf> {
     }
     let package = format!("fpt-{name}");
     let args = ["build", "--profile", "plugin", "--locked", "-p", &package];
-    let target = cargo(ctx, title, &args, &[])?;
-    let built = target.join("plugin").join(&file);
+    let built = cargo_target(ctx).join("plugin").join(&file);
+    cargo(ctx, &WORK.title(ctx, title, &built), &args, &[])?;
     if ctx.dry_run {
         return Ok(built);
     }

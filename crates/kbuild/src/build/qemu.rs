@@ -12,9 +12,12 @@ use crate::doctor;
 use crate::patch::{self, Queue};
 use crate::sources::{self, Project, Source};
 use crate::toolchain::clean_env;
-use fpt_kit::{code, hash, ui, Cmd, Ctx, ExitCode, Fail, Result, Stage};
+use fpt_kit::{code, hash, ui, Cmd, Ctx, ExitCode, Fail, Result, Stage, Work};
 
 const RECIPE: &str = "1";
+
+/// A build from nothing.
+pub const WORK: Work = Work::seconds(370);
 
 /// The kind of artefact.
 const KIND: &str = "qemu";
@@ -120,7 +123,9 @@ pub fn qemu(ctx: &Ctx) -> Result<Qemu> {
         .cache
         .join("build")
         .join(format!("qemu-{}", hash::short(&source.sha256)));
-    let stage = ctx.ui.stage(&format!("build QEMU {}", source.release));
+    let title = format!("build QEMU {}", source.release);
+    let made = out.join("qemu-system-x86_64");
+    let stage = ctx.ui.stage(&WORK.title(ctx, &title, &made));
     let log = ctx.log_dir().join("qemu.log");
     if !ctx.dry_run {
         if log.exists() {

@@ -15,6 +15,16 @@ pub struct SetupArgs {
     /// Do not ask before installing
     #[arg(long, short)]
     yes: bool,
+    /// Then fetch and build what the other commands use, so that they find it: everything but the disk images of `bench`
+    #[arg(long)]
+    all: bool,
+}
+
+impl SetupArgs {
+    /// Whether what the other commands use is to be built.
+    pub fn all(&self) -> bool {
+        self.all
+    }
 }
 
 /// What `setup` would do.

@@ -3,7 +3,7 @@
 //! systems with Debian packages, made without root.
 
 mod debian;
-mod programs;
+pub mod programs;
 
 pub use debian::image;
 pub use programs::programs;

@@ -6,12 +6,14 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use fpt_kit::{hash, store, Cmd, Ctx, Result};
+use fpt_kit::{hash, store, Cmd, Ctx, Result, Work};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 const PACKAGE: &str = "fpt-workloads";
 /// To be raised when the way of building changes.
 const RECIPE: &str = "1";
+/// A build from nothing.
+pub const WORK: Work = Work::seconds(500);
 
 /// Name and file of each program of `workloads/src/bin`, built if need be and kept by the hash of
 /// their sources.
@@ -64,7 +66,8 @@ pub fn programs(ctx: &Ctx) -> Result<Vec<(String, PathBuf)>> {
         )
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .env_remove("CARGO_TARGET_DIR");
-    let stage = ctx.ui.stage("build the workloads");
+    let made = target.join(TARGET).join("release");
+    let stage = ctx.ui.stage(&WORK.title(ctx, "build the workloads", &made));
     ctx.step(&stage, &ctx.log_dir().join("workloads.log"), &cmd)?;
     if ctx.dry_run {
         stage.done("dry run");
