@@ -2,6 +2,7 @@
 //! `cargo xtask gdb`: the guest waits at its first instruction for gdb, which has the kernel's symbols.
 
 use std::net::TcpListener;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -9,7 +10,7 @@ use fpt_init::proto::{Ev, Exec};
 
 use super::parts::{self, Parts};
 use fpt_geometry::Mode;
-use fpt_kbuild::build::Profile;
+use fpt_kbuild::build::{Profile, GDB_SCRIPT};
 use fpt_kbuild::modes;
 use fpt_kit::{code, Cmd, Ctx, ExitCode, Fail, Result};
 use fpt_verdict::rundir::{self, RunDir};
@@ -22,8 +23,8 @@ pub struct Args {
     /// Shape of user page tables: one mode
     #[arg(long, alias = "modes", value_name = "M", value_delimiter = ',', required = true, value_parser = modes::Parser)]
     mode: Vec<Mode>,
-    /// Which kernel
-    #[arg(long, value_enum, default_value_t = Profile::Fpt)]
+    /// Which kernel: only profile gdb has lines and types
+    #[arg(long, value_enum, default_value_t = Profile::Gdb)]
     profile: Profile,
     /// Virtual CPUs
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=qemu::MAX_CPUS))]
@@ -73,21 +74,17 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
         gdb: Some(port),
         ..Spec::new(&kernel.vmlinux, &image.path)
     };
+    let kept = kernel.vmlinux.parent().unwrap_or(Path::new("/"));
     let mut gdb = Cmd::new("gdb").arg("-q");
     if args.batch {
         gdb = gdb.arg("-batch");
     }
     gdb = gdb
         .args(["-iex", "set pagination off", "-iex"])
-        .arg(format!(
-            "set auto-load safe-path {}",
-            kernel.build_dir.display()
-        ));
+        .arg(format!("set auto-load safe-path {}", kept.display()));
+    // gdb loads what lies beside it by itself.
     gdb = gdb.arg(&kernel.vmlinux);
-    let helpers = kernel.build_dir.join("vmlinux-gdb.py");
-    if helpers.exists() {
-        gdb = gdb.arg("-ex").arg(format!("source {}", helpers.display()));
-    }
+    let helpers = kept.join(GDB_SCRIPT);
     gdb = gdb
         .arg("-ex")
         .arg(format!("target remote 127.0.0.1:{port}"));
@@ -109,8 +106,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     parts.record(&run);
     rundir::recorded(&run, || {
         if !helpers.exists() {
-            ctx.ui
-                .info("no lx- commands: this kernel was built without its gdb scripts");
+            ctx.ui.info("no lx- commands: only profile gdb has them");
         }
         ctx.ui.info(&format!(
             "the guest's console: {}",

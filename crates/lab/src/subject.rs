@@ -46,6 +46,7 @@ impl Subject {
         match profile {
             Profile::Unpatched | Profile::UnpatchedTlbsan => Subject::Unpatched,
             Profile::Fpt | Profile::OptionOff | Profile::Debug => Subject::Ours(mode),
+            Profile::Gdb => Subject::Ours(mode),
             Profile::Kasan | Profile::Tlbsan | Profile::Mutants => Subject::Ours(mode),
             Profile::Preempt | Profile::Rt | Profile::Numa => Subject::Ours(mode),
         }

@@ -169,7 +169,7 @@ pub const EXAMPLES: &[Examples] = &[
         &[
             ("fpt gdb --mode l3l2", "stop at the first instruction"),
             (
-                "fpt gdb --mode l3l2 -x 'hbreak fpt_pmd_alloc' -- true",
+                "fpt gdb --mode l3l2 -x 'hbreak fpt_node_acquire' -- true",
                 "stop where nodes are made",
             ),
         ],

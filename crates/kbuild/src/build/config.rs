@@ -32,6 +32,7 @@ pub fn fragments(root: &Path, profile: Profile) -> Result<Vec<Fragment>> {
         Profile::UnpatchedTlbsan => names.extend(["selftests", "tlbsan"]),
         Profile::Tlbsan => names.extend(["selftests", "fpt", "tlbsan"]),
         Profile::Mutants => names.extend(["selftests", "fpt", "tlbsan", "mutants"]),
+        Profile::Gdb => names.extend(["selftests", "fpt", "gdb"]),
     }
     let mut out = Vec::new();
     for name in names {

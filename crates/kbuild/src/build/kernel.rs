@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::artefact::{self, Meta};
-use super::{compare, config, hot, Compiler, Kernel, Profile};
+use super::{compare, config, gdb, hot, Compiler, Kernel, Profile};
 use crate::doctor;
 use crate::modes;
 use crate::patch::{self, Queue};
@@ -154,7 +154,8 @@ pub fn kernel_with(ctx: &Ctx, profile: Profile, compiler: Compiler) -> Result<Ke
         log: &log,
     };
     config::configure(steps, &tools, &src, &out, &fragments)?;
-    steps.run(&tools.make(&src, &out, ctx.jobs).arg("vmlinux"))?;
+    let make = tools.make(&src, &out, ctx.jobs).arg("vmlinux");
+    steps.run(&make.args(gdb::targets(profile)))?;
     if ctx.dry_run {
         stage.done("dry run");
         return Ok(Kernel {
@@ -187,6 +188,9 @@ pub fn kernel_with(ctx: &Ctx, profile: Profile, compiler: Compiler) -> Result<Ke
         artefact::copy(&out.join("System.map"), &dir.join("System.map"))?;
         if let Some(calls) = &hot_calls {
             std::fs::write(dir.join(hot::FILE), calls)?;
+        }
+        if profile == Profile::Gdb {
+            gdb::copy(&out, dir)?;
         }
         artefact::copy(&config::config_path(&out), &dir.join("config"))
     })?;

@@ -6,6 +6,7 @@ pub mod artefact;
 mod compare;
 mod config;
 mod each;
+mod gdb;
 pub mod hot;
 mod kernel;
 mod plugin;
@@ -25,6 +26,7 @@ pub use crate::toolchain::{Compiler, Toolchain};
 pub use arch::archs;
 pub use compare::compare_off;
 pub use each::each;
+pub use gdb::SCRIPT as GDB_SCRIPT;
 pub use kernel::{kernel, kernel_with, main as kernel_main, objects, KernelArgs};
 pub use plugin::plugin;
 pub use qemu::{main as qemu_main, qemu, QemuArgs};
@@ -55,6 +57,8 @@ pub enum Profile {
     Rt,
     /// fpt with NUMA balancing, the multi-generational LRU and DAMON
     Numa,
+    /// fpt with what gdb wants: lines, types, the commands that begin with lx-
+    Gdb,
 }
 
 impl Profile {
@@ -72,6 +76,7 @@ impl Profile {
             Profile::Preempt => "preempt",
             Profile::Rt => "rt",
             Profile::Numa => "numa",
+            Profile::Gdb => "gdb",
         }
     }
 
@@ -79,7 +84,7 @@ impl Profile {
     pub fn has_queue(self) -> bool {
         match self {
             Profile::Unpatched | Profile::UnpatchedTlbsan => false,
-            Profile::Fpt | Profile::OptionOff | Profile::Debug => true,
+            Profile::Fpt | Profile::OptionOff | Profile::Debug | Profile::Gdb => true,
             Profile::Kasan | Profile::Tlbsan | Profile::Mutants => true,
             Profile::Preempt | Profile::Rt | Profile::Numa => true,
         }
@@ -92,7 +97,7 @@ impl Profile {
             Profile::Tlbsan => &MARKS,
             Profile::Mutants => &MUTANTS,
             Profile::Fpt | Profile::Unpatched | Profile::OptionOff => &[],
-            Profile::Debug | Profile::Kasan => &[],
+            Profile::Debug | Profile::Kasan | Profile::Gdb => &[],
             Profile::Preempt | Profile::Rt | Profile::Numa => &[],
         }
     }
