@@ -16,7 +16,7 @@ use fpt_kit::{code, hash, proc, ui, Ctx, ExitCode, Fail, Result, Steps, Work};
 /// Raised when the way of building changes in a way that the other inputs do not show.
 const RECIPE: &str = "2";
 
-/// A build of profile fpt from nothing.
+/// A build of profile fpt from nothing: it took 9 to 10 minutes of two CPUs.
 pub const WORK: Work = Work::seconds(1200);
 
 /// The kind of artefact.

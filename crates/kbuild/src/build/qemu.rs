@@ -16,7 +16,7 @@ use fpt_kit::{code, hash, ui, Cmd, Ctx, ExitCode, Fail, Result, Stage, Work};
 
 const RECIPE: &str = "1";
 
-/// A build from nothing.
+/// A build from nothing: it took 3 minutes of two CPUs.
 pub const WORK: Work = Work::seconds(370);
 
 /// The kind of artefact.
