@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A set-associative cache with true LRU replacement: only which lines are in it.
 
+use crate::addr::PhysLine;
 use crate::config::{self, Replacement};
 use crate::policy::{self, Class, Policy, Set, WALK};
 
@@ -60,22 +61,23 @@ impl Cache {
     }
 
     #[inline(always)]
-    fn place(&self, line: u64) -> (usize, u32) {
+    fn place(&self, line: PhysLine) -> (usize, u32) {
+        let line = line.number();
         let base = self.start + (line & self.set_mask) as usize * self.ways;
         (base, (line >> self.set_bits) as u32 + 1)
     }
 
-    /// Is this line (physical address / 64) the most recently used of its set? Then an access to it would
+    /// Is this line the most recently used of its set? Then an access to it would
     /// change nothing.
     #[inline(always)]
-    pub fn is_newest(&self, line: u64) -> bool {
+    pub fn is_newest(&self, line: PhysLine) -> bool {
         let (base, tag) = self.place(line);
         self.tags.get(base) == Some(&tag)
     }
 
     /// Brings the line's set into the host's cache. The result means nothing.
     #[inline(always)]
-    pub fn look(&self, line: u64) -> u32 {
+    pub fn look(&self, line: PhysLine) -> u32 {
         let (base, _) = self.place(line);
         self.tags.get(base).copied().unwrap_or(0)
     }
@@ -83,7 +85,7 @@ impl Cache {
     /// Makes the line the most recently used one. False if it was not there, and the least recently used
     /// had to go.
     #[inline]
-    pub fn access(&mut self, line: u64) -> bool {
+    pub fn access(&mut self, line: PhysLine) -> bool {
         let (base, tag) = self.place(line);
         let Some(set) = self.tags.get_mut(base..base + self.ways) else {
             return false;
@@ -111,7 +113,7 @@ impl Cache {
 
     /// Brings a line in as the most recently used one, unless it is there: then nothing changes, and false.
     #[inline]
-    pub fn fill_if_absent(&mut self, line: u64) -> bool {
+    pub fn fill_if_absent(&mut self, line: PhysLine) -> bool {
         let (base, tag) = self.place(line);
         let Some(set) = self.tags.get_mut(base..base + self.ways) else {
             return false;
@@ -137,7 +139,7 @@ impl Cache {
 
     /// As [`Cache::access`], by what the line is for.
     #[inline(always)]
-    pub fn access_for(&mut self, line: u64, class: Class) -> bool {
+    pub fn access_for(&mut self, line: PhysLine, class: Class) -> bool {
         if self.policy.is_none() {
             self.access(line)
         } else {
@@ -145,7 +147,7 @@ impl Cache {
         }
     }
 
-    fn access_by_policy(&mut self, line: u64, class: Class) -> bool {
+    fn access_by_policy(&mut self, line: PhysLine, class: Class) -> bool {
         let (base, tag) = self.place(line);
         let (Some(set), Some(policy)) = (self.tags.get_mut(base..base + self.ways), &self.policy)
         else {
@@ -167,7 +169,7 @@ impl Cache {
     }
 
     /// Is the line there? Changes nothing.
-    pub fn contains(&self, line: u64) -> bool {
+    pub fn contains(&self, line: PhysLine) -> bool {
         let (base, tag) = self.place(line);
         self.tags
             .get(base..base + self.ways)
@@ -203,7 +205,7 @@ mod tests {
     fn the_least_recently_used_goes() {
         // 64 sets of 3 ways
         let mut c = Cache::new(config::Cache { kib: 12, ways: 3 });
-        let line = |i: u64| i * 64 + 5;
+        let line = |i: u64| PhysLine::new(i * 64 + 5);
         for i in 0..3 {
             assert!(!c.access(line(i)));
         }
@@ -212,7 +214,7 @@ mod tests {
         assert!(!c.access(line(3)));
         assert!(!c.contains(line(1)));
         assert!(c.contains(line(0)) && c.contains(line(2)) && c.contains(line(3)));
-        assert!(!c.contains(6));
+        assert!(!c.contains(PhysLine::new(6)));
     }
 
     #[test]
@@ -226,8 +228,9 @@ mod tests {
                 ran = ran.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 let line = (ran >> 40) % (u64::from(ways) * 2) * 64 + 7;
                 let at = list.iter().position(|l| *l == line);
-                assert_eq!(c.contains(line), at.is_some());
-                assert_eq!(c.access(line), at.is_some());
+                let found = PhysLine::new(line);
+                assert_eq!(c.contains(found), at.is_some());
+                assert_eq!(c.access(found), at.is_some());
                 if let Some(at) = at {
                     list.remove(at);
                 }
@@ -253,7 +256,11 @@ mod tests {
             let line = (number * 2 + u64::from(walk)) * 128 + 3;
             let class = if walk { Class::Walk } else { Class::Data };
             let at = list.iter().position(|l| l.0 == line);
-            assert_eq!(c.access_for(line, class), at.is_some(), "access {n}");
+            assert_eq!(
+                c.access_for(PhysLine::new(line), class),
+                at.is_some(),
+                "access {n}"
+            );
             hits += u64::from(at.is_some() && !walk);
             walk_hits += u64::from(at.is_some() && walk);
             match at {
@@ -274,11 +281,17 @@ mod tests {
     fn page_tables_go_past() {
         let config = config::Cache { kib: 64, ways: 8 };
         let mut c = Cache::replacing(config, Replacement::NoPageTables);
-        assert!(!c.access_for(3, Class::Walk) && !c.access_for(3, Class::Walk));
-        assert!(!c.access_for(3, Class::Data) && c.access_for(3, Class::Walk));
-        (1..8u64).for_each(|i| assert!(!c.access_for(3 + i * 128, Class::Data)));
-        (8..99u64).for_each(|i| assert!(!c.access_for(3 + i * 128, Class::Walk)));
-        assert!((0..8u64).all(|i| c.access_for(3 + i * 128, Class::Data)));
+        assert!(
+            !c.access_for(PhysLine::new(3), Class::Walk)
+                && !c.access_for(PhysLine::new(3), Class::Walk)
+        );
+        assert!(
+            !c.access_for(PhysLine::new(3), Class::Data)
+                && c.access_for(PhysLine::new(3), Class::Walk)
+        );
+        (1..8u64).for_each(|i| assert!(!c.access_for(PhysLine::new(3 + i * 128), Class::Data)));
+        (8..99u64).for_each(|i| assert!(!c.access_for(PhysLine::new(3 + i * 128), Class::Walk)));
+        assert!((0..8u64).all(|i| c.access_for(PhysLine::new(3 + i * 128), Class::Data)));
     }
 
     #[test]
@@ -292,7 +305,7 @@ mod tests {
             let mut ran = 5u64;
             for _ in 0..20_000 {
                 ran = ran.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                let line = (ran >> 40) % (u64::from(ways) * 2) * 64 + 9;
+                let line = PhysLine::new((ran >> 40) % (u64::from(ways) * 2) * 64 + 9);
                 if ran >> 63 == 0 {
                     assert_eq!(one.access(line), two.access(line));
                 } else {
@@ -317,9 +330,9 @@ mod tests {
     #[test]
     fn tags_keep_all_addresses_apart() {
         let mut c = Cache::new(config::Cache { kib: 32, ways: 8 });
-        assert!(!c.access(0));
-        assert!(!c.access((PA_END - 64) / 64 - 64));
-        assert!(!c.access(SYNTHETIC / 64));
-        assert!(c.access(0));
+        assert!(!c.access(PhysLine::new(0)));
+        assert!(!c.access(PhysLine::new((PA_END - 64) / 64 - 64)));
+        assert!(!c.access(PhysLine::of(SYNTHETIC)));
+        assert!(c.access(PhysLine::new(0)));
     }
 }

@@ -5,9 +5,10 @@
 //! and nothing behind them acts on them: walks read from L2 on, and no cache is inclusive. They are
 //! simulated once for all organisations.
 
+use crate::addr::{PhysLine, VirtLine};
 use crate::attribution::{Cause, Counts};
 use crate::cache::{Cache, PA_END, SYNTHETIC};
-use crate::config::{Config, ConfigError, WalksFrom, LINE};
+use crate::config::{Config, ConfigError, WalksFrom};
 use crate::front::{self, Front};
 pub use crate::lanes::Shared;
 use crate::lanes::{Lane, Lanes, Op};
@@ -16,13 +17,8 @@ use crate::report::{self, BySize, HitMiss};
 use crate::tlb::Tlb;
 use crate::walk::{Flush, Size, Walker};
 
-const LINE_SHIFT: u32 = LINE.trailing_zeros();
-/// A virtual line number that no address has.
-const NO_LINE: u64 = u64::MAX;
 /// Entries that walks found in L1D, where they go through it: the name in `details`.
 pub const FROM_L1D: &str = "entry_reads_from_l1d";
-/// Lines in a 4 KiB page.
-const PAGE_LINES: u64 = 4096 / LINE;
 
 #[derive(Clone, Copy, Default)]
 struct TlbStats {
@@ -35,7 +31,7 @@ struct Side {
     tlb: Tlb,
     cache: Cache,
     /// Virtual line of the last access: another one to it changes nothing.
-    last: u64,
+    last: VirtLine,
     last_size: usize,
     stats: TlbStats,
     cached: HitMiss,
@@ -50,7 +46,7 @@ impl Side {
         Side {
             tlb: Tlb::new(tlb, pcids),
             cache: Cache::new(cache),
-            last: NO_LINE,
+            last: VirtLine::NONE,
             last_size: 0,
             stats: TlbStats::default(),
             cached: HitMiss::default(),
@@ -61,7 +57,7 @@ impl Side {
 
     /// Is the outcome of this access known without looking? Counts it, if so.
     #[inline(always)]
-    fn is_repeat(&mut self, line: u64) -> bool {
+    fn is_repeat(&mut self, line: VirtLine) -> bool {
         if line != self.last {
             return false;
         }
@@ -77,7 +73,7 @@ impl Side {
     }
 
     fn nowhere(&mut self) {
-        self.last = NO_LINE;
+        self.last = VirtLine::NONE;
         self.untranslated += 1;
         self.uncached += 1;
     }
@@ -92,8 +88,8 @@ impl Side {
 }
 
 #[inline(always)]
-fn physical_line(va: u64, page: u64, size: Size) -> u64 {
-    (page | (va & ((1 << size.shift()) - 1))) >> LINE_SHIFT
+fn physical_line(va: u64, page: u64, size: Size) -> PhysLine {
+    PhysLine::of(page | (va & ((1 << size.shift()) - 1)))
 }
 
 /// A simulated core: first-level TLBs and caches, and what lies behind them once for each organisation.
@@ -143,7 +139,7 @@ impl Core {
     /// happened.
     #[inline(always)]
     fn data_fast(&mut self, va: u64) -> bool {
-        if self.d.is_repeat(va >> LINE_SHIFT) {
+        if self.d.is_repeat(VirtLine::of(va)) {
             return true;
         }
         let (page, size) = match self.d.tlb.newest(va, self.pcid) {
@@ -154,7 +150,7 @@ impl Core {
             },
         };
         count(&mut self.d.stats.hits, size);
-        self.d.last = va >> LINE_SHIFT;
+        self.d.last = VirtLine::of(va);
         self.d.last_size = size as usize;
         let line = physical_line(va, page, size);
         if self.d.cache.is_newest(line) {
@@ -181,16 +177,16 @@ impl Core {
     }
 
     #[inline(never)]
-    fn data_line(&mut self, line: u64) {
+    fn data_line(&mut self, line: PhysLine) {
         if self.d.cache.access(line) {
             self.d.cached.hits += 1;
             return;
         }
         self.d.cached.misses += 1;
         self.lanes.push(Op::Data(line));
-        let next = line + 1;
         // The prefetcher knows physical addresses only: no further than the page.
-        if self.prefetch && next % PAGE_LINES != 0 && self.d.cache.fill_if_absent(next) {
+        let next = line.next_in_page().filter(|_| self.prefetch);
+        if let Some(next) = next.filter(|next| self.d.cache.fill_if_absent(*next)) {
             self.prefetches += 1;
             self.lanes.push(Op::Prefetch(next));
         }
@@ -199,7 +195,7 @@ impl Core {
     /// The fetch that is what [`Core::data_fast`] is for data.
     #[inline(always)]
     fn fetch_fast(&mut self, va: u64) -> bool {
-        if self.i.is_repeat(va >> LINE_SHIFT) {
+        if self.i.is_repeat(VirtLine::of(va)) {
             return true;
         }
         let (page, size) = match self.i.tlb.newest(va, self.pcid) {
@@ -210,7 +206,7 @@ impl Core {
             },
         };
         count(&mut self.i.stats.hits, size);
-        self.i.last = va >> LINE_SHIFT;
+        self.i.last = VirtLine::of(va);
         self.i.last_size = size as usize;
         let line = physical_line(va, page, size);
         if self.i.cache.is_newest(line) {
@@ -238,17 +234,17 @@ impl Core {
 
     /// A fetch whose virtual address is not known: the caches without the TLBs.
     pub fn fetch_physical(&mut self, pa: u64) {
-        self.i.last = NO_LINE;
+        self.i.last = VirtLine::NONE;
         self.i.untranslated += 1;
         if pa < SYNTHETIC {
-            self.fetch_line(pa >> LINE_SHIFT);
+            self.fetch_line(PhysLine::of(pa));
         } else {
             self.i.uncached += 1;
         }
     }
 
     #[inline(never)]
-    fn fetch_line(&mut self, line: u64) {
+    fn fetch_line(&mut self, line: PhysLine) {
         if self.i.cache.access(line) {
             self.i.cached.hits += 1;
             return;
@@ -280,10 +276,14 @@ impl Core {
     }
 
     /// The physical line of an access, through the TLBs.
-    fn translate<const FETCH: bool>(&mut self, va: u64, walker: &mut impl Walker) -> Option<u64> {
+    fn translate<const FETCH: bool>(
+        &mut self,
+        va: u64,
+        walker: &mut impl Walker,
+    ) -> Option<PhysLine> {
         let pcid = self.pcid;
         let side = if FETCH { &mut self.i } else { &mut self.d };
-        side.last = NO_LINE;
+        side.last = VirtLine::NONE;
         let page = match side.tlb.access(va, pcid) {
             Some(page) => {
                 count(&mut side.stats.hits, page.size);
@@ -315,7 +315,7 @@ impl Core {
                         count(&mut self.stlb_stats.misses, walk.size);
                         if self.walks_in_l1d {
                             // The line of the last data access may have to go.
-                            self.d.last = NO_LINE;
+                            self.d.last = VirtLine::NONE;
                             self.lanes.walk_at_once(&mut self.d.cache);
                         } else {
                             self.lanes.walk();
@@ -332,7 +332,7 @@ impl Core {
             }
         };
         let side = if FETCH { &mut self.i } else { &mut self.d };
-        side.last = va >> LINE_SHIFT;
+        side.last = VirtLine::of(va);
         side.last_size = page.size as usize;
         Some(physical_line(va, page.pa, page.size))
     }
@@ -346,7 +346,7 @@ impl Core {
         }
         for side in [&mut self.d, &mut self.i] {
             side.tlb.flush(what);
-            side.last = NO_LINE;
+            side.last = VirtLine::NONE;
         }
         self.stlb.flush(what);
         self.lanes.flush(what);
@@ -359,8 +359,8 @@ impl Core {
         } else {
             0
         };
-        self.d.last = NO_LINE;
-        self.i.last = NO_LINE;
+        self.d.last = VirtLine::NONE;
+        self.i.last = VirtLine::NONE;
     }
 
     /// From here on the walks of the guest's own tables are counted by their causes.

@@ -9,9 +9,10 @@
 use std::hint::black_box;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::addr::PhysLine;
 use crate::attribution::{Cause, Cost, Counts};
 use crate::cache::Cache;
-use crate::config::{Config, ConfigError, Cycles, LINE};
+use crate::config::{Config, ConfigError, Cycles};
 use crate::memory::{Memory, Stats};
 use crate::org::{self, Organisation, Port, WalkStats};
 use crate::report::Kind;
@@ -20,15 +21,15 @@ use crate::walk::{Flush, Walk};
 
 /// Operations that are looked at together: enough for the host to overlap, few enough for its first-level cache.
 const WINDOW: usize = 64;
-/// What the first level asks for. Lines are physical addresses / 64.
+/// What the first level asks for.
 #[derive(Clone, Copy, Debug)]
 pub enum Op {
     /// A data access missed.
-    Data(u64),
+    Data(PhysLine),
     /// A fetch missed.
-    Fetch(u64),
+    Fetch(PhysLine),
     /// L1D's prefetcher wants it.
-    Prefetch(u64),
+    Prefetch(PhysLine),
     /// The next of the batch's walks.
     Walk,
     /// The next of the batch's invalidations.
@@ -169,7 +170,9 @@ impl Lane {
                     Op::Data(line) | Op::Fetch(line) | Op::Prefetch(line) => look(line),
                     Op::Walk => {
                         let visited = ahead.next().map_or(&[][..], |(walk, ..)| walk.visited());
-                        visited.iter().for_each(|entry| look(entry.pa / LINE));
+                        visited
+                            .iter()
+                            .for_each(|entry| look(PhysLine::of(entry.pa)));
                     }
                     Op::Flush => {}
                 }

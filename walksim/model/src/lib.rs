@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The simulated core of FPT-Linux' evaluation: `docs/explanation/walksim.md`.
 
+pub mod addr;
 pub mod attribution;
 pub mod cache;
 pub mod catalogue;

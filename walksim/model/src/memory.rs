@@ -2,6 +2,7 @@
 //! What lies behind the first-level caches: L2, last-level cache, memory. Each organisation has its own,
 //! as its walks displace other lines.
 
+use crate::addr::PhysLine;
 use crate::cache::Cache;
 use crate::config;
 use crate::policy::Class;
@@ -76,7 +77,7 @@ impl Memory {
     }
 
     #[inline(always)]
-    fn find(&mut self, llc: &mut Cache, line: u64, kind: usize) -> From {
+    fn find(&mut self, llc: &mut Cache, line: PhysLine, kind: usize) -> From {
         let Some(sample) = &mut self.sample else {
             return self.look_up(llc, line, kind);
         };
@@ -96,7 +97,7 @@ impl Memory {
     }
 
     #[inline(always)]
-    fn look_up(&mut self, llc: &mut Cache, line: u64, kind: usize) -> From {
+    fn look_up(&mut self, llc: &mut Cache, line: PhysLine, kind: usize) -> From {
         let class = if kind < WALK {
             Class::Data
         } else {
@@ -116,7 +117,7 @@ impl Memory {
 
     /// Brings the sets of a line that is about to be found into the host's cache: see [`Cache::look`].
     #[inline(always)]
-    pub fn look(&self, llc: &Cache, line: u64) -> u32 {
+    pub fn look(&self, llc: &Cache, line: PhysLine) -> u32 {
         match &self.sample {
             Some(sample) if !sample.holds(line) => 0,
             _ => self.l2.look(line) ^ llc.look(line),
@@ -125,28 +126,28 @@ impl Memory {
 
     /// A data access that missed L1D.
     #[inline]
-    pub fn data(&mut self, llc: &mut Cache, line: u64) {
+    pub fn data(&mut self, llc: &mut Cache, line: PhysLine) {
         let from = self.find(llc, line, DATA);
         count(&mut self.stats.data, from);
     }
 
     /// A fetch that missed L1I.
     #[inline]
-    pub fn fetch(&mut self, llc: &mut Cache, line: u64) {
+    pub fn fetch(&mut self, llc: &mut Cache, line: PhysLine) {
         let from = self.find(llc, line, FETCH);
         count(&mut self.stats.fetch, from);
     }
 
     /// The prefetcher of L1D.
     #[inline]
-    pub fn prefetch(&mut self, llc: &mut Cache, line: u64) {
+    pub fn prefetch(&mut self, llc: &mut Cache, line: PhysLine) {
         let from = self.find(llc, line, PREFETCH);
         count(&mut self.stats.prefetch, from);
     }
 
     /// An entry of a page table, of the kind that the organisation calls `what`.
     #[inline]
-    pub fn walk_read(&mut self, llc: &mut Cache, line: u64, what: usize) -> From {
+    pub fn walk_read(&mut self, llc: &mut Cache, line: PhysLine, what: usize) -> From {
         let from = self.find(llc, line, WALK + what);
         count(&mut self.stats.walk, from);
         from

@@ -6,6 +6,7 @@
 //! sets have. So all counts add up, and two runs are the same. Entries near the root are few lines, most of them in no
 //! simulated set, but asked for all the time: an entry whose line was read a short while ago is in L2, and counts in no share.
 
+use crate::addr::PhysLine;
 use crate::memory::From;
 
 /// Classes of lines whose shares are kept apart: data, fetches, prefetches, and each kind of entry.
@@ -76,7 +77,7 @@ pub struct Sample {
     groups: [Groups; KINDS],
     /// Answers by shares.
     said: [u64; KINDS],
-    recent: [(u64, u64); RECENT_LINES],
+    recent: [(PhysLine, u64); RECENT_LINES],
     /// A line that was used no more than so many accesses ago is in L2.
     near: u64,
 }
@@ -91,28 +92,29 @@ impl Sample {
             kinds: [Shares::default(); KINDS],
             groups: [[[0; 3]; GROUPS]; KINDS],
             said: [0; KINDS],
-            recent: [(u64::MAX, 0); RECENT_LINES],
+            recent: [(PhysLine::new(u64::MAX), 0); RECENT_LINES],
             near: lines / 2,
         }
     }
 
     #[inline(always)]
-    fn hash(&self, line: u64) -> u64 {
-        let set = (line & self.mask) + 1;
+    fn hash(&self, line: PhysLine) -> u64 {
+        let set = (line.number() & self.mask) + 1;
         let h = set.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         (h ^ h >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9)
     }
 
     /// Is the line's set simulated?
     #[inline(always)]
-    pub fn holds(&self, line: u64) -> bool {
+    pub fn holds(&self, line: PhysLine) -> bool {
         self.hash(line) >> self.shift == 0
     }
 
     /// Was this line of an entry used a short while ago? `now` counts accesses. It has been used now.
     #[inline]
-    pub fn is_near(&mut self, line: u64, now: u64) -> bool {
-        let place = (line ^ line >> 8 ^ line >> 16) as usize % RECENT_LINES;
+    pub fn is_near(&mut self, line: PhysLine, now: u64) -> bool {
+        let number = line.number();
+        let place = (number ^ number >> 8 ^ number >> 16) as usize % RECENT_LINES;
         let Some(recent) = self.recent.get_mut(place) else {
             return false;
         };
@@ -122,7 +124,7 @@ impl Sample {
 
     /// A line of a simulated set was found there.
     #[inline]
-    pub fn found(&mut self, line: u64, kind: usize, from: From) {
+    pub fn found(&mut self, line: PhysLine, kind: usize, from: From) {
         if let Some(shares) = self.kinds.get_mut(kind) {
             shares.found(from);
         }
@@ -205,11 +207,14 @@ mod tests {
     fn one_of_sixteen_sets_is_simulated() {
         for bits in [10, 11, 14] {
             let sample = Sample::new(16, (1 << bits) - 1, 8192);
-            let held = (0..1u64 << bits).filter(|set| sample.holds(*set)).count() as f64;
+            let held = (0..1u64 << bits)
+                .filter(|set| sample.holds(PhysLine::new(*set)))
+                .count() as f64;
             let wanted = f64::from(1u32 << bits) / 16.0;
             assert!((held / wanted - 1.0).abs() < 0.35, "{held} of {wanted}");
             // Bits above the set change nothing.
-            assert!((0..1u64 << bits).all(|s| sample.holds(s) == sample.holds(s | 1 << 20)));
+            let holds = |set| sample.holds(PhysLine::new(set));
+            assert!((0..1u64 << bits).all(|s| holds(s) == holds(s | 1 << 20)));
         }
     }
 
@@ -240,8 +245,9 @@ mod tests {
         let latency = [16.0, 56.0, 180.0];
         let errors = |s: &Sample| s.errors(latency, [1e6; 4]);
         for line in 0..1024 {
+            let (number, line) = (line, PhysLine::new(line));
             sample.found(line, 0, From::Llc);
-            let from = if line % 3 == 0 {
+            let from = if number % 3 == 0 {
                 From::Memory
             } else {
                 From::L2
@@ -264,8 +270,9 @@ mod tests {
     #[test]
     fn near_is_half_of_l2() {
         let mut sample = Sample::new(16, 1023, 8192);
-        assert!(!sample.is_near(5, 1));
-        assert!(sample.is_near(5, 4000) && !sample.is_near(5, 9000));
-        assert!(!sample.is_near(5 + 256 * 256 * 256, 9001) && !sample.is_near(5, 9002));
+        let mut near = |line, now| sample.is_near(PhysLine::new(line), now);
+        assert!(!near(5, 1));
+        assert!(near(5, 4000) && !near(5, 9000));
+        assert!(!near(5 + 256 * 256 * 256, 9001) && !near(5, 9002));
     }
 }

@@ -25,6 +25,7 @@ use self::known::Known;
 pub use self::known::Place;
 pub use self::walks::Compared;
 use self::walks::Walks;
+use crate::addr::VirtLine;
 use crate::config::LINE;
 use crate::core::Core;
 use crate::walk::{Flush, Size, Walk};
@@ -35,14 +36,12 @@ const BATCH: usize = 1024;
 const HELPER_BATCH: usize = 32 * 1024;
 
 const LINE_SHIFT: u32 = LINE.trailing_zeros();
-/// A virtual line number that no address has.
-const NO_LINE: u64 = u64::MAX;
 
 /// The stream of one virtual CPU.
 pub struct Stream {
     known: Known,
     /// Virtual line of the last data access: another one to it changes nothing.
-    last: u64,
+    last: VirtLine,
     last_size: Size,
     data_repeats: [u64; 3],
     fetch_repeats: [u64; 3],
@@ -64,7 +63,7 @@ impl Stream {
         };
         Stream {
             known: Known::new(),
-            last: NO_LINE,
+            last: VirtLine::NONE,
             last_size: Size::Small,
             data_repeats: [0; 3],
             fetch_repeats: [0; 3],
@@ -128,13 +127,13 @@ impl Stream {
     /// now.
     pub fn root_changed(&mut self) {
         self.known.flush(Flush::All);
-        self.last = NO_LINE;
+        self.last = VirtLine::NONE;
     }
 
     /// Is this data access to the line of the last one? Counts it, if so.
     #[inline(always)]
     pub fn repeats(&mut self, va: u64) -> bool {
-        if va >> LINE_SHIFT != self.last {
+        if VirtLine::of(va) != self.last {
             return false;
         }
         count(&mut self.data_repeats, self.last_size, 1);
@@ -144,7 +143,7 @@ impl Stream {
     /// A data access within one line of a page that is known to be of this size.
     #[inline(always)]
     pub fn data(&mut self, va: u64, size: Size) {
-        self.last = va >> LINE_SHIFT;
+        self.last = VirtLine::of(va);
         self.last_size = size;
         self.push(va & !TAG | DATA);
     }
@@ -175,7 +174,7 @@ impl Stream {
 
     /// A data access that no walk can translate.
     pub fn data_nowhere(&mut self) {
-        self.last = NO_LINE;
+        self.last = VirtLine::NONE;
         self.push(DATA_NOWHERE);
     }
 
@@ -204,7 +203,7 @@ impl Stream {
     /// The guest invalidates translations.
     pub fn flush(&mut self, what: Flush) {
         self.known.flush(what);
-        self.last = NO_LINE;
+        self.last = VirtLine::NONE;
         self.batch.flushes.push(what);
         self.push(FLUSH);
     }

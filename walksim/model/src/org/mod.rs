@@ -12,6 +12,7 @@ mod radix;
 mod real;
 mod tree;
 
+use crate::addr::PhysLine;
 use crate::cache::Cache;
 use crate::config::{Config, ConfigError, Cycles};
 use crate::memory::Memory;
@@ -122,7 +123,7 @@ impl<'a> Port<'a> {
         if let Some(n) = self.stats.by_what.get_mut(what) {
             *n += 1;
         }
-        let line = pa / crate::config::LINE;
+        let line = PhysLine::of(pa);
         if self.l1d.as_mut().is_some_and(|l1d| l1d.access(line)) {
             self.stats.from_l1d += 1;
             return self.cycles.l1;
