@@ -26,7 +26,6 @@ pub use self::known::Place;
 pub use self::walks::Compared;
 use self::walks::Walks;
 use crate::addr::VirtLine;
-use crate::config::LINE;
 use crate::core::Core;
 use crate::walk::{Flush, Size, Walk};
 
@@ -34,8 +33,6 @@ use crate::walk::{Flush, Size, Walk};
 const BATCH: usize = 1024;
 /// Operations in a batch of a thread: a wake-up costs the virtual CPU microseconds, so it should be rare.
 const HELPER_BATCH: usize = 32 * 1024;
-
-const LINE_SHIFT: u32 = LINE.trailing_zeros();
 
 /// The stream of one virtual CPU.
 pub struct Stream {
@@ -114,13 +111,13 @@ impl Stream {
     pub fn learn(&mut self, walk: &Walk) {
         self.known.learn(walk.va, walk);
         self.batch.walks.push(*walk);
-        self.push(LEARN);
+        self.push(Op::bare(Tag::Learn));
     }
 
     /// A walk of a page that is known, made anew: the one that is kept must be the same, entry by entry.
     pub fn check(&mut self, fresh: &Walk) {
         self.batch.checks.push(*fresh);
-        self.push(CHECK);
+        self.push(Op::bare(Tag::Check));
     }
 
     /// The root of the tables is another one. Pages that keep their translation (global ones) are led to by other entries
@@ -145,7 +142,7 @@ impl Stream {
     pub fn data(&mut self, va: u64, size: Size) {
         self.last = VirtLine::of(va);
         self.last_size = size;
-        self.push(va & !TAG | DATA);
+        self.push(Op::at(va, Tag::Data));
     }
 
     /// As [`Stream::data`], by the instruction at `pc`.
@@ -169,29 +166,29 @@ impl Stream {
 
     /// Another program runs.
     pub fn program(&mut self, number: u32) {
-        self.push(u64::from(number) << LINE_SHIFT | PROGRAM);
+        self.push(Op::program(number));
     }
 
     /// A data access that no walk can translate.
     pub fn data_nowhere(&mut self) {
         self.last = VirtLine::NONE;
-        self.push(DATA_NOWHERE);
+        self.push(Op::bare(Tag::DataNowhere));
     }
 
     /// A fetch within one line of a page that is known.
     #[inline(always)]
     pub fn fetch(&mut self, va: u64) {
-        self.push(va & !TAG | FETCH);
+        self.push(Op::at(va, Tag::Fetch));
     }
 
     /// A fetch whose virtual address is not known: the caches without the TLBs.
     pub fn fetch_physical(&mut self, pa: u64) {
-        self.push(pa & !TAG | FETCH_PHYSICAL);
+        self.push(Op::at(pa, Tag::FetchPhysical));
     }
 
     /// A fetch that no walk can translate.
     pub fn fetch_nowhere(&mut self) {
-        self.push(FETCH_NOWHERE);
+        self.push(Op::bare(Tag::FetchNowhere));
     }
 
     /// Counts fetches that are known to be from the same line as the one before, which was in a page of
@@ -205,11 +202,11 @@ impl Stream {
         self.known.flush(what);
         self.last = VirtLine::NONE;
         self.batch.flushes.push(what);
-        self.push(FLUSH);
+        self.push(Op::bare(Tag::Flush));
     }
 
     #[inline(always)]
-    fn push(&mut self, op: u64) {
+    fn push(&mut self, op: Op) {
         self.batch.ops.push(op);
         if self.batch.ops.len() >= self.full {
             self.hand_over();

@@ -13,27 +13,77 @@ use crate::walk::{Flush, Walk};
 /// Batches that may be on their way.
 pub(super) const DEPTH: usize = 4;
 
-/// An operation is the first address of a line and one of these.
-pub(super) const DATA: u64 = 0;
-pub(super) const FETCH: u64 = 1;
-/// The address is physical.
-pub(super) const FETCH_PHYSICAL: u64 = 2;
-/// No walk translates it.
-pub(super) const DATA_NOWHERE: u64 = 3;
-pub(super) const FETCH_NOWHERE: u64 = 4;
-/// The next of the batch's walks is about to be used.
-pub(super) const LEARN: u64 = 5;
-/// The next of the batch's invalidations.
-pub(super) const FLUSH: u64 = 6;
-/// The next of the batch's new walks is to be compared with the one that is kept.
-pub(super) const CHECK: u64 = 7;
-/// Another program runs: its number is where the address would be.
-pub(super) const PROGRAM: u64 = 8;
-pub(super) const TAG: u64 = LINE - 1;
+/// What an operation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub(super) enum Tag {
+    Data,
+    Fetch,
+    /// The address is physical.
+    FetchPhysical,
+    /// No walk translates it.
+    DataNowhere,
+    /// The same of a fetch.
+    FetchNowhere,
+    /// The next of the batch's walks is about to be used.
+    Learn,
+    /// The next of the batch's invalidations.
+    Flush,
+    /// The next of the batch's new walks is to be compared with the one that is kept.
+    Check,
+    /// Another program runs: its number is where the number of the line would be.
+    Program,
+}
+
+/// An operation: the first address of a line, with a [`Tag`] in the bits below it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub(super) struct Op(u64);
+
+impl Op {
+    const TAG: u64 = LINE - 1;
+
+    /// An operation at this address, as far as lines go.
+    #[inline(always)]
+    pub(super) const fn at(address: u64, tag: Tag) -> Op {
+        Op(address & !Op::TAG | tag as u64)
+    }
+
+    /// An operation that has no address.
+    pub(super) const fn bare(tag: Tag) -> Op {
+        Op(tag as u64)
+    }
+
+    /// Programs are told apart by their numbers.
+    pub(super) const fn program(number: u32) -> Op {
+        Op((number as u64 * LINE) | Tag::Program as u64)
+    }
+
+    #[inline(always)]
+    const fn address(self) -> u64 {
+        self.0 & !Op::TAG
+    }
+
+    #[inline(always)]
+    fn tag(self) -> Option<Tag> {
+        Some(match self.0 & Op::TAG {
+            0 => Tag::Data,
+            1 => Tag::Fetch,
+            2 => Tag::FetchPhysical,
+            3 => Tag::DataNowhere,
+            4 => Tag::FetchNowhere,
+            5 => Tag::Learn,
+            6 => Tag::Flush,
+            7 => Tag::Check,
+            8 => Tag::Program,
+            _ => return None,
+        })
+    }
+}
 
 #[derive(Default)]
 pub(super) struct Batch {
-    pub(super) ops: Vec<u64>,
+    pub(super) ops: Vec<Op>,
     pub(super) walks: Vec<Walk>,
     pub(super) checks: Vec<Walk>,
     pub(super) flushes: Vec<Flush>,
@@ -66,22 +116,24 @@ impl Seat {
         let mut flushes = batch.flushes.iter();
         let mut pcs = batch.pcs.iter();
         for op in &batch.ops {
-            let address = op & !TAG;
-            match op & TAG {
-                DATA => {
+            let address = op.address();
+            // Nothing but `Op` makes operations, so each has a tag.
+            let Some(tag) = op.tag() else { continue };
+            match tag {
+                Tag::Data => {
                     if let Some(pc) = pcs.next() {
                         core.set_pc(*pc);
                     }
                     core.data(address, walks);
                 }
-                FETCH => core.fetch(address, walks),
-                FETCH_PHYSICAL => core.fetch_physical(address),
-                DATA_NOWHERE => core.data_nowhere(),
-                FETCH_NOWHERE => core.fetch_nowhere(),
-                LEARN => learnt.next().into_iter().for_each(|w| walks.learn(w)),
-                CHECK => checks.next().into_iter().for_each(|w| walks.check(w)),
-                PROGRAM => core.set_program((op / LINE) as u32),
-                _ => flushes.next().into_iter().for_each(|f| {
+                Tag::Fetch => core.fetch(address, walks),
+                Tag::FetchPhysical => core.fetch_physical(address),
+                Tag::DataNowhere => core.data_nowhere(),
+                Tag::FetchNowhere => core.fetch_nowhere(),
+                Tag::Learn => learnt.next().into_iter().for_each(|w| walks.learn(w)),
+                Tag::Check => checks.next().into_iter().for_each(|w| walks.check(w)),
+                Tag::Program => core.set_program((address / LINE) as u32),
+                Tag::Flush => flushes.next().into_iter().for_each(|f| {
                     walks.flush(*f);
                     core.flush(*f);
                 }),
@@ -140,4 +192,25 @@ impl Helper {
 
 pub(super) fn lock(engine: &Mutex<Engine>) -> MutexGuard<'_, Engine> {
     engine.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operations_keep_what_they_are_made_of() {
+        let all: Vec<Tag> = (0..LINE).filter_map(|n| Op(n).tag()).collect();
+        assert_eq!((all.len(), all.last()), (9, Some(&Tag::Program)));
+        for tag in all {
+            let op = Op::at(0x1234_5678, tag);
+            assert_eq!((op.address(), op.tag()), (0x1234_5640, Some(tag)));
+            assert_eq!(Op::bare(tag).tag(), Some(tag));
+        }
+        let op = Op::program(u32::MAX);
+        assert_eq!(
+            (op.address() / LINE, op.tag()),
+            (u64::from(u32::MAX), Some(Tag::Program))
+        );
+    }
 }
