@@ -135,26 +135,28 @@ impl Core {
         })
     }
 
-    /// A data access within one line, if the first-level TLB has its page; otherwise false, and nothing has
-    /// happened.
+    /// An access within one line, if the first-level TLB has its page; otherwise false, and nothing has happened.
     #[inline(always)]
-    fn data_fast(&mut self, va: u64) -> bool {
-        if self.d.is_repeat(VirtLine::of(va)) {
+    fn fast<const FETCH: bool>(&mut self, va: u64) -> bool {
+        let side = if FETCH { &mut self.i } else { &mut self.d };
+        if side.is_repeat(VirtLine::of(va)) {
             return true;
         }
-        let (page, size) = match self.d.tlb.newest(va, self.pcid) {
+        let (page, size) = match side.tlb.newest(va, self.pcid) {
             Some(found) => found,
-            None => match self.d.tlb.access(va, self.pcid) {
+            None => match side.tlb.access(va, self.pcid) {
                 Some(found) => (found.pa, found.size),
                 None => return false,
             },
         };
-        count(&mut self.d.stats.hits, size);
-        self.d.last = VirtLine::of(va);
-        self.d.last_size = size as usize;
+        count(&mut side.stats.hits, size);
+        side.last = VirtLine::of(va);
+        side.last_size = size as usize;
         let line = physical_line(va, page, size);
-        if self.d.cache.is_newest(line) {
-            self.d.cached.hits += 1;
+        if side.cache.is_newest(line) {
+            side.cached.hits += 1;
+        } else if FETCH {
+            self.fetch_line(line);
         } else {
             self.data_line(line);
         }
@@ -164,7 +166,7 @@ impl Core {
     /// A data access within one line at a canonical address.
     #[inline]
     pub fn data(&mut self, va: u64, walker: &mut impl Walker) {
-        if !self.data_fast(va) {
+        if !self.fast::<false>(va) {
             self.data_slow(va, walker);
         }
     }
@@ -192,35 +194,10 @@ impl Core {
         }
     }
 
-    /// The fetch that is what [`Core::data_fast`] is for data.
-    #[inline(always)]
-    fn fetch_fast(&mut self, va: u64) -> bool {
-        if self.i.is_repeat(VirtLine::of(va)) {
-            return true;
-        }
-        let (page, size) = match self.i.tlb.newest(va, self.pcid) {
-            Some(found) => found,
-            None => match self.i.tlb.access(va, self.pcid) {
-                Some(found) => (found.pa, found.size),
-                None => return false,
-            },
-        };
-        count(&mut self.i.stats.hits, size);
-        self.i.last = VirtLine::of(va);
-        self.i.last_size = size as usize;
-        let line = physical_line(va, page, size);
-        if self.i.cache.is_newest(line) {
-            self.i.cached.hits += 1;
-        } else {
-            self.fetch_line(line);
-        }
-        true
-    }
-
     /// An instruction fetch from one line.
     #[inline]
     pub fn fetch(&mut self, va: u64, walker: &mut impl Walker) {
-        if !self.fetch_fast(va) {
+        if !self.fast::<true>(va) {
             self.fetch_slow(va, walker);
         }
     }
