@@ -79,6 +79,14 @@ pub fn decode_status(status: i32) -> (i32, i32) {
     }
 }
 
+/// Exit code for a wait status, as a shell gives it: 128 and the signal, if one ended the program.
+pub fn shell_code(status: i32) -> i32 {
+    match decode_status(status) {
+        (code, 0) => code,
+        (_, signal) => 128 + signal,
+    }
+}
+
 /// Let the program that the command starts be traced by this one: it stops when it has been executed.
 pub fn be_traced(command: &mut Command) {
     // SAFETY: PTRACE_TRACEME has no other arguments and is async-signal-safe.

@@ -47,10 +47,7 @@ fn follow(child: i32, signal: i32) -> std::io::Result<(i32, u32)> {
     loop {
         let status = sys::wait_for(child)?;
         let Some(stop) = sys::stopped_by(status) else {
-            return Ok(match sys::decode_status(status) {
-                (code, 0) => (code, times),
-                (_, signal) => (128 + signal, times),
-            });
+            return Ok((sys::shell_code(status), times));
         };
         let pass = if !started && stop == libc::SIGTRAP {
             // It has been executed; this is not a signal of its own.
