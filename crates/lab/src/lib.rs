@@ -4,6 +4,7 @@
 pub mod gdb;
 pub mod nodes;
 pub mod parts;
+pub mod pieces;
 pub mod plan;
 pub mod process_mode;
 pub mod ready;

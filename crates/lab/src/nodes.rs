@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use fpt_geometry::Boot;
+use fpt_geometry::{Boot, Mode, NodeKind};
 use fpt_kit::{Fail, Result};
 use fpt_vm::vm::Guest;
 
@@ -21,18 +21,24 @@ fn parse(text: &str) -> BTreeMap<String, i64> {
     text.lines().filter_map(line).collect()
 }
 
-/// Fails if a guest that was booted in a mode made no node of one of its kinds since then: its figures
-/// would be radix's under another name. Under mixed there may be reasons for none.
-pub fn made(boot: Boot, stats: &BTreeMap<String, i64>) -> Result<()> {
-    let Boot::Mode(mode) = boot else {
-        return Ok(());
+/// The kinds of nodes that a guest makes. Under mixed there may be reasons for none.
+fn promised(boot: Boot) -> impl Iterator<Item = NodeKind> {
+    let mode = match boot {
+        Boot::Mode(mode) => Some(mode),
+        Boot::Mixed => None,
     };
+    mode.into_iter().flat_map(Mode::kinds)
+}
+
+/// Fails if a guest that was booted in a mode made no node of one of its kinds since then: its figures
+/// would be radix's under another name.
+pub fn made(boot: Boot, stats: &BTreeMap<String, i64>) -> Result<()> {
     let none = |name: &str| stats.get(name).copied().unwrap_or(0) <= 0;
-    let missing = mode.kinds().find(|kind| none(&format!("{kind}_installs")));
+    let missing = promised(boot).find(|kind| none(&format!("{kind}_installs")));
     match missing {
         None => Ok(()),
         Some(kind) => Err(Fail::test(
-            format!("no {kind} node was made in mode {mode}"),
+            format!("no {kind} node was made in mode {boot}"),
             format!("{kind}_installs of /sys/kernel/debug/fpt/stats is 0 or missing"),
             "does --append set a policy or a cap that forbids them?",
         )),
@@ -41,17 +47,16 @@ pub fn made(boot: Boot, stats: &BTreeMap<String, i64>) -> Result<()> {
 
 /// As [`made`], of a guest that is about to end.
 pub fn check_made(guest: &mut Guest, boot: Boot) -> Result<()> {
-    match boot {
-        Boot::Mixed => Ok(()),
-        Boot::Mode(mode) if mode.kinds().next().is_none() => Ok(()),
-        Boot::Mode(_) => made(boot, &stats(guest)?),
+    // A guest that promised nothing need not be asked.
+    match promised(boot).next() {
+        None => Ok(()),
+        Some(_) => made(boot, &stats(guest)?),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use fpt_geometry::Mode;
 
     #[test]
     fn a_mode_without_its_nodes_is_no_run_of_it() {

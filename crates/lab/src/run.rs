@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use fpt_init::proto::{Bytes, Exec, Op, Stream};
 
 use super::parts::{self, Parts};
+use super::pieces;
 use super::process_mode;
 use super::sanitize::{self, Sanitize};
 use fpt_geometry::{Boot, Mode};
@@ -202,10 +203,7 @@ fn session(ctx: &Ctx, run: &RunDir, parts: &Parts, spec: &Spec, args: &Args) -> 
     };
     let mut exec = Exec {
         id: guest.new_id(),
-        argv: match args.fragment {
-            Some(percent) => fragmented(percent, command),
-            None => command,
-        },
+        argv: pieces::started(args.fragment, command),
         env: BTreeMap::new(),
         tty,
         stdin: true,
@@ -269,12 +267,6 @@ fn session(ctx: &Ctx, run: &RunDir, parts: &Parts, spec: &Spec, args: &Args) -> 
         0 if found > 0 => Ok(code::TEST_FAILED),
         status => Ok(ExitCode::Theirs(status)),
     }
-}
-
-/// The words that start a command while memory is in pieces.
-fn fragmented(percent: u32, command: Vec<String>) -> Vec<String> {
-    let words = ["fpt-init".into(), "fragment".into(), percent.to_string()];
-    words.into_iter().chain(command).collect()
 }
 
 /// What page tables the guest was asked for.

@@ -17,6 +17,7 @@ use fpt_bench::check_thp;
 use fpt_geometry::Boot;
 use fpt_kit::{code, fail, Fail, Result, Stage};
 use fpt_lab::nodes::{self, stats};
+use fpt_lab::pieces;
 use fpt_lab::subject::check_mode;
 use fpt_verdict::rundir::RunDir;
 use fpt_vm::qemu::{self, Spec};
@@ -115,11 +116,7 @@ impl Sim<'_> {
     }
 
     fn exec(&self, id: u64) -> Exec {
-        let mut argv: Vec<String> = Vec::new();
-        if let Some(percent) = self.args.fragment {
-            argv.extend(["/init".into(), "fragment".into(), percent.to_string()]);
-        }
-        argv.extend(["/init", "mark", "--seen", SEEN].map(String::from));
+        let mut argv = ["/init", "mark", "--seen", SEEN].map(String::from).to_vec();
         if self.own_marks() {
             argv.push("--unmarked".into());
         }
@@ -130,7 +127,7 @@ impl Sim<'_> {
         argv.extend(self.args.command.iter().skip(1).cloned());
         Exec {
             id,
-            argv,
+            argv: pieces::started(self.args.fragment, argv),
             env: self.env.clone(),
             cwd: Some(self.folders.cwd().display().to_string()),
             most_output: MOST_OUTPUT,
