@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What guests are built from: sources, patch queues, kernels, QEMU, images, and what the host needs for them.
 //!
-//! Inside, imports go down this list: `build`, `image`, `editor`; `patch`; `sources`; `doctor`; `toolchain`.
+//! Inside, imports go down this list: `build`, `image`, `editor`; `patch`; `sources`; `doctor`; `toolchain`, `toml_file`.
 
 pub mod build;
 pub mod clean;
@@ -11,4 +11,5 @@ pub mod image;
 pub mod modes;
 pub mod patch;
 pub mod sources;
+mod toml_file;
 pub mod toolchain;

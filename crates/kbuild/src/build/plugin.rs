@@ -4,10 +4,9 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
-
 use super::{artefact, cargo, cargo_target};
-use fpt_kit::{hash, Cmd, Ctx, Fail, Result, Work};
+use crate::toml_file;
+use fpt_kit::{hash, Cmd, Ctx, Result, Work};
 
 /// To be raised when the way of building changes.
 const RECIPE: &str = "1";
@@ -101,16 +100,7 @@ fn crates(root: &Path, of: &Path) -> Result<BTreeSet<PathBuf>> {
 }
 
 fn manifest(dir: &Path) -> Result<toml::Value> {
-    let path = dir.join("Cargo.toml");
-    let text = std::fs::read_to_string(&path)
-        .with_context(|| format!("cannot read {}", path.display()))?;
-    toml::from_str(&text).map_err(|e| {
-        Fail::infra(
-            format!("{} is not valid", path.display()),
-            e.message().to_string(),
-            "correct it",
-        )
-    })
+    toml_file::load(&dir.join("Cargo.toml"), "correct it")
 }
 
 /// `a/../b` as `b`.

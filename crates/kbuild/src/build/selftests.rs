@@ -4,13 +4,12 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
-
 use super::artefact::{self, Meta};
 use super::{kernel, Compiler, Profile};
 use crate::doctor;
 use crate::patch::{self, Queue};
 use crate::sources::{self, Project, Source};
+use crate::toml_file;
 use crate::toolchain::clean_env;
 use fpt_kit::{hash, Cmd, Ctx, Fail, Result, Steps, Work};
 
@@ -298,16 +297,10 @@ fn listed_programs(root: &Path) -> Result<Vec<(String, String)>> {
         dir: String,
         argv: Vec<String>,
     }
-    let path = root.join("selftests/list.toml");
-    let text = std::fs::read_to_string(&path)
-        .with_context(|| format!("cannot read {}", path.display()))?;
-    let list: List = toml::from_str(&text).map_err(|e| {
-        Fail::infra(
-            format!("{} is not valid", path.display()),
-            e.message().to_string(),
-            "docs/reference/guest.md says what it may hold",
-        )
-    })?;
+    let list: List = toml_file::load(
+        &root.join("selftests/list.toml"),
+        "docs/reference/guest.md says what it may hold",
+    )?;
     Ok(list
         .program
         .into_iter()

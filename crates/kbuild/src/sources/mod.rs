@@ -10,10 +10,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
 use crate::doctor;
+use crate::toml_file;
 use fpt_kit::{code, hash, store, Cmd, Ctx, ExitCode, Fail, Result, Stage};
 
 pub use aptlists::Entry;
@@ -131,16 +131,10 @@ impl Base {
     ///
     /// The file cannot be read.
     pub fn load(root: &Path, project: Project) -> Result<Base> {
-        let path = project.queue_dir(root).join("BASE");
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("cannot read {}", path.display()))?;
-        toml::from_str(&text).map_err(|e| {
-            Fail::infra(
-                format!("{} is not valid", path.display()),
-                e.message().to_string(),
-                "see docs/reference/xtask.md for its keys",
-            )
-        })
+        toml_file::load(
+            &project.queue_dir(root).join("BASE"),
+            "see docs/reference/xtask.md for its keys",
+        )
     }
 
     /// Whether an upstream release belongs to the line of this base.
