@@ -7,10 +7,11 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::Context as _;
 use object::elf;
-use object::read::elf::{Dyn as _, FileHeader as _, ProgramHeader as _};
+use object::read::elf::FileHeader as _;
 use object::{Endianness, FileKind};
 
 use fpt_kit::{Fail, Result};
+use fpt_vm::elf::Needs;
 
 /// A program and the files of the host that it cannot run without.
 #[derive(Debug, Default)]
@@ -39,16 +40,6 @@ impl Program {
     pub fn is_dynamic(&self) -> bool {
         self.files.len() > 1
     }
-}
-
-/// What an ELF file says about itself.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Needs {
-    interp: Option<String>,
-    libraries: Vec<String>,
-    /// DT_RPATH or DT_RUNPATH, `$ORIGIN` not yet replaced.
-    paths: Vec<String>,
-    memory: u64,
 }
 
 /// Why a file is none that the guest can run.
@@ -90,66 +81,12 @@ fn needs(data: &[u8]) -> std::result::Result<Needs, Unfit> {
         _ if data.starts_with(b"\x7fELF") => return Err(Unfit::Damaged),
         _ => return Err(Unfit::NotElf),
     }
-    parse(data).ok_or(Unfit::Damaged)
-}
-
-fn parse(data: &[u8]) -> Option<Needs> {
-    let header = Header::parse(data).ok()?;
-    let endian = header.endian().ok()?;
-    if !matches!(header.e_type(endian), elf::ET_EXEC | elf::ET_DYN) {
-        return None;
+    // Object files and memory dumps are ELF as well.
+    let kind = Header::parse(data).and_then(|h| Ok(h.e_type(h.endian()?)));
+    match kind {
+        Ok(elf::ET_EXEC | elf::ET_DYN) => fpt_vm::elf::parse(data).ok_or(Unfit::Damaged),
+        _ => Err(Unfit::Damaged),
     }
-    let mut needs = Needs::default();
-    let segments = header.program_headers(endian, data).ok()?;
-    let (mut names, mut paths, mut strings) = (Vec::new(), Vec::new(), None);
-    for segment in segments {
-        match segment.p_type(endian) {
-            elf::PT_LOAD => needs.memory = needs.memory.saturating_add(segment.p_memsz(endian)),
-            elf::PT_INTERP => {
-                let raw = segment.data(endian, data).ok()?;
-                let text = raw.split(|b| *b == 0).next().unwrap_or_default();
-                needs.interp = Some(String::from_utf8(text.to_vec()).ok()?);
-            }
-            elf::PT_DYNAMIC => {
-                for entry in segment.dynamic(endian, data).ok()?? {
-                    let value = entry.d_val(endian);
-                    match entry.tag32(endian) {
-                        Some(elf::DT_NULL) => break,
-                        Some(elf::DT_NEEDED) => names.push(value),
-                        Some(elf::DT_RPATH | elf::DT_RUNPATH) => paths.push(value),
-                        Some(elf::DT_STRTAB) => strings = Some(value),
-                        _ => {}
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-    if names.is_empty() && paths.is_empty() {
-        return Some(needs);
-    }
-    let at = strings?;
-    let table = segments.iter().find_map(|s| {
-        if s.p_type(endian) != elf::PT_LOAD {
-            return None;
-        }
-        let inside = at.checked_sub(s.p_vaddr(endian))?;
-        let offset = s.p_offset(endian).checked_add(inside)?;
-        (inside < s.p_filesz(endian)).then(|| data.get(usize::try_from(offset).ok()?..))?
-    })?;
-    let text = |offset: u64| {
-        let rest = table.get(usize::try_from(offset).ok()?..)?;
-        let end = rest.iter().position(|b| *b == 0)?;
-        String::from_utf8(rest[..end].to_vec()).ok()
-    };
-    for name in names {
-        needs.libraries.push(text(name)?);
-    }
-    for path in paths {
-        let list = text(path)?;
-        needs.paths.extend(list.split(':').map(str::to_string));
-    }
-    Some(needs)
 }
 
 /// Is there a mark of `workloads/include/fpt_mark.h`: `0f 1f 80 ID EDGE 50 46`?

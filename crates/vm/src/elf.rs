@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! As much of ELF as it takes to find the shared objects of a program.
+//! What ELF files say of the loader and the libraries that they need.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use object::elf;
+use object::read::elf::{Dyn as _, FileHeader as _, ProgramHeader as _};
+use object::Endianness;
 
 use fpt_kit::{Fail, Result};
 
@@ -13,43 +16,24 @@ pub struct Needs {
     /// The dynamic linker; `None` for static programs and libraries.
     pub interp: Option<String>,
     /// Names of its libraries.
-    pub libs: Vec<String>,
-}
-
-const PT_LOAD: u64 = 1;
-const PT_DYNAMIC: u64 = 2;
-const PT_INTERP: u64 = 3;
-const DT_NEEDED: u64 = 1;
-const DT_STRTAB: u64 = 5;
-
-struct Raw<'a>(&'a [u8]);
-
-impl Raw<'_> {
-    fn num(&self, at: u64, len: usize) -> Option<u64> {
-        let at = usize::try_from(at).ok()?;
-        let bytes = self.0.get(at..at.checked_add(len)?)?;
-        Some(
-            bytes
-                .iter()
-                .rev()
-                .fold(0, |sum, b| sum << 8 | u64::from(*b)),
-        )
-    }
-
-    fn text(&self, at: u64) -> Option<String> {
-        let rest = self.0.get(usize::try_from(at).ok()?..)?;
-        let end = rest.iter().position(|b| *b == 0)?;
-        String::from_utf8(rest[..end].to_vec()).ok()
-    }
+    pub libraries: Vec<String>,
+    /// Folders of DT_RPATH or DT_RUNPATH, `$ORIGIN` not yet replaced.
+    pub paths: Vec<String>,
+    /// What its own segments take in memory, in bytes.
+    pub memory: u64,
 }
 
 /// What a file needs to run; `None` if it is no 64-bit x86 ELF file.
+///
+/// # Errors
+///
+/// The file cannot be read, or its tables point outside of it.
 pub fn needs(path: &Path) -> Result<Option<Needs>> {
     let data = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    if !data.starts_with(b"\x7fELF\x02\x01") || Raw(&data).num(18, 2) != Some(62) {
+    if !data.starts_with(b"\x7fELF\x02\x01") || data.get(18..20) != Some(&[62, 0]) {
         return Ok(None);
     }
-    parse(&Raw(&data)).map(Some).ok_or_else(|| {
+    parse(&data).map(Some).ok_or_else(|| {
         Fail::infra(
             format!("{} is a damaged program", path.display()),
             "its ELF tables point outside the file",
@@ -58,48 +42,59 @@ pub fn needs(path: &Path) -> Result<Option<Needs>> {
     })
 }
 
-fn parse(raw: &Raw<'_>) -> Option<Needs> {
-    let (phoff, phentsize, phnum) = (raw.num(32, 8)?, raw.num(54, 2)?, raw.num(56, 2)?);
-    let mut loads = Vec::new();
-    let mut dynamic = None;
+/// What a 64-bit ELF file needs; `None` if its tables point outside of it.
+pub fn parse(data: &[u8]) -> Option<Needs> {
+    let header = elf::FileHeader64::<Endianness>::parse(data).ok()?;
+    let endian = header.endian().ok()?;
     let mut needs = Needs::default();
-    for i in 0..phnum {
-        let at = phoff.checked_add(i * phentsize)?;
-        let (kind, offset, vaddr, filesz) = (
-            raw.num(at, 4)?,
-            raw.num(at + 8, 8)?,
-            raw.num(at + 16, 8)?,
-            raw.num(at + 32, 8)?,
-        );
-        match kind {
-            PT_LOAD => loads.push((vaddr, offset, filesz)),
-            PT_DYNAMIC => dynamic = Some((offset, filesz)),
-            PT_INTERP => needs.interp = Some(raw.text(offset)?),
+    let segments = header.program_headers(endian, data).ok()?;
+    let (mut names, mut paths, mut strings) = (Vec::new(), Vec::new(), None);
+    for segment in segments {
+        match segment.p_type(endian) {
+            elf::PT_LOAD => needs.memory = needs.memory.saturating_add(segment.p_memsz(endian)),
+            elf::PT_INTERP => {
+                let raw = segment.data(endian, data).ok()?;
+                let text = raw.split(|b| *b == 0).next().unwrap_or_default();
+                needs.interp = Some(String::from_utf8(text.to_vec()).ok()?);
+            }
+            elf::PT_DYNAMIC => {
+                for entry in segment.dynamic(endian, data).ok()?? {
+                    let value = entry.d_val(endian);
+                    match entry.tag32(endian) {
+                        Some(elf::DT_NULL) => break,
+                        Some(elf::DT_NEEDED) => names.push(value),
+                        Some(elf::DT_RPATH | elf::DT_RUNPATH) => paths.push(value),
+                        Some(elf::DT_STRTAB) => strings = Some(value),
+                        _ => {}
+                    }
+                }
+            }
             _ => {}
         }
     }
-    let Some((start, size)) = dynamic else {
+    if names.is_empty() && paths.is_empty() {
         return Some(needs);
-    };
-    let mut names = Vec::new();
-    let mut strtab = None;
-    for at in (start..start.checked_add(size)?).step_by(16) {
-        match (raw.num(at, 8)?, raw.num(at + 8, 8)?) {
-            (0, _) => break,
-            (DT_NEEDED, offset) => names.push(offset),
-            (DT_STRTAB, vaddr) => strtab = Some(vaddr),
-            _ => {}
-        }
     }
-    if !names.is_empty() {
-        let strtab = strtab?;
-        let (vaddr, offset, _) = loads
-            .iter()
-            .find(|(v, _, size)| strtab >= *v && strtab - v < *size)?;
-        let base = strtab - vaddr + offset;
-        for name in names {
-            needs.libs.push(raw.text(base.checked_add(name)?)?);
+    let at = strings?;
+    let table = segments.iter().find_map(|s| {
+        if s.p_type(endian) != elf::PT_LOAD {
+            return None;
         }
+        let inside = at.checked_sub(s.p_vaddr(endian))?;
+        let offset = s.p_offset(endian).checked_add(inside)?;
+        (inside < s.p_filesz(endian)).then(|| data.get(usize::try_from(offset).ok()?..))?
+    })?;
+    let text = |offset: u64| {
+        let rest = table.get(usize::try_from(offset).ok()?..)?;
+        let end = rest.iter().position(|b| *b == 0)?;
+        String::from_utf8(rest[..end].to_vec()).ok()
+    };
+    for name in names {
+        needs.libraries.push(text(name)?);
+    }
+    for path in paths {
+        let list = text(path)?;
+        needs.paths.extend(list.split(':').map(str::to_string));
     }
     Some(needs)
 }
@@ -131,10 +126,10 @@ mod tests {
     fn own_binary() {
         let needs = needs(&std::env::current_exe().unwrap()).unwrap().unwrap();
         assert!(
-            needs.libs.iter().any(|l| l.starts_with("libc.so")),
+            needs.libraries.iter().any(|l| l.starts_with("libc.so")),
             "{needs:?}"
         );
-        assert!(needs.interp.unwrap().contains("ld-linux"));
+        assert!(needs.memory > 0 && needs.interp.unwrap().contains("ld-linux"));
     }
 
     #[test]

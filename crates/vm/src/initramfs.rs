@@ -131,7 +131,7 @@ impl Tree {
             };
             let interp = needs.interp.iter().map(|i| (i.clone(), PathBuf::from(i)));
             let libs = needs
-                .libs
+                .libraries
                 .iter()
                 .map(|l| (format!("lib64/{l}"), PathBuf::from(l)));
             for (target, lib) in interp.chain(libs) {
