@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use fpt_geometry::Boot;
 use serde::{Deserialize, Serialize};
 
+use super::matrix::{Scale, Thp};
+
 /// Name and version of the format.
 pub const SCHEMA: &str = "fpt-bench/1";
 
@@ -41,12 +43,12 @@ pub struct Cell {
     pub workload: String,
     /// What the guest's kernel was booted with: a mode, or mixed.
     pub mode: Boot,
-    /// How much the program works: the name of a [`crate::matrix::Scale`].
-    pub scale: String,
+    /// How much the program works.
+    pub scale: Scale,
     /// The preset of the simulated machine.
     pub preset: String,
-    /// Transparent huge pages in the guest: the name of a [`crate::matrix::Thp`].
-    pub thp: String,
+    /// Transparent huge pages in the guest.
+    pub thp: Thp,
     /// Virtual CPUs of the guest.
     pub vcpus: u32,
     /// Guest memory.

@@ -172,9 +172,9 @@ fn of_cells(files: &[PathBuf]) -> Option<Settings> {
     let workloads: BTreeSet<&String> = cells.iter().map(|c| &c.workload).collect();
     Some(Settings {
         schema: SCHEMA.into(),
-        scale: <Scale as clap::ValueEnum>::from_str(&first.scale, false).ok()?,
+        scale: first.scale,
         preset: first.preset.clone(),
-        thp: <Thp as clap::ValueEnum>::from_str(&first.thp, false).ok()?,
+        thp: first.thp,
         vcpus: first.vcpus,
         append: Vec::new(),
         all_organisations: true,

@@ -192,9 +192,9 @@ impl Matrix {
     pub fn differences(&self) -> Vec<String> {
         type Fact = (&'static str, fn(&Cell) -> String);
         let facts: [Fact; 9] = [
-            ("scale", |c| c.scale.clone()),
+            ("scale", |c| c.scale.name().into()),
             ("preset", |c| c.preset.clone()),
-            ("transparent huge pages", |c| c.thp.clone()),
+            ("transparent huge pages", |c| c.thp.name().into()),
             ("virtual CPUs", |c| c.vcpus.to_string()),
             ("kernel", |c| c.provenance.kernel_hash.clone()),
             ("QEMU", |c| c.provenance.qemu_hash.clone()),

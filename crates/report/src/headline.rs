@@ -7,10 +7,9 @@ use super::metrics::{Of, Table, ALL};
 use super::published::{Over, PUBLISHED};
 use super::text::{counted, percent_in, Grid};
 use super::{sensitivity, stats};
+use fpt_formats::matrix::Scale;
 use fpt_geometry::Boot;
 
-/// Scales whose programs are as large as the published ones.
-const PAPER_SIZED: [&str; 2] = ["large", "paper"];
 /// So far from a published change, as a part of it, an interval may be and still confirm it.
 const SLACK: f64 = 0.2;
 
@@ -37,12 +36,14 @@ impl Verdict {
         }
     }
 
-    pub fn of(scale: &str, interval: Option<(f64, f64)>, published: Option<f64>) -> Verdict {
+    pub fn of(scale: Scale, interval: Option<(f64, f64)>, published: Option<f64>) -> Verdict {
         let Some(ratio) = published else {
             return Verdict::Unpublished;
         };
-        if !PAPER_SIZED.contains(&scale) {
-            return Verdict::OtherRegime;
+        match scale {
+            // Programs as large as the published ones
+            Scale::Paper => {}
+            Scale::Tiny | Scale::Small | Scale::Medium => return Verdict::OtherRegime,
         }
         let Some((low, high)) = interval else {
             return Verdict::TooFewRuns;
@@ -91,11 +92,11 @@ pub fn mixed(matrix: &Matrix) -> Option<String> {
 
 pub fn section(t: &Table) -> String {
     let names = t.matrix.workloads();
-    let scale = t.matrix.cells.first().map_or("", |c| c.scale.as_str());
     let modes = by_effect(t);
-    if modes.is_empty() {
-        return String::new();
-    }
+    let scale = match t.matrix.cells.first() {
+        Some(cell) if !modes.is_empty() => cell.scale,
+        _ => return String::new(),
+    };
     let mut rows = Vec::new();
     for mode in &modes {
         let mean = |of| t.mean(&names, *mode, ALL, of);
@@ -142,8 +143,8 @@ pub fn section(t: &Table) -> String {
         n => format!("Means of n = {n} runs with 95 % t-intervals in brackets."),
     };
     let warning = match scale {
-        "tiny" => "<p class=\"bad\">Scale tiny shows that everything works. No conclusion should be drawn from it.</p>\n",
-        _ => "",
+        Scale::Tiny => "<p class=\"bad\">Scale tiny shows that everything works. No conclusion should be drawn from it.</p>\n",
+        Scale::Small | Scale::Medium | Scale::Paper => "",
     };
     let mixed = mixed(t.matrix).map_or(String::new(), |line| format!("<p>{}</p>\n", esc(&line)));
     format!(
@@ -155,7 +156,7 @@ pub fn section(t: &Table) -> String {
             },
             &[2, 3]
         ),
-        esc(scale),
+        scale.name(),
         counted(names.len(), "workload"),
     )
 }
@@ -170,13 +171,13 @@ mod tests {
     fn verdicts() {
         let of = Verdict::of;
         let some = Some((0.94, 0.96));
-        assert_eq!(of("small", some, Some(0.948)), Verdict::OtherRegime);
-        assert_eq!(of("large", some, Some(0.948)), Verdict::Confirmed);
+        assert_eq!(of(Scale::Small, some, Some(0.948)), Verdict::OtherRegime);
+        assert_eq!(of(Scale::Paper, some, Some(0.948)), Verdict::Confirmed);
         // A fifth of 5 % beside it at most.
-        assert_eq!(of("large", some, Some(0.931)), Verdict::Confirmed);
-        assert_eq!(of("large", some, Some(0.91)), Verdict::NotConfirmed);
-        assert_eq!(of("large", None, Some(0.948)), Verdict::TooFewRuns);
-        assert_eq!(of("large", some, None), Verdict::Unpublished);
+        assert_eq!(of(Scale::Paper, some, Some(0.931)), Verdict::Confirmed);
+        assert_eq!(of(Scale::Paper, some, Some(0.91)), Verdict::NotConfirmed);
+        assert_eq!(of(Scale::Paper, None, Some(0.948)), Verdict::TooFewRuns);
+        assert_eq!(of(Scale::Paper, some, None), Verdict::Unpublished);
     }
 
     #[test]

@@ -395,9 +395,9 @@ fn provenance(t: &Table, command: &str) -> String {
         ("its hash", hash::short(&t.matrix.hash()).into()),
         ("command of the first cell", p.command.clone()),
         ("command of this report", command.to_string()),
-        ("scale", cell.scale.clone()),
+        ("scale", cell.scale.name().into()),
         ("preset", cell.preset.clone()),
-        ("transparent huge pages", cell.thp.clone()),
+        ("transparent huge pages", cell.thp.name().into()),
         ("virtual CPUs", cell.vcpus.to_string()),
         (
             "clock",
@@ -539,9 +539,9 @@ pub fn page(t: &Table, figures: &[(Figure, Vec<Drawn>)], command: &str, date: &s
     let what = first.map_or(String::new(), |c| {
         format!(
             "scale {}, preset {}, THP {}, {} virtual CPU{}",
-            c.scale,
+            c.scale.name(),
             c.preset,
-            c.thp,
+            c.thp.name(),
             c.vcpus,
             if c.vcpus == 1 { "" } else { "s" }
         )

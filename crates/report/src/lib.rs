@@ -270,9 +270,9 @@ fn source(matrix: &Matrix, date: &str) -> String {
         "FPT-Linux, matrix {}: scale {}, preset {}, THP {}, {} virtual CPU(s); kernel {} {}, QEMU {}, simulator {}, configuration {}; {date}. \
          Plain bars: the guest's own tables. Hatched bars: computed for the same accesses.",
         matrix.name,
-        cell.scale,
+        cell.scale.name(),
         cell.preset,
-        cell.thp,
+        cell.thp.name(),
         cell.vcpus,
         release,
         hash::short(&p.kernel_hash),

@@ -326,6 +326,7 @@ impl Figures {
 pub(crate) mod tests {
     use super::*;
     use fpt_formats::cell::{Cell, Guest, Provenance, SCHEMA};
+    use fpt_formats::matrix::{Scale, Thp};
     use fpt_geometry::Mode;
     use fpt_testkit::synthetic;
 
@@ -334,9 +335,9 @@ pub(crate) mod tests {
             schema: SCHEMA.into(),
             workload: workload.into(),
             mode,
-            scale: "tiny".into(),
+            scale: Scale::Tiny,
             preset: "emt".into(),
-            thp: "never".into(),
+            thp: Thp::Never,
             vcpus: 1,
             memory_mib: 512,
             run: 1,

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use fpt_formats::matrix::Scale;
 use fpt_geometry::Boot;
 use serde_json::{json, Value};
 
@@ -61,7 +62,11 @@ pub fn table(t: &Table) -> String {
         out.push_str(&line);
         out.push('\n');
     }
-    if t.matrix.cells.first().is_some_and(|c| c.scale == "tiny") {
+    if t.matrix
+        .cells
+        .first()
+        .is_some_and(|c| c.scale == Scale::Tiny)
+    {
         out.push_str(
             "Scale tiny shows that everything works. No conclusion should be drawn from it.\n",
         );

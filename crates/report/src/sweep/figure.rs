@@ -60,9 +60,13 @@ fn panel(pattern: Pattern, points: &[&Point]) -> Panel {
     let modes = (Mode::ALL.into_iter())
         .filter(|m| *m != Mode::Radix)
         .filter_map(|m| {
-            line(&m.to_string(), &m.to_string(), colour(m.into()), false, |p| {
-                p.change
-            })
+            line(
+                &m.to_string(),
+                &m.to_string(),
+                colour(m.into()),
+                false,
+                |p| p.change,
+            )
         });
     let ecpt = [
         line("ecpt", "ecpt, wrong probes charged", ECPT, false, |p| {
