@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use fpt_init::proto::Exec;
-use fpt_walksim_model::report::Report;
+use fpt_walksim_machine::report::Report;
 
 use super::{catalogue, Bench, Planned};
 use fpt_formats::cell::{Cell, Guest as Facts, Provenance, SCHEMA};
@@ -301,7 +301,7 @@ fn figures(out: &Path) -> Result<Report> {
         Fail::test(
             "the simulator's result cannot be read",
             e.to_string(),
-            format!("this tool reads {}", fpt_walksim_model::report::SCHEMA),
+            format!("this tool reads {}", fpt_walksim_machine::report::SCHEMA),
         )
     })
 }
@@ -321,7 +321,7 @@ pub(super) fn check(report: &Report) -> Result<()> {
             "this is a fault of the simulator or of the marks of the program",
         ))
     };
-    if report.schema != fpt_walksim_model::report::SCHEMA {
+    if report.schema != fpt_walksim_machine::report::SCHEMA {
         return bad(format!("schema {}", report.schema));
     }
     if let Some(error) = report.errors.first() {
@@ -366,7 +366,7 @@ pub(super) fn check(report: &Report) -> Result<()> {
         ));
     }
     let faults =
-        |p: &fpt_walksim_model::report::Phase| p.instructions.kernel_by_category.page_fault;
+        |p: &fpt_walksim_machine::report::Phase| p.instructions.kernel_by_category.page_fault;
     if report
         .phases
         .iter()

@@ -56,7 +56,7 @@ pub fn config(args: &Args, preset: &str) -> Result<String> {
     let bad = |why: String| Fail::usage("the simulator's configuration is not right", why, "");
     if let (Some(path), Some(text)) = (&args.config, &text) {
         // Its own mistakes are told with its name.
-        if let Err(e) = fpt_walksim_model::config::resolve(preset, Some(text), &[]) {
+        if let Err(e) = fpt_walksim_machine::config::resolve(preset, Some(text), &[]) {
             let line = line_of(text, &e.0).map_or(String::new(), |n| format!(":{n}"));
             return Err(bad(format!("{}{line}: {e}", path.display())));
         }
@@ -72,7 +72,7 @@ pub fn config(args: &Args, preset: &str) -> Result<String> {
         };
         sets.push((key.trim().to_string(), value.trim().to_string()));
     }
-    let config = fpt_walksim_model::config::resolve(preset, text.as_deref(), &sets)
+    let config = fpt_walksim_machine::config::resolve(preset, text.as_deref(), &sets)
         .map_err(|e| bad(e.to_string()))?;
     Ok(config.to_toml())
 }
@@ -96,15 +96,15 @@ fn real_only(settings: &Settings) -> Result<Option<String>> {
     if settings.all_organisations {
         return Ok(None);
     }
-    let bad = |e: fpt_walksim_model::config::ConfigError| {
+    let bad = |e: fpt_walksim_machine::config::ConfigError| {
         Fail::usage(
             "the simulator's configuration is not right",
             e.to_string(),
             "choose another --name",
         )
     };
-    let mut config = fpt_walksim_model::config::parse(&settings.config).map_err(bad)?;
-    let usual = fpt_walksim_model::config::resolve(&settings.preset, None, &[]).map_err(bad)?;
+    let mut config = fpt_walksim_machine::config::parse(&settings.config).map_err(bad)?;
+    let usual = fpt_walksim_machine::config::resolve(&settings.preset, None, &[]).map_err(bad)?;
     if config.organisations != usual.organisations
         || !config.organisations.iter().any(|o| o == REAL)
     {

@@ -67,7 +67,7 @@ pub struct Cell {
     /// What the cell was made from.
     pub provenance: Provenance,
     /// The simulator's figures.
-    pub walksim: Option<fpt_walksim_model::report::Report>,
+    pub walksim: Option<fpt_walksim_machine::report::Report>,
     /// What the guest said of itself.
     pub guest: Guest,
 }
@@ -87,7 +87,7 @@ impl Cell {
     }
 
     /// The simulator's figures, if the cell is whole.
-    pub fn figures(&self) -> Option<&fpt_walksim_model::report::Report> {
+    pub fn figures(&self) -> Option<&fpt_walksim_machine::report::Report> {
         self.walksim.as_ref().filter(|_| self.error.is_none())
     }
 }

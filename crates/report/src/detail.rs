@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use fpt_geometry::Boot;
 use serde::Serialize;
 
-use fpt_walksim_model::report::Task;
+use fpt_walksim_machine::report::Task;
 
 use super::cells::Matrix;
 use super::markup::{esc, table};
@@ -44,7 +44,7 @@ pub struct TaskRow {
 
 fn phases<T>(
     matrix: &Matrix,
-    rows: impl Fn(&Cell, &fpt_walksim_model::report::Phase) -> Vec<T>,
+    rows: impl Fn(&Cell, &fpt_walksim_machine::report::Phase) -> Vec<T>,
 ) -> Vec<T> {
     let mut out = Vec::new();
     for cell in matrix.firsts() {
@@ -57,7 +57,7 @@ fn phases<T>(
 
 pub fn functions(matrix: &Matrix) -> Vec<FunctionRow> {
     phases(matrix, |cell, phase| {
-        let row = |f: &fpt_walksim_model::report::Function| FunctionRow {
+        let row = |f: &fpt_walksim_machine::report::Function| FunctionRow {
             workload: cell.workload.clone(),
             mode: cell.mode,
             phase: phase.name.clone(),

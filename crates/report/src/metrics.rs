@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use fpt_geometry::Boot;
-use fpt_walksim_model::config::{self, Cycles};
+use fpt_walksim_machine::config::{self, Cycles};
 
 use super::cells::{rank, Matrix, ORDER};
 use super::stats;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What becomes of end-to-end cycles under other assumptions of the model, from the same counts: nothing is run again.
 
-use fpt_walksim_model::config::Cycles;
+use fpt_walksim_machine::config::Cycles;
 
 use super::metrics::{Figures, Row};
 use super::text::{percent, Grid};

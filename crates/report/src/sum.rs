@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Rows from cells: sums over phases and runs, and every quotient from the sums.
 
-use fpt_walksim_model::config::Config;
-use fpt_walksim_model::report::{ByCache, Categories, Kind, Organisation, Phase, WASTED_CYCLES};
+use fpt_walksim_machine::config::Config;
+use fpt_walksim_machine::report::{ByCache, Categories, Kind, Organisation, Phase, WASTED_CYCLES};
 
 use super::cells::Matrix;
 use super::row::{Row, ALL};

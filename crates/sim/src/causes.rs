@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use fpt_init::proto::Seen;
-use fpt_walksim_model::attribution::{Block, Cost, File};
+use fpt_walksim_machine::attribution::{Block, Cost, File};
 use serde::Serialize;
 
 use crate::maps::{self, Area};
@@ -247,7 +247,7 @@ pub fn of_runs<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use fpt_walksim_model::attribution::{Instruction, Phase};
+    use fpt_walksim_machine::attribution::{Instruction, Phase};
 
     fn cost(cycles: f64) -> Cost {
         Cost {

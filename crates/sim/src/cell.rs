@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use fpt_init::proto::{Exec, Seen, Stream};
-use fpt_walksim_model::report::Report;
+use fpt_walksim_machine::report::Report;
 use sha2::{Digest as _, Sha256};
 
 use crate::{figures, signal, Sim};
@@ -255,7 +255,7 @@ fn read(sim: &Sim, name: &str) -> Result<Report> {
         Fail::test(
             "the simulator's result cannot be read",
             e.to_string(),
-            format!("this tool reads {}", fpt_walksim_model::report::SCHEMA),
+            format!("this tool reads {}", fpt_walksim_machine::report::SCHEMA),
         )
     })
 }
@@ -264,7 +264,7 @@ fn read(sim: &Sim, name: &str) -> Result<Report> {
 fn check(sim: &Sim, cell: &Cell) -> Result<()> {
     let report = &cell.report;
     let bad = |why: &str, fix: &str| Err(Fail::test("there are no valid figures", why, fix));
-    if report.schema != fpt_walksim_model::report::SCHEMA {
+    if report.schema != fpt_walksim_machine::report::SCHEMA {
         return bad(
             &format!("schema {}", report.schema),
             "build the simulator again",
@@ -310,7 +310,7 @@ fn check(sim: &Sim, cell: &Cell) -> Result<()> {
             "this is a fault of the simulator",
         );
     }
-    let real = |p: &fpt_walksim_model::report::Phase| {
+    let real = |p: &fpt_walksim_machine::report::Phase| {
         p.organisations.iter().any(|o| o.name == figures::REAL)
     };
     if !report.phases.iter().all(real) {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use fpt_walksim_model::report::{Organisation, Phase, Report};
+use fpt_walksim_machine::report::{Organisation, Phase, Report};
 use serde::Serialize;
 
 use crate::cell::Cell;

@@ -264,7 +264,7 @@ fn config(args: &Args) -> Result<String> {
         };
         sets.push((key.trim().to_string(), value.trim().to_string()));
     }
-    let config = fpt_walksim_model::config::resolve(&args.preset, None, &sets).map_err(|e| {
+    let config = fpt_walksim_machine::config::resolve(&args.preset, None, &sets).map_err(|e| {
         Fail::usage(
             "the simulator's configuration is not right",
             e.to_string(),

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use fpt_walksim_model::attribution::File;
+use fpt_walksim_machine::attribution::File;
 use serde::Serialize;
 
 use crate::causes::{self, Causes, Line};

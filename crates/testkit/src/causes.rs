@@ -2,8 +2,8 @@
 //! Made-up causes of walks for the tests of this tool: the stand-in for QEMU writes them. Nothing of this is measured.
 
 use fpt_geometry::Boot;
-use fpt_walksim_model::attribution::{Block, Cost, File, Instruction, Phase, SCHEMA};
-use fpt_walksim_model::report::Kind;
+use fpt_walksim_machine::attribution::{Block, Cost, File, Instruction, Phase, SCHEMA};
+use fpt_walksim_machine::report::Kind;
 
 use crate::synthetic;
 

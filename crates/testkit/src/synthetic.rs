@@ -3,8 +3,8 @@
 //! the report's tests know what must come out. Nothing of this is measured.
 
 use fpt_geometry::{Boot, Mode};
-use fpt_walksim_model::config::Config;
-use fpt_walksim_model::report::{
+use fpt_walksim_machine::config::Config;
+use fpt_walksim_machine::report::{
     Accesses, ByCache, BySize, Categories, Checks, Cycles, Function, Instructions, Kind,
     Organisation, Phase, Report, TlbLevel, Tlbs, Untranslated, SCHEMA,
 };
@@ -187,7 +187,7 @@ pub fn leave(option: impl Fn(&str) -> Option<String>, mode: Boot, what: &str) {
     };
     let mut report = report(mode, &option("label=").unwrap_or_default());
     let text = std::fs::read_to_string(config).unwrap_or_default();
-    if let Ok(config) = fpt_walksim_model::config::parse(&text) {
+    if let Ok(config) = fpt_walksim_machine::config::parse(&text) {
         for phase in &mut report.phases {
             phase
                 .organisations

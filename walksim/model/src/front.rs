@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What fills the TLBs. One front is one implementation of [`Front`], a line in [`make`] and its name in [`FRONTS`];
-//! its parameters are those of `[front.NAME]`. All organisations of a machine have the same front.
-
-use serde::Deserialize;
+//! its parameters are those of `[front.NAME]`, in [`parameters`]. All organisations of a machine have the same front.
 
 use crate::config::{Config, ConfigError};
+pub use crate::parameters::FRONTS;
+use crate::parameters::{self, check_front};
 use crate::tlb::Page;
 use crate::walk::{Leaf, Size, Walk};
 
@@ -24,17 +24,15 @@ pub trait Front: Send {
     fn reset_counters(&mut self) {}
 }
 
-/// Every front there is.
-pub const FRONTS: &[&str] = &["plain", "coalescing"];
-
 /// The front of this name, with its parameters.
 pub fn make(name: &str, config: &Config) -> Result<Box<dyn Front>, ConfigError> {
+    check_front(name, config)?;
     match name {
-        "plain" if config.front.contains_key(name) => Err(ConfigError(
-            "front.plain: plain takes no parameters".to_owned(),
-        )),
         "plain" => Ok(Box::new(Plain)),
-        "coalescing" => Ok(Box::new(Coalescing::new(config)?)),
+        "coalescing" => Ok(Box::new(Coalescing {
+            pages: parameters::Coalescing::of(config)?.pages,
+            runs: 0,
+        })),
         _ => Err(ConfigError(format!(
             "unknown front '{name}': expected one of {}",
             FRONTS.join(", ")
@@ -54,31 +52,10 @@ impl Front for Plain {
 
 /// `[front.coalescing]`: one entry for an aligned run of pages whose entries, all in the line that the walk has read, map frames
 /// that follow each other; as AMD's cores do it with 4 pages, and the TLBs of CoLT (MICRO'12) with up to 8.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, default)]
 pub struct Coalescing {
     /// Pages of a run: 2, 4 or 8.
     pages: u32,
-    #[serde(skip)]
     runs: u64,
-}
-
-impl Default for Coalescing {
-    fn default() -> Self {
-        Coalescing { pages: 4, runs: 0 }
-    }
-}
-
-impl Coalescing {
-    fn new(config: &Config) -> Result<Coalescing, ConfigError> {
-        let this: Coalescing = config.parameters("front", &config.front, "coalescing")?;
-        match this.pages {
-            2 | 4 | 8 => Ok(this),
-            n => Err(ConfigError(format!(
-                "front.coalescing.pages is {n}: expected 2, 4 or 8, as a line has 8 entries"
-            ))),
-        }
-    }
 }
 
 impl Front for Coalescing {

@@ -2,10 +2,8 @@
 //! The simulated core of FPT-Linux' evaluation: `docs/explanation/walksim.md`.
 
 pub mod addr;
-pub mod attribution;
 pub mod cache;
 pub mod catalogue;
-pub mod config;
 pub mod core;
 pub mod front;
 pub mod lanes;
@@ -13,10 +11,11 @@ pub mod memory;
 pub mod org;
 pub mod policy;
 pub mod pwc;
-pub mod report;
 pub mod result;
 pub mod sample;
 pub mod stream;
 pub mod synthetic;
 pub mod tlb;
 pub mod walk;
+
+pub use fpt_walksim_machine::{attribution, config, parameters, report};

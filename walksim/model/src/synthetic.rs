@@ -3,6 +3,7 @@
 //! machine could have. `cargo xtask sweep` and the tests use both.
 
 use fpt_geometry::geometry::{IndexStep, Level, Mode};
+pub use fpt_walksim_machine::run::{Pattern, Run};
 
 use crate::config::{Config, ConfigError};
 use crate::core::Core;
@@ -95,39 +96,6 @@ impl Walker for Tables {
         Some(Leaf {
             pages: std::array::from_fn(|i| Some(self.page(first + i as u64))),
         })
-    }
-}
-
-/// What a stream imitates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pattern {
-    /// Updates anywhere in one table.
-    Gups,
-    /// Records of 8 KiB, one per vertex, at the ends of R-MAT edges with Graph500's probabilities; vertices are scattered.
-    Rmat,
-    /// Items of 1 KiB by keys of a Zipf distribution (exponent 0.99), each after a look at a table of buckets.
-    Zipf,
-    /// One line after the other.
-    Sequential,
-}
-
-impl Pattern {
-    /// Every pattern, in the order of the command line.
-    pub const ALL: [Pattern; 4] = [
-        Pattern::Gups,
-        Pattern::Rmat,
-        Pattern::Zipf,
-        Pattern::Sequential,
-    ];
-
-    /// The name on the command line and in files.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Pattern::Gups => "gups",
-            Pattern::Rmat => "rmat",
-            Pattern::Zipf => "zipf",
-            Pattern::Sequential => "sequential",
-        }
     }
 }
 
@@ -274,21 +242,6 @@ impl Zipf {
         let rank = (uniform * self.whole * e + 1.0).powf(1.0 / e);
         (rank as u64).clamp(1, self.n)
     }
-}
-
-/// What a stream does on a machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Run {
-    /// The mode of the tables.
-    pub mode: Mode,
-    /// The order of the accesses.
-    pub pattern: Pattern,
-    /// Bytes, a multiple of 64 MiB.
-    pub footprint: u64,
-    /// Accesses that are measured. As many come before, to warm up.
-    pub accesses: u64,
-    /// The seed of the random numbers; equal seeds give equal streams.
-    pub seed: u64,
 }
 
 /// Bytes that a line of entries maps. In each such piece something is touched first, as programs write their data before they

@@ -28,7 +28,7 @@ pub use compare::compare_off;
 pub use each::each;
 pub use gdb::SCRIPT as GDB_SCRIPT;
 pub use kernel::{kernel, kernel_with, main as kernel_main, objects, KernelArgs};
-pub use plugin::plugin;
+pub use plugin::{plugin, sweep};
 pub use qemu::{main as qemu_main, qemu, QemuArgs};
 pub use selftests::{kselftests, Targets};
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Plugins of this workspace, kept by the hash of what they are built from.
+//! Plugins of this workspace and programs like them: built for speed, kept by the hash of what they are built from.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,48 +14,89 @@ const RECIPE: &str = "1";
 /// The simulator, the largest of them, from nothing: it took 6 to 9 minutes of two CPUs with other work.
 pub const WORK: Work = Work::seconds(600);
 
-/// A plugin (a shared object): package `fpt-NAME` in folder `NAME/plugin`, built for speed.
+/// What is built.
+struct Part<'a> {
+    /// Its name in the cache.
+    kind: &'a str,
+    /// The package, and its folder from the root.
+    package: &'a str,
+    folder: &'a Path,
+    /// The file in the target folder.
+    file: &'a str,
+}
+
+/// A plugin (a shared object): package `fpt-NAME` in folder `NAME/plugin`.
 ///
 /// # Errors
 /// If it must be built and cargo fails.
 pub fn plugin(ctx: &Ctx, title: &str, name: &str) -> Result<PathBuf> {
-    let file = format!("libfpt_{name}.so");
+    let part = Part {
+        kind: name,
+        package: &format!("fpt-{name}"),
+        folder: &Path::new(name).join("plugin"),
+        file: &format!("libfpt_{name}.so"),
+    };
+    built(ctx, title, &part)
+}
+
+/// The program that runs the simulator's model without a guest.
+///
+/// # Errors
+/// If it must be built and cargo fails.
+pub fn sweep(ctx: &Ctx) -> Result<PathBuf> {
+    let part = Part {
+        kind: "sweep",
+        package: "fpt-walksim-model",
+        folder: Path::new("walksim/model"),
+        file: "fpt-sweep",
+    };
+    built(ctx, "build the model", &part)
+}
+
+fn built(ctx: &Ctx, title: &str, part: &Part) -> Result<PathBuf> {
+    let (name, file) = (part.kind, part.file);
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let version = Cmd::new(rustc).arg("-Vv").read().unwrap_or_default();
-    let inputs = inputs(ctx, name, &version)?;
+    let inputs = inputs(ctx, part.folder, &version)?;
     // Checkouts that have the same sources share it.
     if let Some(hash) = artefact::recall(ctx, name, &inputs) {
-        let kept = artefact::dir(ctx, name, &hash).join(&file);
+        let kept = artefact::dir(ctx, name, &hash).join(file);
         if !ctx.dry_run && artefact::find(ctx, name, &hash).is_some() && kept.is_file() {
             return Ok(kept);
         }
     }
-    let package = format!("fpt-{name}");
-    let args = ["build", "--profile", "plugin", "--locked", "-p", &package];
-    let built = cargo_target(ctx).join("plugin").join(&file);
+    let args = [
+        "build",
+        "--profile",
+        "plugin",
+        "--locked",
+        "-p",
+        part.package,
+    ];
+    let built = cargo_target(ctx).join("plugin").join(file);
     cargo(ctx, &WORK.title(ctx, title, &built), &args, &[])?;
     if ctx.dry_run {
         return Ok(built);
     }
     // It is named by its content: guests load it one after the other, and someone may build another meanwhile.
     let hash = hash::of_file(&built)?;
-    let kept = artefact::dir(ctx, name, &hash).join(&file);
+    let kept = artefact::dir(ctx, name, &hash).join(file);
     if !kept.is_file() {
         artefact::create(ctx, name, &hash, &artefact::Meta::new(), |dir| {
-            artefact::copy(&built, &dir.join(&file))
+            artefact::copy(&built, &dir.join(file))
         })?;
     }
-    if self::inputs(ctx, name, &version)? != inputs {
-        return Err(hash::changed("the plugin's sources", "compiled"));
+    if self::inputs(ctx, part.folder, &version)? != inputs {
+        return Err(hash::changed(&format!("the sources of {file}"), "compiled"));
     }
     artefact::remember(ctx, name, &inputs, &hash);
     // Without a compiler it is what was built last.
-    artefact::remember(ctx, name, &self::inputs(ctx, name, "")?, &hash);
+    artefact::remember(ctx, name, &self::inputs(ctx, part.folder, "")?, &hash);
     Ok(kept)
 }
 
-/// The hash of a plugin's sources: its crate, the crates of ours below it, and the compiler's version.
-fn inputs(ctx: &Ctx, name: &str, rustc: &str) -> Result<String> {
+/// The hash of the sources: the crate in this folder, the crates of ours below it, and the compiler's version.
+fn inputs(ctx: &Ctx, folder: &Path, rustc: &str) -> Result<String> {
     let mut inputs = hash::Inputs::new();
     let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
     inputs
@@ -64,7 +105,7 @@ fn inputs(ctx: &Ctx, name: &str, rustc: &str) -> Result<String> {
         .text("flags", &flags)
         .file("Cargo.lock", &ctx.root.join("Cargo.lock"))?
         .file("Cargo.toml", &ctx.root.join("Cargo.toml"))?;
-    for dir in crates(&ctx.root, &Path::new(name).join("plugin"))? {
+    for dir in crates(&ctx.root, folder)? {
         let path = ctx.root.join(&dir);
         let name = dir.display().to_string();
         inputs.file(&name, &path.join("Cargo.toml"))?;
@@ -131,6 +172,7 @@ mod tests {
         for dir in [
             "qemu-plugin",
             "rust-mm-fpt/geometry",
+            "walksim/machine",
             "walksim/model",
             "walksim/plugin",
         ] {
@@ -185,18 +227,21 @@ mod tests {
         write("g/Cargo.toml", "");
         write("other/src/lib.rs", "");
         let ctx = Ctx::new(dir.path(), dir.path().join("cache"));
-        let mut last = inputs(&ctx, "x", "1.85").expect("read");
+        let mut last = inputs(&ctx, Path::new("x/plugin"), "1.85").expect("read");
         for part in [
             "x/plugin/src/lib.rs",
             "x/model/presets/a.toml",
             "g/src/lib.rs",
         ] {
             write(part, "// new");
-            let now = inputs(&ctx, "x", "1.85").expect("read");
+            let now = inputs(&ctx, Path::new("x/plugin"), "1.85").expect("read");
             assert_ne!(now, last, "{part}");
             last = now;
         }
         write("other/src/lib.rs", "// new");
-        assert_eq!(inputs(&ctx, "x", "1.85").expect("read"), last);
+        assert_eq!(
+            inputs(&ctx, Path::new("x/plugin"), "1.85").expect("read"),
+            last
+        );
     }
 }

@@ -2,8 +2,8 @@
 //! The sweep's picture: change of walk latency over footprint, a panel for each stream.
 
 use fpt_geometry::{Level, Mode};
-use fpt_walksim_model::config::Pwc;
-use fpt_walksim_model::synthetic::Pattern;
+use fpt_walksim_machine::config::Pwc;
+use fpt_walksim_machine::run::Pattern;
 
 use super::{size, Point};
 use crate::figure::colour;

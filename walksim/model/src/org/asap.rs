@@ -5,11 +5,10 @@
 //!
 //! That the tables lie so is taken for granted: no kernel here orders them.
 
-use serde::Deserialize;
-
 use crate::config::{Config, ConfigError};
 use crate::org::tree::TreeWalker;
 use crate::org::{Organisation, Port};
+use crate::parameters;
 use crate::report::{self, Kind};
 use crate::walk::{Flush, Walk, MAX_ENTRIES};
 
@@ -17,43 +16,17 @@ const READS: [&str; 6] = ["pt", "pd", "pdpt", "pml4", "pml5", "unused"];
 /// A prefetched entry that the page-walk caches had.
 const UNUSED: usize = 5;
 
-/// `[org.asap]`
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Parameters {
-    /// How many of the last entries are prefetched.
-    levels: usize,
-    /// Until a prefetch starts.
-    start_cycles: f64,
-}
-
-impl Default for Parameters {
-    fn default() -> Self {
-        Parameters {
-            levels: 1,
-            start_cycles: 1.0,
-        }
-    }
-}
-
 pub struct Asap {
-    parameters: Parameters,
+    parameters: parameters::Asap,
     walker: TreeWalker,
 }
 
 impl Asap {
     pub fn new(config: &Config) -> Result<Asap, ConfigError> {
-        let parameters: Parameters = config.org("asap")?;
-        match parameters.levels {
-            1 | 2 if parameters.start_cycles >= 0.0 => Ok(Asap {
-                parameters,
-                walker: TreeWalker::new(config),
-            }),
-            n => Err(ConfigError(format!(
-                "org.asap.levels is {n} and start_cycles {}: expected 1 or 2, and 0 or more",
-                parameters.start_cycles
-            ))),
-        }
+        Ok(Asap {
+            parameters: parameters::Asap::of(config)?,
+            walker: TreeWalker::new(config),
+        })
     }
 }
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Page-table organisations. One is one file with one implementation of [`Organisation`], a line in
-//! [`make`], its name in [`ORGANISATIONS`](crate::config::ORGANISATIONS) and an entry in
-//! [`DESIGNS`](crate::catalogue::DESIGNS); `docs/tutorial/own-organisation.md` shows how.
+//! [`make`], its name in [`ORGANISATIONS`](crate::parameters::ORGANISATIONS), its parameters in
+//! [`parameters`](crate::parameters) and an entry in [`DESIGNS`](crate::catalogue::DESIGNS);
+//! `docs/tutorial/own-organisation.md` shows how.
 
 mod asap;
 mod ecpt;
@@ -16,6 +17,7 @@ use crate::addr::PhysLine;
 use crate::cache::Cache;
 use crate::config::{Config, ConfigError, Cycles};
 use crate::memory::Memory;
+use crate::parameters::check_org;
 use crate::report::{self, Kind};
 use crate::walk::{Flush, Walk};
 
@@ -51,17 +53,12 @@ pub const MAX_READS: usize = 8;
 
 /// The organisation of this name, with its parameters.
 pub fn make(name: &str, config: &Config) -> Result<Box<dyn Organisation>, ConfigError> {
-    let none = |org: Box<dyn Organisation>| match config.org.contains_key(name) {
-        true => Err(ConfigError(format!(
-            "org.{name}: {name} takes no parameters here"
-        ))),
-        false => Ok(org),
-    };
+    check_org(name, config)?;
     match name {
-        "real" => none(Box::new(real::Real::new(config))),
-        "radix" => none(Box::new(radix::Radix::new(config))),
-        "ideal" => none(Box::new(ideal::Ideal)),
-        "ecpt" => none(Box::new(ecpt::Ecpt::new(config))),
+        "real" => Ok(Box::new(real::Real::new(config))),
+        "radix" => Ok(Box::new(radix::Radix::new(config))),
+        "ideal" => Ok(Box::new(ideal::Ideal)),
+        "ecpt" => Ok(Box::new(ecpt::Ecpt::new(config))),
         "asap" => Ok(Box::new(asap::Asap::new(config)?)),
         "nested" => Ok(Box::new(nested::Nested::new(config)?)),
         "hashed" => Ok(Box::new(hashed::Hashed::new(config)?)),

@@ -7,13 +7,13 @@
 //! guest's pages: in a guest with larger pages they would have to be of the host's size, so figures are for small pages.
 
 use fpt_geometry::geometry::Mode;
-use serde::Deserialize;
 
 use crate::cache::SYNTHETIC;
 use crate::config::{Config, ConfigError};
 use crate::org::radix::Conventional;
 use crate::org::tree::TreeWalker;
 use crate::org::{Organisation, Port};
+use crate::parameters::{self, Guest};
 use crate::report::{self, Kind};
 use crate::walk::{Entry, Flush, Walk, MAX_ENTRIES};
 
@@ -30,28 +30,6 @@ const READS: [&str; 8] = [
 const HOST: usize = 4;
 /// Host tables: above what [`Conventional`] makes up.
 const TABLES: u64 = SYNTHETIC + (1 << 42);
-
-/// `[org.nested]`
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Parameters {
-    /// `real`: the tables that the guest has; `radix`: conventional ones for the same mappings.
-    guest: String,
-    /// The mode of the host's tables.
-    host: String,
-    /// Pages of guest-physical memory that the walker remembers; 0: none.
-    nested_tlb: usize,
-}
-
-impl Default for Parameters {
-    fn default() -> Self {
-        Parameters {
-            guest: "real".to_owned(),
-            host: "radix".to_owned(),
-            nested_tlb: 16,
-        }
-    }
-}
 
 /// The host's side.
 struct Host {
@@ -113,35 +91,16 @@ pub struct Nested {
 
 impl Nested {
     pub fn new(config: &Config) -> Result<Nested, ConfigError> {
-        let p: Parameters = config.org("nested")?;
-        let tree = match p.guest.as_str() {
-            "real" => None,
-            "radix" => Some(Conventional::default()),
-            other => {
-                return Err(ConfigError(format!(
-                    "org.nested.guest is '{other}': expected real or radix"
-                )))
-            }
+        let p = parameters::Nested::of(config)?;
+        let tree = match p.guest {
+            Guest::Real => None,
+            Guest::Radix => Some(Conventional::default()),
         };
-        let mode = Mode::ALL.into_iter().find(|m| m.name() == p.host);
-        let Some(mode) = mode else {
-            let all = Mode::ALL.map(Mode::name).join(", ");
-            return Err(ConfigError(format!(
-                "org.nested.host is '{}': expected one of {all}",
-                p.host
-            )));
-        };
-        if p.nested_tlb > 4096 {
-            return Err(ConfigError(format!(
-                "org.nested.nested_tlb is {}: expected 0 to 4096 pages",
-                p.nested_tlb
-            )));
-        }
         Ok(Nested {
             walker: TreeWalker::new(config),
             tree,
             host: Host {
-                mode,
+                mode: p.host,
                 walker: TreeWalker::new(config),
                 pages: Vec::new(),
                 capacity: p.nested_tlb,

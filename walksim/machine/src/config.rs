@@ -8,8 +8,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use crate::front::{self, FRONTS};
-use crate::org;
+pub use crate::parameters::ORGANISATIONS;
+use crate::parameters::{check_front, check_org, FRONTS};
 
 /// Names and texts of the presets.
 const PRESETS: [(&str, &str); 3] = [
@@ -356,13 +356,13 @@ impl Config {
             if !ORGANISATIONS.contains(&name.as_str()) {
                 return err(unknown("organisation", name, ORGANISATIONS.iter().copied()));
             }
-            org::make(name, self)?;
+            check_org(name, self)?;
         }
         for name in self.front.keys().chain([&self.tlb.front]) {
             if !FRONTS.contains(&name.as_str()) {
                 return err(unknown("front", name, FRONTS.iter().copied()));
             }
-            front::make(name, self)?;
+            check_front(name, self)?;
         }
         if self.cache.walks_from == WalksFrom::L1d && self.organisations.len() > 1 {
             return err(
@@ -501,9 +501,6 @@ fn c_lines(cache: Cache) -> u32 {
     cache.kib.saturating_mul(1024 / LINE as u32)
 }
 
-/// Every organisation there is; `org/mod.rs` makes them.
-pub const ORGANISATIONS: &[&str] = &["real", "radix", "ideal", "ecpt", "hashed", "asap", "nested"];
-
 fn sets(name: &str, s: Sets) -> Result<(), ConfigError> {
     if s.entries == 0 {
         return Ok(());
@@ -539,7 +536,7 @@ fn merge(base: &mut Table, over: Table, path: &str) -> Result<(), ConfigError> {
         } else {
             format!("{path}.{key}")
         };
-        // What an organisation or a front takes stands in its own file: its `make` refuses the rest.
+        // What an organisation or a front takes stands in `parameters.rs`, which refuses the rest.
         let own = ["org", "front"].iter().any(|kind| {
             path.strip_prefix(kind)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
