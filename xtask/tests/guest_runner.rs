@@ -136,26 +136,12 @@ fn qemu_ending_without_a_word_is_71() {
 #[test]
 fn a_hang_is_124() {
     let lab = Lab::new();
-    lab.run(&[
-        "run",
-        "--mode",
-        "radix",
-        "--append",
-        "fake=hang",
-        "--",
-        "true",
-    ])
-    .is(124, &["no sign of life for 2 s"]);
-    lab.run(&[
-        "run",
-        "--mode",
-        "radix",
-        "--append",
-        "fake=hang-boot",
-        "--",
-        "true",
-    ])
-    .is(124, &["no output before init was ready"]);
+    let run = |fault| {
+        let words = ["run", "--mode", "radix", "--append", fault, "--", "true"];
+        lab.run(&words)
+    };
+    run("fake=hang").is(124, &["no sign of life for 2 s"]);
+    run("fake=hang-boot").is(124, &["no output before init was ready"]);
     lab.is_clean();
     let mut cmd = lab.command(&["run", "--mode", "radix", "--timeout", "1", "--", "sleep"]);
     cmd.env("FPT_SILENCE_S", "60")
@@ -163,6 +149,28 @@ fn a_hang_is_124() {
         .stderr(Stdio::piped());
     finish(cmd.spawn().unwrap()).is(124, &["no output for 1 s"]);
     lab.is_clean();
+}
+
+#[test]
+fn a_guest_that_ran_out_of_memory_is_told() {
+    let lab = Lab::new();
+    let run = |fault: &str| {
+        let fault = format!("fake={fault}");
+        lab.run(&[
+            "run", "--mode", "radix", "--mem", "300M", "--append", &fault, "--", "exit", "9",
+        ])
+    };
+    let out = run("out-of-memory");
+    out.is(
+        9,
+        &[
+            "ran out of its 300M; --mem gives it more",
+            "Killed process 9",
+        ],
+    );
+    let out = run("none");
+    out.is(9, &[]);
+    assert!(!out.stderr.contains("--mem"), "{}", out.stderr);
 }
 
 #[test]

@@ -253,6 +253,12 @@ fn session(ctx: &Ctx, run: &RunDir, parts: &Parts, spec: &Spec, args: &Args) -> 
     if let Some(hint) = hint(spec.share.as_ref(), args, exit.status()) {
         ctx.ui.warn(&hint);
     }
+    if let Some(line) = guest.out_of_memory() {
+        ctx.ui.warn(&format!(
+            "the guest ran out of its {}; --mem gives it more. It said: {line}",
+            args.mem
+        ));
+    }
     let splats = guest.splats(&[]);
     if let Some(splat) = splats.first() {
         // The command's own code stays what it is; a person should still know.

@@ -210,10 +210,7 @@ fn guest(sim: &Sim, run: &RunDir, mode: Boot, number: u32, stage: &Stage) -> Res
         ..Exec::default()
     })?;
     guest.quit()?;
-    let out_of_memory = guest
-        .console()
-        .iter()
-        .any(|l| l.contains("Out of memory: Killed process"));
+    let out_of_memory = guest.out_of_memory().is_some();
     let mut hashes = files
         .into_iter()
         .map(|(_, hash)| format!("{:x}", hash.finalize()));

@@ -697,6 +697,12 @@ impl Guest {
         locked(&self.lines).clone()
     }
 
+    /// What the kernel said when it last killed a process for want of memory.
+    pub fn out_of_memory(&self) -> Option<String> {
+        let killed = |l: &String| l.contains("Out of memory: Killed process");
+        self.console().into_iter().rev().find(killed)
+    }
+
     /// Complaints of the kernel that `allow` does not cover.
     pub fn splats(&self, allow: &[Allow]) -> Vec<Splat> {
         console::scan(locked(&self.lines).iter().map(String::as_str), allow)

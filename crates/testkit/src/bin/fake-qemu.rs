@@ -390,6 +390,9 @@ impl Fake {
             "triple" => std::process::exit(0),
             "hang" => forever(),
             "warn" => say("[    3.000000] WARNING: CPU: 0 PID: 7 at mm/memory.c:1 foo+0x1/0x2"),
+            "out-of-memory" => {
+                say("[    3.000000] Out of memory: Killed process 9 (prog) total-vm:9kB");
+            }
             "flood" => {
                 for n in 0..40_000 {
                     say(&format!(
@@ -421,9 +424,6 @@ impl Fake {
                     _ => "hello\n",
                 };
                 self.out(id, Stream::Stdout, text);
-                if what == "out-of-memory" {
-                    say("[    3.000000] Out of memory: Killed process 9 (prog) total-vm:9kB");
-                }
                 let (code, signal) = match what.as_str() {
                     "forever" => return,
                     "exit-7" => (7, 0),
