@@ -360,8 +360,7 @@ fn flags(entry: &Entry) -> String {
         (7, if entry.level > Level::L1 { "PS" } else { "" }),
         (63, "NX"),
         (52, "FLAT"),
-        (53, "sw53"),
-        (54, "sw54"),
+        (54, "SLICE"),
     ];
     let on = names
         .iter()
