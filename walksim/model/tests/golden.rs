@@ -44,7 +44,7 @@ fn phase(config: &Config, mode: Mode) -> Phase {
             0..=23 => core.data(0x7f00_0000_0000 + far, &mut tables),
             24..=31 => core.data(0x7e00_0000_0000 + i * 24, &mut tables),
             32..=35 => core.data(0xffff_8880_0000_0000 + far, &mut tables),
-            36..=60 => core.fetch(0x40_0000 + (i * 4 & 0xf_ffff), &mut tables),
+            36..=60 => core.fetch(0x40_0000 + ((i * 4) & 0xf_ffff), &mut tables),
             61 => core.fetch(0xffff_ffff_8100_0000 + (far & 0x3f_ffff), &mut tables),
             62 => core.fetch_physical(far),
             _ => core.data_nowhere(),
