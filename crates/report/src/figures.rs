@@ -3,6 +3,7 @@
 
 use fpt_geometry::Boot;
 
+use super::computed::Computed;
 use super::draw::{Bar, Chart, Key, Part};
 use super::figure::{colour, per_workload, sentence, Figure, PHASES};
 use super::metrics::{Of, Range, Row, Table, ALL, CATEGORIES};
@@ -19,44 +20,6 @@ const CATEGORY_COLOURS: [Colour; 6] = [
     (0xb0, 0xb0, 0xb0),
 ];
 const CACHE_COLOURS: [Colour; 3] = [(0x2f, 0x6d, 0xb5), (0xe0, 0xb0, 0x4a), (0xc4, 0x3c, 0x39)];
-/// Of organisations that the guest has not, in their order.
-const COMPUTED_COLOURS: [Colour; 5] = [
-    (0xb0, 0x7a, 0xc0),
-    (0x8c, 0x8c, 0x3a),
-    (0xc9, 0x6f, 0x8f),
-    (0x4f, 0x9a, 0x94),
-    (0x8a, 0x6a, 0x52),
-];
-
-/// Organisations that the guest has not, computed on radix's accesses: all that walk, but for radix itself, which the
-/// guest has.
-struct Computed {
-    names: Vec<String>,
-}
-
-impl Computed {
-    fn of(table: &Table) -> Computed {
-        let mut names = Vec::new();
-        for row in &table.rows {
-            let shown = row.mode == Boot::RADIX && row.kind == "counterfactual" && row.walks > 0;
-            let new = shown && row.organisation != Boot::RADIX.name();
-            if new && !names.contains(&row.organisation) {
-                names.push(row.organisation.clone());
-            }
-        }
-        Computed { names }
-    }
-
-    fn none() -> Computed {
-        Computed { names: Vec::new() }
-    }
-
-    /// Each with its colour.
-    fn all(&self) -> impl Iterator<Item = (&str, Colour)> {
-        let colours = COMPUTED_COLOURS.into_iter().cycle();
-        self.names.iter().map(String::as_str).zip(colours)
-    }
-}
 
 fn or_dash<T>(value: Option<T>, text: impl Fn(T) -> String) -> String {
     value.map_or_else(|| "-".into(), text)
@@ -632,6 +595,7 @@ pub fn all(table: &Table, source: &str) -> Vec<Figure> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::computed::COMPUTED_COLOURS;
     use super::*;
     use crate::metrics::tests::matrix;
 

@@ -3,6 +3,7 @@
 
 pub mod cells;
 mod compare;
+mod computed;
 mod detail;
 pub mod draw;
 pub(crate) mod export;

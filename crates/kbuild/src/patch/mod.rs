@@ -81,9 +81,9 @@ pub struct Applied {
 /// Checks that build; builds lie above this module.
 #[derive(Clone, Copy, Debug)]
 pub struct Builds {
-    /// After each patch.
+    /// Builds after each patch.
     pub each: fn(&Ctx) -> Result<Vec<Check>>,
-    /// For other architectures.
+    /// Builds mm/ for other architectures.
     pub archs: fn(&Ctx, &[Arch]) -> Result<Vec<Check>>,
 }
 
