@@ -3,7 +3,7 @@
  * Nodes of NUMA: a flattened node comes from the memory of the CPU that needs it, one
  * that kflatd makes from where most of the tables are, and one that was freed goes back
  * to its own pool. What is where is told by PageTables of each NUMA node. A machine with
- * one is no test; an image of profile numa has two with numa=fake=2.
+ * one is no test; profile numa has two with `run --numa-nodes 2`.
  */
 #include "fpt_process.h"
 #include "../kselftest_harness.h"
@@ -24,23 +24,40 @@ static long tables_kb(int node)
 	return file_value(path, name);
 }
 
-/* The lowest CPU of a NUMA node, or -1 */
+/*
+ * The lowest CPU that takes its memory from a NUMA node, or -1. Lists of CPUs do not
+ * tell: with numa=fake each node lists every CPU, and all of them are on node 0.
+ */
 static int cpu_of(int node)
 {
-	char path[96], text[256];
+	unsigned int on;
+	cpu_set_t one, all;
+	int cpu, found = -1;
 
-	snprintf(path, sizeof(path), NUMA "cpulist", node);
-	if (read_text(path, text, sizeof(text)) <= 0 || !strchr("0123456789", *text))
+	if (sched_getaffinity(0, sizeof(all), &all))
 		return -1;
-	return atoi(text);
+	for (cpu = 0; cpu < CPU_SETSIZE && found < 0; cpu++) {
+		if (!CPU_ISSET(cpu, &all))
+			continue;
+		CPU_ZERO(&one);
+		CPU_SET(cpu, &one);
+		if (!sched_setaffinity(0, sizeof(one), &one) &&
+		    !syscall(SYS_getcpu, NULL, &on, NULL) && on == (unsigned int)node)
+			found = cpu;
+	}
+	sched_setaffinity(0, sizeof(all), &all);
+	return found;
 }
+
+/* A CPU of each node, found before the process is bound to one */
+static int cpus[2];
 
 static bool stay_on(int node)
 {
 	cpu_set_t one;
 
 	CPU_ZERO(&one);
-	CPU_SET(cpu_of(node), &one);
+	CPU_SET(cpus[node], &one);
 	return !sched_setaffinity(0, sizeof(one), &one);
 }
 
@@ -54,7 +71,9 @@ static bool memory_from(int node)
 }
 
 #define NEED_TWO do {								\
-	if (cpu_of(0) < 0 || cpu_of(1) < 0)					\
+	cpus[0] = cpu_of(0);							\
+	cpus[1] = cpu_of(1);							\
+	if (cpus[0] < 0 || cpus[1] < 0)						\
 		SKIP(return, "there are no two NUMA nodes with CPUs");		\
 } while (0)
 

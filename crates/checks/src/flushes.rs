@@ -94,22 +94,15 @@ fn judged_nothing(why: &str, out: PathBuf) -> anyhow::Error {
 
 fn spec(parts: &Parts, args: &Args, mode: Boot, dir: &Path) -> Spec {
     Spec {
-        kernel: parts.kernel.vmlinux.clone(),
-        initrd: parts.image.path.clone(),
         mode: Some(mode),
         smp: args.smp,
         mem: args.mem.clone(),
-        append: Vec::new(),
         share: Some(Share {
             dir: dir.to_path_buf(),
             writable: false,
             more: Vec::new(),
         }),
-        plugin: None,
-        gdb: None,
-        icount: None,
-        shared_ram: false,
-        drives: Vec::new(),
+        ..Spec::new(&parts.kernel.vmlinux, &parts.image.path)
     }
 }
 

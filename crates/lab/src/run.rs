@@ -42,6 +42,9 @@ pub struct Args {
     /// Memory of the guest
     #[arg(long, default_value = "2G")]
     mem: String,
+    /// NUMA nodes, each with its part of the CPUs and of the memory; only profiles numa and debug know of them
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=qemu::MAX_CPUS))]
+    numa_nodes: u32,
     /// Run on the distribution's QEMU, which has no FPT: the kernel then uses radix
     #[arg(long)]
     stock_qemu: bool,
@@ -127,6 +130,17 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
             "`cargo xtask build-image PACKAGE...` makes one and prints its path",
         ));
     }
+    let smp = if args.icount.is_some() { 1 } else { args.smp };
+    if smp % args.numa_nodes != 0 {
+        return Err(Fail::usage(
+            format!(
+                "{smp} CPUs cannot be shared out to {} NUMA nodes",
+                args.numa_nodes
+            ),
+            "each node takes as many as the others",
+            "give a multiple with --smp",
+        ));
+    }
     let kernel = parts::kernel(ctx, args.profile)?;
     let qemu = parts::qemu(ctx, args.stock_qemu)?;
     let programs = match args.workloads {
@@ -142,8 +156,9 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     let plugin = plugin.transpose()?;
     let mut spec = Spec {
         mode: Some(mode),
-        smp: if args.icount.is_some() { 1 } else { args.smp },
+        smp,
         mem: args.mem.clone(),
+        numa_nodes: args.numa_nodes,
         append: args.append.clone(),
         share: Some(Share {
             dir: share,

@@ -51,6 +51,8 @@ pub struct Spec {
     pub smp: u32,
     /// Memory, as QEMU's `-m` takes it.
     pub mem: String,
+    /// NUMA nodes: memory and CPUs are shared out evenly, each node is a socket.
+    pub numa_nodes: u32,
     /// More words for the kernel's command line.
     pub append: Vec<String>,
     /// Host folder for /host.
@@ -88,6 +90,7 @@ impl Spec {
             mode: None,
             smp: 1,
             mem: "1G".into(),
+            numa_nodes: 1,
             append: Vec::new(),
             share: None,
             plugin: None,
@@ -95,6 +98,39 @@ impl Spec {
             icount: None,
             shared_ram: false,
             drives: Vec::new(),
+        }
+    }
+
+    fn cpus(&self) -> String {
+        match self.numa_nodes {
+            0 | 1 => self.smp.to_string(),
+            nodes => format!("{},sockets={nodes}", self.smp),
+        }
+    }
+
+    /// QEMU's words for more than one NUMA node.
+    fn numa(&self) -> Vec<String> {
+        let nodes = self.numa_nodes;
+        let mib = mebibytes(&self.mem).unwrap_or(0);
+        // The first takes what does not divide.
+        let size =
+            |node| mib / u64::from(nodes) + if node == 0 { mib % u64::from(nodes) } else { 0 };
+        let each = self.smp / nodes.max(1);
+        let words = (0..nodes).flat_map(|node| {
+            [
+                "-object".to_string(),
+                format!("memory-backend-ram,id=node{node},size={}M", size(node)),
+                "-numa".to_string(),
+                format!(
+                    "node,nodeid={node},cpus={}-{},memdev=node{node}",
+                    node * each,
+                    (node + 1) * each - 1
+                ),
+            ]
+        });
+        match nodes {
+            0 | 1 => Vec::new(),
+            _ => words.collect(),
         }
     }
 
@@ -149,7 +185,8 @@ impl Spec {
                 "-cpu",
             ])
             .arg(cpu)
-            .args(["-smp", &self.smp.to_string(), "-m", &self.mem])
+            .args(["-smp", &self.cpus(), "-m", &self.mem])
+            .args(self.numa())
             .arg("-kernel")
             .arg(&self.kernel)
             .arg("-initrd")
@@ -317,6 +354,24 @@ mod tests {
         }
         let line = spec.command(&program(true), Path::new("/tmp/s")).quoted();
         assert!(line.contains("multidevs=remap ") && !line.contains("readonly"));
+    }
+
+    #[test]
+    fn numa_nodes_share_memory_and_cpus() {
+        let spec = Spec {
+            smp: 4,
+            mem: "3G".into(),
+            numa_nodes: 2,
+            shared_ram: false,
+            ..spec()
+        };
+        let line = spec.command(&program(true), Path::new("/tmp/s")).quoted();
+        for part in [
+            "-smp 4,sockets=2 -m 3G",
+            "memory-backend-ram,id=node1,size=1536M -numa node,nodeid=1,cpus=2-3,memdev=node1",
+        ] {
+            assert!(line.contains(part), "{part} not in {line}");
+        }
     }
 
     #[test]
