@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use fpt_geometry::addr::VirtAddr;
 use serde::{Deserialize, Serialize};
 
 /// Name and version of the format of [`File`].
@@ -51,9 +52,9 @@ const PAGE: u64 = 4096;
 
 impl Counts {
     /// A walk for `va`.
-    pub fn count(&mut self, cause: Cause, va: u64, cost: Cost) {
+    pub fn count(&mut self, cause: Cause, va: VirtAddr, cost: Cost) {
         self.by_pc.entry(cause).or_default().add(cost);
-        let page = (cause.program, va / PAGE);
+        let page = (cause.program, va.as_u64() / PAGE);
         self.by_page.entry(page).or_default().add(cost);
     }
 
@@ -159,7 +160,7 @@ mod tests {
                 program: (i % 2) as u32,
                 pc: 0x40_0000 + i % 3,
             };
-            counts.count(cause, 0x1000_0000 + i * 1000, cost(10.0));
+            counts.count(cause, VirtAddr::new(0x1000_0000 + i * 1000), cost(10.0));
         }
         let mut twice = counts.clone();
         twice.add(&counts);
@@ -184,7 +185,7 @@ mod tests {
             program: 0,
             pc: 0xffff_ffff_8100_0001,
         };
-        counts.count(kernel, u64::MAX, cost(0.5));
+        counts.count(kernel, VirtAddr::new(u64::MAX), cost(0.5));
         let file = File {
             schema: SCHEMA.to_owned(),
             programs: vec!["a".to_owned()],

@@ -11,6 +11,7 @@ use std::time::Duration;
 use common::Tables;
 use criterion::{criterion_group, criterion_main, Criterion, Throughput};
 use fpt_geometry::Mode;
+use fpt_walksim_model::addr::VirtAddr;
 use fpt_walksim_model::config::{resolve, Config};
 use fpt_walksim_model::core::Core;
 
@@ -69,9 +70,9 @@ fn mixed(bytes: u64, random_in_16: u64) -> Vec<u64> {
 fn run(core: &mut Core, tables: &mut Tables, stream: &[u64]) {
     for va in stream {
         if va & 1 != 0 {
-            core.fetch(*va, tables);
+            core.fetch(VirtAddr::new(*va), tables);
         } else {
-            core.data(*va, tables);
+            core.data(VirtAddr::new(*va), tables);
         }
     }
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Lines of memory as types of their own: a line is no address, and a virtual line is no physical one.
+//! Addresses and lines of memory as types of their own: a line is no address, and what is virtual is not physical.
 
 use crate::config::LINE;
+pub use fpt_geometry::addr::{PhysAddr, VirtAddr};
 
 const LINE_SHIFT: u32 = LINE.trailing_zeros();
 /// Lines in a 4 KiB page.
@@ -21,8 +22,8 @@ impl PhysLine {
 
     /// The line that a physical address is in.
     #[inline(always)]
-    pub const fn of(pa: u64) -> PhysLine {
-        PhysLine(pa >> LINE_SHIFT)
+    pub const fn of(pa: PhysAddr) -> PhysLine {
+        PhysLine(pa.as_u64() >> LINE_SHIFT)
     }
 
     /// The number of the line.
@@ -54,8 +55,8 @@ impl VirtLine {
 
     /// The line that a virtual address is in.
     #[inline(always)]
-    pub const fn of(va: u64) -> VirtLine {
-        VirtLine(va >> LINE_SHIFT)
+    pub const fn of(va: VirtAddr) -> VirtLine {
+        VirtLine(va.as_u64() >> LINE_SHIFT)
     }
 }
 
@@ -65,14 +66,17 @@ mod tests {
 
     #[test]
     fn lines() {
-        assert_eq!(PhysLine::of(0x1fff), PhysLine::new(0x7f));
+        assert_eq!(PhysLine::of(PhysAddr::new(0x1fff)), PhysLine::new(0x7f));
         assert_eq!(
-            PhysLine::of(0x1fbf).next_in_page(),
-            Some(PhysLine::of(0x1fc0))
+            PhysLine::of(PhysAddr::new(0x1fbf)).next_in_page(),
+            Some(PhysLine::of(PhysAddr::new(0x1fc0)))
         );
-        assert_eq!(PhysLine::of(0x1fc0).next_in_page(), None);
-        assert_eq!(VirtLine::of(0x1000), VirtLine::of(0x103f));
-        assert_ne!(VirtLine::of(u64::MAX), VirtLine::NONE);
+        assert_eq!(PhysLine::of(PhysAddr::new(0x1fc0)).next_in_page(), None);
+        assert_eq!(
+            VirtLine::of(VirtAddr::new(0x1000)),
+            VirtLine::of(VirtAddr::new(0x103f))
+        );
+        assert_ne!(VirtLine::of(VirtAddr::new(u64::MAX)), VirtLine::NONE);
         assert_eq!(size_of::<PhysLine>(), size_of::<u64>());
     }
 }

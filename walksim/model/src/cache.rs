@@ -200,6 +200,7 @@ fn to_front<const N: usize>(set: &mut [u32; N], tag: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::addr::PhysAddr;
 
     #[test]
     fn the_least_recently_used_goes() {
@@ -332,7 +333,7 @@ mod tests {
         let mut c = Cache::new(config::Cache { kib: 32, ways: 8 });
         assert!(!c.access(PhysLine::new(0)));
         assert!(!c.access(PhysLine::new((PA_END - 64) / 64 - 64)));
-        assert!(!c.access(PhysLine::of(SYNTHETIC)));
+        assert!(!c.access(PhysLine::of(PhysAddr::new(SYNTHETIC))));
         assert!(c.access(PhysLine::new(0)));
     }
 }

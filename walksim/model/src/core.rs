@@ -5,7 +5,7 @@
 //! and nothing behind them acts on them: walks read from L2 on, and no cache is inclusive. They are
 //! simulated once for all organisations.
 
-use crate::addr::{PhysLine, VirtLine};
+use crate::addr::{PhysAddr, PhysLine, VirtAddr, VirtLine};
 use crate::attribution::{Cause, Counts};
 use crate::cache::{Cache, PA_END, SYNTHETIC};
 use crate::config::{Config, ConfigError, WalksFrom};
@@ -87,11 +87,6 @@ impl Side {
     }
 }
 
-#[inline(always)]
-fn physical_line(va: u64, page: u64, size: Size) -> PhysLine {
-    PhysLine::of(page | (va & ((1 << size.shift()) - 1)))
-}
-
 /// A simulated core: first-level TLBs and caches, and what lies behind them once for each organisation.
 pub struct Core {
     config: Config,
@@ -137,7 +132,7 @@ impl Core {
 
     /// An access within one line, if the first-level TLB has its page; otherwise false, and nothing has happened.
     #[inline(always)]
-    fn fast<const FETCH: bool>(&mut self, va: u64) -> bool {
+    fn fast<const FETCH: bool>(&mut self, va: VirtAddr) -> bool {
         let side = if FETCH { &mut self.i } else { &mut self.d };
         if side.is_repeat(VirtLine::of(va)) {
             return true;
@@ -152,7 +147,7 @@ impl Core {
         count(&mut side.stats.hits, size);
         side.last = VirtLine::of(va);
         side.last_size = size as usize;
-        let line = physical_line(va, page, size);
+        let line = PhysLine::of(size.at(page, va));
         if side.cache.is_newest(line) {
             side.cached.hits += 1;
         } else if FETCH {
@@ -165,14 +160,14 @@ impl Core {
 
     /// A data access within one line at a canonical address.
     #[inline]
-    pub fn data(&mut self, va: u64, walker: &mut impl Walker) {
+    pub fn data(&mut self, va: VirtAddr, walker: &mut impl Walker) {
         if !self.fast::<false>(va) {
             self.data_slow(va, walker);
         }
     }
 
     /// As [`Core::data`] without the short cuts, for tests.
-    pub fn data_slow(&mut self, va: u64, walker: &mut impl Walker) {
+    pub fn data_slow(&mut self, va: VirtAddr, walker: &mut impl Walker) {
         if let Some(line) = self.translate::<false>(va, walker) {
             self.data_line(line);
         }
@@ -196,24 +191,24 @@ impl Core {
 
     /// An instruction fetch from one line.
     #[inline]
-    pub fn fetch(&mut self, va: u64, walker: &mut impl Walker) {
+    pub fn fetch(&mut self, va: VirtAddr, walker: &mut impl Walker) {
         if !self.fast::<true>(va) {
             self.fetch_slow(va, walker);
         }
     }
 
     /// As [`Core::fetch`] without the short cut, for tests.
-    pub fn fetch_slow(&mut self, va: u64, walker: &mut impl Walker) {
+    pub fn fetch_slow(&mut self, va: VirtAddr, walker: &mut impl Walker) {
         if let Some(line) = self.translate::<true>(va, walker) {
             self.fetch_line(line);
         }
     }
 
     /// A fetch whose virtual address is not known: the caches without the TLBs.
-    pub fn fetch_physical(&mut self, pa: u64) {
+    pub fn fetch_physical(&mut self, pa: PhysAddr) {
         self.i.last = VirtLine::NONE;
         self.i.untranslated += 1;
-        if pa < SYNTHETIC {
+        if pa.as_u64() < SYNTHETIC {
             self.fetch_line(PhysLine::of(pa));
         } else {
             self.i.uncached += 1;
@@ -255,7 +250,7 @@ impl Core {
     /// The physical line of an access, through the TLBs.
     fn translate<const FETCH: bool>(
         &mut self,
-        va: u64,
+        va: VirtAddr,
         walker: &mut impl Walker,
     ) -> Option<PhysLine> {
         let pcid = self.pcid;
@@ -275,11 +270,11 @@ impl Core {
                     }
                     None => {
                         let cause = Cause {
-                            pc: if FETCH { va } else { self.cause.pc },
+                            pc: if FETCH { va.as_u64() } else { self.cause.pc },
                             ..self.cause
                         };
                         let walk = self.lanes.next_walk(pcid, cause);
-                        if !walker.walk_into(va, walk) || walk.page >= SYNTHETIC {
+                        if !walker.walk_into(va, walk) || walk.page.as_u64() >= SYNTHETIC {
                             // Counts as no access of a TLB.
                             side.nowhere();
                             return None;
@@ -311,7 +306,7 @@ impl Core {
         let side = if FETCH { &mut self.i } else { &mut self.d };
         side.last = VirtLine::of(va);
         side.last_size = page.size as usize;
-        Some(physical_line(va, page.pa, page.size))
+        Some(PhysLine::of(page.size.at(page.pa, va)))
     }
 
     /// The guest invalidates translations of this core.

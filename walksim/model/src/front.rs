@@ -2,6 +2,7 @@
 //! What fills the TLBs. One front is one implementation of [`Front`], a line in [`make`] and its name in [`FRONTS`];
 //! its parameters are those of `[front.NAME]`, in [`parameters`]. All organisations of a machine have the same front.
 
+use crate::addr::PhysAddr;
 use crate::config::{Config, ConfigError};
 pub use crate::parameters::FRONTS;
 use crate::parameters::{self, check_front};
@@ -69,14 +70,12 @@ impl Front for Coalescing {
             return page;
         };
         let pages = self.pages as usize;
-        let at = (walk.va >> Size::Small.shift()) as usize % leaf.pages.len();
+        let at = (walk.va.as_u64() >> Size::Small.shift()) as usize % leaf.pages.len();
         let first = at - at % pages;
-        let start = walk
-            .page
-            .wrapping_sub(((at - first) as u64) << Size::Small.shift());
+        let start = (walk.page.as_u64()).wrapping_sub(((at - first) as u64) << Size::Small.shift());
         let run = leaf.pages.iter().skip(first).take(pages);
-        let follows = |(i, frame): (u64, &Option<u64>)| {
-            *frame == Some(start.wrapping_add(i << Size::Small.shift()))
+        let follows = |(i, frame): (u64, &Option<PhysAddr>)| {
+            *frame == Some(PhysAddr::new(start.wrapping_add(i << Size::Small.shift())))
         };
         if !(0..).zip(run).all(follows) {
             return page;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Page-walk caches: entries that point at a table, by the address bits that lead to them.
 
-use fpt_geometry::addr::VirtAddr;
 use fpt_geometry::Level;
 
+use crate::addr::VirtAddr;
 use crate::config;
 use crate::report::HitMiss;
 use crate::walk::{Flush, VA_MASK};
@@ -33,8 +33,8 @@ impl Array {
     }
 }
 
-fn key(level: Level, va: u64, pcid: u16) -> u64 {
-    ((va & VA_MASK) >> level.shift()) << 16
+fn key(level: Level, va: VirtAddr, pcid: u16) -> u64 {
+    ((va.as_u64() & VA_MASK) >> level.shift()) << 16
         | u64::from(pcid) << 4
         | u64::from(level.number()) << 1
         | 1
@@ -82,7 +82,7 @@ impl Pwc {
 
     /// Level of the lowest cached entry for `va`: the walk goes on below it. The caches are asked from the
     /// lowest level up until one answers.
-    pub fn lookup(&mut self, va: u64, pcid: u16) -> Option<Level> {
+    pub fn lookup(&mut self, va: VirtAddr, pcid: u16) -> Option<Level> {
         for cached in self.levels.iter_mut().rev() {
             let key = key(cached.level, va, pcid);
             let set = self.arrays.get_mut(cached.array).and_then(|a| a.set(key));
@@ -106,7 +106,7 @@ impl Pwc {
     }
 
     /// Adds an entry that a walk has read and that points at a table.
-    pub fn fill(&mut self, va: u64, pcid: u16, level: u8) {
+    pub fn fill(&mut self, va: VirtAddr, pcid: u16, level: u8) {
         let mut levels = self.levels.iter();
         let Some(cached) = levels.find(|c| c.level.number() == u32::from(level)) else {
             return;
@@ -179,8 +179,8 @@ pub const fn level_name(level: Level) -> &'static str {
 }
 
 /// The address as the geometry of the tables wants it.
-pub fn virt(va: u64) -> VirtAddr {
-    VirtAddr::new(va & VA_MASK)
+pub fn virt(va: VirtAddr) -> VirtAddr {
+    VirtAddr::new(va.as_u64() & VA_MASK)
 }
 
 #[cfg(test)]
@@ -192,38 +192,41 @@ mod tests {
     fn the_lowest_level_answers() {
         let mut p = Pwc::new(&Config::default().pwc);
         let va = 0x7f12_3456_7000;
-        assert_eq!(p.lookup(va, 0), None);
-        p.fill(va, 0, 4);
-        assert_eq!(p.lookup(va, 0), Some(Level::L4));
-        p.fill(va, 0, 2);
-        assert_eq!(p.lookup(va, 0), Some(Level::L2));
+        assert_eq!(p.lookup(VirtAddr::new(va), 0), None);
+        p.fill(VirtAddr::new(va), 0, 4);
+        assert_eq!(p.lookup(VirtAddr::new(va), 0), Some(Level::L4));
+        p.fill(VirtAddr::new(va), 0, 2);
+        assert_eq!(p.lookup(VirtAddr::new(va), 0), Some(Level::L2));
         // the next 2 MiB: only the root's entry
-        assert_eq!(p.lookup(va + (2 << 20), 0), Some(Level::L4));
-        assert_eq!(p.lookup(va, 1), None);
+        assert_eq!(p.lookup(VirtAddr::new(va + (2 << 20)), 0), Some(Level::L4));
+        assert_eq!(p.lookup(VirtAddr::new(va), 1), None);
         // INVLPG anywhere in the address space, and only there
-        p.fill(va, 1, 2);
-        p.flush(Flush::Page { va: 0, pcid: 0 });
-        assert_eq!(p.lookup(va, 0), None);
-        assert_eq!(p.lookup(va, 1), Some(Level::L2));
-        p.fill(va, 3, 3);
+        p.fill(VirtAddr::new(va), 1, 2);
+        p.flush(Flush::Page {
+            va: VirtAddr::new(0),
+            pcid: 0,
+        });
+        assert_eq!(p.lookup(VirtAddr::new(va), 0), None);
+        assert_eq!(p.lookup(VirtAddr::new(va), 1), Some(Level::L2));
+        p.fill(VirtAddr::new(va), 3, 3);
         p.flush(Flush::AddressSpace { pcid: 2 });
-        assert_eq!(p.lookup(va, 3), Some(Level::L3));
+        assert_eq!(p.lookup(VirtAddr::new(va), 3), Some(Level::L3));
         p.flush(Flush::AddressSpace { pcid: 3 });
-        assert_eq!(p.lookup(va, 3), None);
+        assert_eq!(p.lookup(VirtAddr::new(va), 3), None);
         // entries that map pages are in the TLB, not here
-        p.fill(va, 0, 1);
-        assert_eq!(p.lookup(va, 0), None);
+        p.fill(VirtAddr::new(va), 0, 1);
+        assert_eq!(p.lookup(VirtAddr::new(va), 0), None);
     }
 
     #[test]
     fn capacity_is_that_of_the_preset() {
         let mut p = Pwc::new(&Config::default().pwc);
         for i in 0..33u64 {
-            p.fill(i << 21, 0, 2);
+            p.fill(VirtAddr::new(i << 21), 0, 2);
         }
         // 8 sets of 4 ways: set 0 has five candidates, its first is gone
-        assert_eq!(p.lookup(0, 0), None);
-        assert_eq!(p.lookup(1 << 21, 0), Some(Level::L2));
+        assert_eq!(p.lookup(VirtAddr::new(0), 0), None);
+        assert_eq!(p.lookup(VirtAddr::new(1 << 21), 0), Some(Level::L2));
     }
 
     #[test]
@@ -236,17 +239,17 @@ mod tests {
         );
         let mut p = Pwc::new(&config.unwrap().pwc);
         // The same address bits at two levels are two entries.
-        p.fill(0, 0, 3);
-        assert_eq!(p.lookup(0, 0), Some(Level::L3));
-        p.fill(0, 0, 2);
-        assert_eq!(p.lookup(0, 0), Some(Level::L2));
+        p.fill(VirtAddr::new(0), 0, 3);
+        assert_eq!(p.lookup(VirtAddr::new(0), 0), Some(Level::L3));
+        p.fill(VirtAddr::new(0), 0, 2);
+        assert_eq!(p.lookup(VirtAddr::new(0), 0), Some(Level::L2));
         // Whatever the level, the one that was used longest ago goes.
         for i in 1..=3u64 {
-            p.fill(i << 30, 0, 3);
+            p.fill(VirtAddr::new(i << 30), 0, 3);
         }
-        assert_eq!(p.lookup(1 << 30, 0), Some(Level::L3));
-        assert_eq!(p.lookup(1 << 21, 0), None);
-        assert_eq!(p.lookup(0, 0), Some(Level::L2));
+        assert_eq!(p.lookup(VirtAddr::new(1 << 30), 0), Some(Level::L3));
+        assert_eq!(p.lookup(VirtAddr::new(1 << 21), 0), None);
+        assert_eq!(p.lookup(VirtAddr::new(0), 0), Some(Level::L2));
         let stats: Vec<_> = p.stats().map(|(name, s)| (name, s.hits)).collect();
         assert_eq!(stats, [("pml4", 0), ("pdpt", 2), ("pd", 2)]);
     }

@@ -25,7 +25,7 @@ use self::known::Known;
 pub use self::known::Place;
 pub use self::walks::Compared;
 use self::walks::Walks;
-use crate::addr::VirtLine;
+use crate::addr::{PhysAddr, VirtAddr, VirtLine};
 use crate::core::Core;
 use crate::walk::{Flush, Size, Walk};
 
@@ -103,7 +103,7 @@ impl Stream {
 
     /// Where the page of `va` was when it was last walked, unless it has been invalidated or forgotten since.
     #[inline(always)]
-    pub fn known(&self, va: u64) -> Option<Place> {
+    pub fn known(&self, va: VirtAddr) -> Option<Place> {
         self.known.find(va)
     }
 
@@ -129,7 +129,7 @@ impl Stream {
 
     /// Is this data access to the line of the last one? Counts it, if so.
     #[inline(always)]
-    pub fn repeats(&mut self, va: u64) -> bool {
+    pub fn repeats(&mut self, va: VirtAddr) -> bool {
         if VirtLine::of(va) != self.last {
             return false;
         }
@@ -139,15 +139,15 @@ impl Stream {
 
     /// A data access within one line of a page that is known to be of this size.
     #[inline(always)]
-    pub fn data(&mut self, va: u64, size: Size) {
+    pub fn data(&mut self, va: VirtAddr, size: Size) {
         self.last = VirtLine::of(va);
         self.last_size = size;
-        self.push(Op::at(va, Tag::Data));
+        self.push(Op::at(va.as_u64(), Tag::Data));
     }
 
     /// As [`Stream::data`], by the instruction at `pc`.
     #[inline(always)]
-    pub fn data_by(&mut self, va: u64, size: Size, pc: u64) {
+    pub fn data_by(&mut self, va: VirtAddr, size: Size, pc: u64) {
         if self.attributes {
             self.batch.pcs.push(pc);
         }
@@ -177,13 +177,13 @@ impl Stream {
 
     /// A fetch within one line of a page that is known.
     #[inline(always)]
-    pub fn fetch(&mut self, va: u64) {
-        self.push(Op::at(va, Tag::Fetch));
+    pub fn fetch(&mut self, va: VirtAddr) {
+        self.push(Op::at(va.as_u64(), Tag::Fetch));
     }
 
     /// A fetch whose virtual address is not known: the caches without the TLBs.
-    pub fn fetch_physical(&mut self, pa: u64) {
-        self.push(Op::at(pa, Tag::FetchPhysical));
+    pub fn fetch_physical(&mut self, pa: PhysAddr) {
+        self.push(Op::at(pa.as_u64(), Tag::FetchPhysical));
     }
 
     /// A fetch that no walk can translate.

@@ -5,6 +5,7 @@
 use fpt_geometry::geometry::{IndexStep, Level, Mode};
 pub use fpt_walksim_machine::run::{Pattern, Run};
 
+use crate::addr::{PhysAddr, VirtAddr};
 use crate::config::{Config, ConfigError};
 use crate::core::Core;
 use crate::pwc::virt;
@@ -36,9 +37,9 @@ impl Tables {
         }
     }
 
-    /// First physical address of a small page.
-    fn page(&self, number: u64) -> u64 {
-        (self.frame)(number) << 12 & FRAMES
+    /// Where a small page begins.
+    fn page(&self, number: u64) -> PhysAddr {
+        PhysAddr::new((self.frame)(number) << 12 & FRAMES)
     }
 }
 
@@ -53,12 +54,12 @@ fn table(step: &IndexStep, va: u64) -> u64 {
 }
 
 impl Walker for Tables {
-    fn walk(&mut self, va: u64) -> Option<Walk> {
+    fn walk(&mut self, va: VirtAddr) -> Option<Walk> {
         self.walks += 1;
-        let low = va & VA_MASK;
+        let low = va.as_u64() & VA_MASK;
         // where L2 and L1 are merged there is no entry for such a page
         let has = |level| self.mode.steps().iter().any(|s| s.level == level);
-        let size = if (self.large)(va) && has(Level::L2) {
+        let size = if (self.large)(va.as_u64()) && has(Level::L2) {
             Size::Large
         } else {
             Size::Small
@@ -70,7 +71,7 @@ impl Walker for Tables {
                 break;
             }
             *place = Entry {
-                pa: table(step, low) + u64::from(step.index(virt(va))) * 8,
+                pa: PhysAddr::new(table(step, low)).offset(u64::from(step.index(virt(va))) * 8),
                 level: step.level.number() as u8,
                 index_bits: step.bits as u8,
             };
@@ -79,20 +80,20 @@ impl Walker for Tables {
         let shift = size.shift();
         Some(Walk {
             va,
-            root: 0x1000,
+            root: PhysAddr::new(0x1000),
             entries,
             n,
             page: match size {
                 Size::Small => self.page(low >> shift),
-                _ => (low >> shift << shift) & FRAMES,
+                _ => PhysAddr::new((low >> shift << shift) & FRAMES),
             },
             size,
             global: is_kernel(va),
         })
     }
 
-    fn leaf(&mut self, va: u64) -> Option<Leaf> {
-        let first = (va & VA_MASK) >> 15 << 3;
+    fn leaf(&mut self, va: VirtAddr) -> Option<Leaf> {
+        let first = (va.as_u64() & VA_MASK) >> 15 << 3;
         Some(Leaf {
             pages: std::array::from_fn(|i| Some(self.page(first + i as u64))),
         })
@@ -114,7 +115,7 @@ pub struct Stream {
     random: u64,
     at: u64,
     /// The second address of an operation.
-    second: Option<u64>,
+    second: Option<VirtAddr>,
     zipf: Zipf,
 }
 
@@ -178,16 +179,16 @@ fn scatter(v: u64, n: u64) -> u64 {
 }
 
 impl Iterator for Stream {
-    type Item = u64;
+    type Item = VirtAddr;
 
-    fn next(&mut self) -> Option<u64> {
+    fn next(&mut self) -> Option<VirtAddr> {
         Some(self.address())
     }
 }
 
 impl Stream {
     /// The next address.
-    fn address(&mut self) -> u64 {
+    fn address(&mut self) -> VirtAddr {
         if let Some(second) = self.second.take() {
             return second;
         }
@@ -205,7 +206,7 @@ impl Stream {
                 let uniform = (self.draw() >> 11) as f64 / (1u64 << 53) as f64;
                 let item = scatter(self.zipf.draw(uniform) - 1, items);
                 let bucket = scatter(item, items) / ITEMS_OF_A_BUCKET * 64;
-                self.second = Some(BASE + item * ITEM);
+                self.second = Some(VirtAddr::new(BASE + item * ITEM));
                 items * ITEM + bucket
             }
             Pattern::Sequential => {
@@ -214,7 +215,7 @@ impl Stream {
                 at
             }
         };
-        BASE + offset
+        VirtAddr::new(BASE + offset)
     }
 }
 
@@ -253,7 +254,7 @@ pub fn run(config: &Config, run: &Run) -> Result<Phase, ConfigError> {
     let mut tables = Tables::new(run.mode);
     let mut core = Core::new(config, None)?;
     let touch = (0..run.footprint / SLOT).map(|i| BASE + i * SLOT);
-    touch.for_each(|va| core.data(va, &mut tables));
+    touch.for_each(|va| core.data(VirtAddr::new(va), &mut tables));
     let mut stream = Stream::new(run.pattern, run.footprint, run.seed);
     for _ in 0..run.accesses {
         core.data(stream.address(), &mut tables);
@@ -285,12 +286,14 @@ mod tests {
     #[test]
     fn streams_stay_in_their_footprint_and_repeat() {
         for pattern in Pattern::ALL {
-            let one: Vec<u64> = Stream::new(pattern, SIZE, 7).take(20_000).collect();
-            let two: Vec<u64> = Stream::new(pattern, SIZE, 7).take(20_000).collect();
+            let one: Vec<VirtAddr> = Stream::new(pattern, SIZE, 7).take(20_000).collect();
+            let two: Vec<VirtAddr> = Stream::new(pattern, SIZE, 7).take(20_000).collect();
             assert_eq!(one, two);
-            assert!(one.iter().all(|va| (BASE..BASE + SIZE).contains(va)));
+            assert!(one
+                .iter()
+                .all(|va| (BASE..BASE + SIZE).contains(&va.as_u64())));
         }
-        let other: Vec<u64> = Stream::new(Pattern::Gups, SIZE, 8).take(9).collect();
+        let other: Vec<VirtAddr> = Stream::new(Pattern::Gups, SIZE, 8).take(9).collect();
         assert_ne!(
             other,
             Stream::new(Pattern::Gups, SIZE, 7)
@@ -313,7 +316,7 @@ mod tests {
         // 8192 vertices: the most popular has 0.76^13 of the ends, 2.8 %
         let mut seen: HashMap<u64, u32> = HashMap::new();
         for va in Stream::new(Pattern::Rmat, SIZE, 1).take(200_000) {
-            *seen.entry(va).or_default() += 1;
+            *seen.entry(va.as_u64()).or_default() += 1;
         }
         let most = f64::from(*seen.values().max().unwrap()) / 200_000.0;
         assert!((most / 0.76f64.powi(13) - 1.0).abs() < 0.05, "{most}");

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! TLBs: set-associative, true LRU, entries of 4 KiB, 2 MiB and 1 GiB pages and of runs of 4 KiB pages, tagged with the PCID.
 
+use crate::addr::{PhysAddr, VirtAddr};
 use crate::config;
 use crate::walk::{Flush, Size, Walk, VA_MASK};
 
@@ -14,13 +15,24 @@ const KINDS: usize = 4;
 
 /// Page number (48 bits and up), PCID (12 bits from bit 4), kind (bits 1 and 2), 1. 0: empty.
 #[inline(always)]
-fn key_at(va: u64, shift: u32, kind: usize, pcid: u64) -> u64 {
-    (((va & VA_MASK) >> shift) << 16) | (pcid << 4) | ((kind as u64) << 1) | 1
+fn key_at(va: VirtAddr, shift: u32, kind: usize, pcid: u64) -> u64 {
+    (((va.as_u64() & VA_MASK) >> shift) << 16) | (pcid << 4) | ((kind as u64) << 1) | 1
 }
 
 #[inline(always)]
-fn key(va: u64, size: Size, pcid: u64) -> u64 {
+fn key(va: VirtAddr, size: Size, pcid: u64) -> u64 {
     key_at(va, size.shift(), size as usize, pcid)
+}
+
+/// Where the page of an entry's data begins.
+#[inline(always)]
+fn first(data: u64) -> PhysAddr {
+    PhysAddr::new(data & !DATA_GLOBAL)
+}
+
+/// Bytes from the beginning of a run to the page of `va`.
+fn in_run(va: VirtAddr, shift: u32) -> u64 {
+    va.as_u64() & ((1 << shift) - 1) & !0xfff
 }
 
 fn key_kind(key: u64) -> usize {
@@ -155,8 +167,8 @@ impl Array {
 /// A translation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// Its first physical address.
-    pub pa: u64,
+    /// Where it begins.
+    pub pa: PhysAddr,
     /// The size of the page.
     pub size: Size,
     /// Whether its entry outlives a change of the address space.
@@ -230,22 +242,22 @@ impl Tlb {
     /// Physical address of the page, if its entry is the most recently used of its set: then an access
     /// would change nothing.
     #[inline(always)]
-    pub fn newest(&self, va: u64, pcid: u16) -> Option<(u64, Size)> {
+    pub fn newest(&self, va: VirtAddr, pcid: u16) -> Option<(PhysAddr, Size)> {
         let pcid = u64::from(pcid);
         if let Some(data) = self.array(Size::Small)?.newest(key(va, Size::Small, pcid)) {
-            return Some((data & !DATA_GLOBAL, Size::Small));
+            return Some((first(data), Size::Small));
         }
         if self.live[1] > 0 {
             let data = self
                 .array(Size::Large)?
                 .newest(key(va, Size::Large, pcid))?;
-            return Some((data & !DATA_GLOBAL, Size::Large));
+            return Some((first(data), Size::Large));
         }
         None
     }
 
     /// The page that holds `va`; its entry becomes the most recently used.
-    pub fn access(&mut self, va: u64, pcid: u16) -> Option<Page> {
+    pub fn access(&mut self, va: VirtAddr, pcid: u16) -> Option<Page> {
         for size in Size::ALL {
             if !self.holds(size as usize) {
                 continue;
@@ -258,7 +270,7 @@ impl Tlb {
             }
             if let Some(data) = data {
                 return Some(Page {
-                    pa: data & !DATA_GLOBAL,
+                    pa: first(data),
                     size,
                     global: data & DATA_GLOBAL != 0,
                     run: 0,
@@ -272,7 +284,7 @@ impl Tlb {
     }
 
     /// The page of a run.
-    fn access_run(&mut self, va: u64, pcid: u16) -> Option<Page> {
+    fn access_run(&mut self, va: VirtAddr, pcid: u16) -> Option<Page> {
         let (shift, run, pcids) = (self.run_shift(), self.run, self.pcids);
         let array = self.array_mut(Size::Small)?;
         let mut data = array.access(key_at(va, shift, RUN, u64::from(pcid)));
@@ -280,7 +292,7 @@ impl Tlb {
             data = array.access(key_at(va, shift, RUN, GLOBAL));
         }
         data.map(|data| Page {
-            pa: (data & !DATA_GLOBAL) + (va & ((1 << shift) - 1) & !0xfff),
+            pa: first(data).offset(in_run(va, shift)),
             size: Size::Small,
             global: data & DATA_GLOBAL != 0,
             run,
@@ -288,7 +300,7 @@ impl Tlb {
     }
 
     /// Adds the translation of a page that is not there. `page` is where `va` is; of a run, too.
-    pub fn fill(&mut self, va: u64, pcid: u16, page: Page) {
+    pub fn fill(&mut self, va: VirtAddr, pcid: u16, page: Page) {
         let Page {
             pa, size, global, ..
         } = page;
@@ -297,13 +309,13 @@ impl Tlb {
         } else {
             u64::from(pcid)
         };
-        let (mut new, mut pa, mut kind) = (key(va, size, tag), pa, size as usize);
+        let (mut new, mut pa, mut kind) = (key(va, size, tag), pa.as_u64(), size as usize);
         if page.run > 0 {
             self.run = page.run;
             let shift = self.run_shift();
             kind = RUN;
             new = key_at(va, shift, RUN, tag);
-            pa -= va & ((1 << shift) - 1) & !0xfff;
+            pa -= in_run(va, shift);
         }
         let Some(array) = self.array_mut(size) else {
             return;
@@ -358,10 +370,10 @@ mod tests {
     impl Tlb {
         fn put(&mut self, va: u64, pcid: u16, pa: u64, size: Size, global: bool) {
             self.fill(
-                va,
+                VirtAddr::new(va),
                 pcid,
                 Page {
-                    pa,
+                    pa: PhysAddr::new(pa),
                     size,
                     global,
                     run: 0,
@@ -369,7 +381,8 @@ mod tests {
             );
         }
         fn get(&mut self, va: u64, pcid: u16) -> Option<(u64, Size)> {
-            self.access(va, pcid).map(|p| (p.pa, p.size))
+            self.access(VirtAddr::new(va), pcid)
+                .map(|p| (p.pa.as_u64(), p.size))
         }
     }
 
@@ -415,10 +428,16 @@ mod tests {
         );
         t.put(0x1000, 0, 0xa000, Size::Small, false);
         t.put(0x20_0000, 0, 0x40_0000, Size::Large, false);
-        assert!(t.access(0x1000, 0).is_some() && t.access(0x20_0000, 0).is_some());
+        assert!(
+            t.access(VirtAddr::new(0x1000), 0).is_some()
+                && t.access(VirtAddr::new(0x20_0000), 0).is_some()
+        );
         // 1 GiB pages share the array of 2 MiB pages
         t.put(0x4000_0000, 0, 0, Size::Huge, false);
-        assert!(t.access(0x20_0000, 0).is_none() && t.access(0x1000, 0).is_some());
+        assert!(
+            t.access(VirtAddr::new(0x20_0000), 0).is_none()
+                && t.access(VirtAddr::new(0x1000), 0).is_some()
+        );
     }
 
     #[test]
@@ -426,10 +445,16 @@ mod tests {
         let mut t = Tlb::new(&shared(2, 2), false);
         t.put(0x1000, 0, 0, Size::Small, false);
         t.put(0x2000, 0, 0, Size::Small, false);
-        assert!(t.newest(0x2000, 0).is_some() && t.newest(0x1000, 0).is_none());
-        assert!(t.access(0x1000, 0).is_some());
+        assert!(
+            t.newest(VirtAddr::new(0x2000), 0).is_some()
+                && t.newest(VirtAddr::new(0x1000), 0).is_none()
+        );
+        assert!(t.access(VirtAddr::new(0x1000), 0).is_some());
         t.put(0x3000, 0, 0, Size::Small, false);
-        assert!(t.access(0x2000, 0).is_none() && t.access(0x1000, 0).is_some());
+        assert!(
+            t.access(VirtAddr::new(0x2000), 0).is_none()
+                && t.access(VirtAddr::new(0x1000), 0).is_some()
+        );
     }
 
     #[test]
@@ -439,10 +464,10 @@ mod tests {
             t.put(0x1000, 0, 0x1000, Size::Small, false);
             t.put(0xffff_ffff_8100_0000, 0, 0x20_0000, Size::Large, true);
             t.flush(Flush::AddressSpace { pcid: 0 });
-            assert!(t.access(0x1000, 0).is_none());
-            assert!(t.access(0xffff_ffff_8100_0000, 0).is_some());
+            assert!(t.access(VirtAddr::new(0x1000), 0).is_none());
+            assert!(t.access(VirtAddr::new(0xffff_ffff_8100_0000), 0).is_some());
             t.flush(Flush::All);
-            assert!(t.access(0xffff_ffff_8100_0000, 0).is_none());
+            assert!(t.access(VirtAddr::new(0xffff_ffff_8100_0000), 0).is_none());
             assert_eq!(t.live, [0; KINDS]);
         }
     }
@@ -456,16 +481,19 @@ mod tests {
                 t.put(0x2000, 0, 0, Size::Small, global);
                 t.put(0x20_0000, 0, 0, Size::Large, global);
                 t.flush(Flush::Page {
-                    va: 0x1234,
+                    va: VirtAddr::new(0x1234),
                     pcid: 0,
                 });
-                assert!(t.access(0x1000, 0).is_none());
-                assert!(t.access(0x2000, 0).is_some() && t.access(0x20_0000, 0).is_some());
+                assert!(t.access(VirtAddr::new(0x1000), 0).is_none());
+                assert!(
+                    t.access(VirtAddr::new(0x2000), 0).is_some()
+                        && t.access(VirtAddr::new(0x20_0000), 0).is_some()
+                );
                 t.flush(Flush::Page {
-                    va: 0x3f_ffff,
+                    va: VirtAddr::new(0x3f_ffff),
                     pcid: 0,
                 });
-                assert!(t.access(0x20_0000, 0).is_none());
+                assert!(t.access(VirtAddr::new(0x20_0000), 0).is_none());
                 assert_eq!(t.live, [1, 0, 0, 0]);
             }
         }
@@ -481,54 +509,60 @@ mod tests {
         assert_eq!(t.get(0x1000, 2), Some((0xb000, Size::Small)));
         // a global page is in all of them
         t.put(0xffff_8000_0000_0000, 1, 0xc000, Size::Small, true);
-        assert!(t.access(0xffff_8000_0000_0000, 2).is_some());
+        assert!(t.access(VirtAddr::new(0xffff_8000_0000_0000), 2).is_some());
         // only one of them is thrown out
         t.flush(Flush::AddressSpace { pcid: 1 });
         assert_eq!(t.get(0x1000, 1), None);
-        assert!(t.access(0x1000, 2).is_some());
+        assert!(t.access(VirtAddr::new(0x1000), 2).is_some());
         t.flush(Flush::Page {
-            va: 0x1000,
+            va: VirtAddr::new(0x1000),
             pcid: 1,
         });
-        assert!(t.access(0x1000, 2).is_some());
+        assert!(t.access(VirtAddr::new(0x1000), 2).is_some());
         t.flush(Flush::Page {
-            va: 0x1000,
+            va: VirtAddr::new(0x1000),
             pcid: 2,
         });
         assert_eq!(t.get(0x1000, 2), None);
         // INVLPG of a global page from any address space
         t.flush(Flush::Page {
-            va: 0xffff_8000_0000_0000,
+            va: VirtAddr::new(0xffff_8000_0000_0000),
             pcid: 7,
         });
-        assert!(t.access(0xffff_8000_0000_0000, 2).is_none());
+        assert!(t.access(VirtAddr::new(0xffff_8000_0000_0000), 2).is_none());
     }
 
     #[test]
     fn a_run_is_one_entry_and_goes_as_one() {
         let mut t = Tlb::new(&shared(2, 2), false);
         let page = |pa, run| Page {
-            pa,
+            pa: PhysAddr::new(pa),
             size: Size::Small,
             global: false,
             run,
         };
         // Pages 8 to 11 of the one space are pages 0x104 to 0x107 of the other; it was page 9 that missed.
-        t.fill(0x9123, 0, page(0x10_5000, 2));
-        t.fill(0x1000, 0, page(0x7000, 0));
+        t.fill(VirtAddr::new(0x9123), 0, page(0x10_5000, 2));
+        t.fill(VirtAddr::new(0x1000), 0, page(0x7000, 0));
         for i in 0..4u64 {
             assert_eq!(
                 t.get(0x8000 + i * 0x1000, 0),
                 Some((0x10_4000 + i * 0x1000, Size::Small))
             );
         }
-        assert!(t.access(0x7000, 0).is_none() && t.access(0xc000, 0).is_none());
-        assert!(t.access(0x1000, 0).is_some());
+        assert!(
+            t.access(VirtAddr::new(0x7000), 0).is_none()
+                && t.access(VirtAddr::new(0xc000), 0).is_none()
+        );
+        assert!(t.access(VirtAddr::new(0x1000), 0).is_some());
         t.flush(Flush::Page {
-            va: 0xb000,
+            va: VirtAddr::new(0xb000),
             pcid: 0,
         });
-        assert!(t.access(0x9000, 0).is_none() && t.access(0x1000, 0).is_some());
+        assert!(
+            t.access(VirtAddr::new(0x9000), 0).is_none()
+                && t.access(VirtAddr::new(0x1000), 0).is_some()
+        );
         assert_eq!(t.live, [1, 0, 0, 0]);
     }
 }

@@ -3,6 +3,8 @@
 
 use fpt_geometry::Level;
 
+use crate::addr::{PhysAddr, VirtAddr};
+
 /// Sizes of pages, as index 0, 1, 2.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
@@ -35,6 +37,18 @@ impl Size {
         self.leaf().shift()
     }
 
+    /// Where in its page of this size an address lies, in bytes.
+    #[inline(always)]
+    pub const fn offset(self, va: VirtAddr) -> u64 {
+        va.as_u64() & ((1 << self.shift()) - 1)
+    }
+
+    /// The address of `va`, which lies in the page of this size that begins at `page`.
+    #[inline(always)]
+    pub const fn at(self, page: PhysAddr, va: VirtAddr) -> PhysAddr {
+        PhysAddr::new(page.as_u64() | self.offset(va))
+    }
+
     /// The size of this many bytes.
     pub fn from_bytes(bytes: u64) -> Option<Size> {
         Size::ALL
@@ -47,41 +61,65 @@ impl Size {
 pub const VA_MASK: u64 = (1 << 48) - 1;
 
 /// The lower half of the address space belongs to a process.
-pub fn is_kernel(va: u64) -> bool {
-    va >> 63 != 0
+pub fn is_kernel(va: VirtAddr) -> bool {
+    va.as_u64() >> 63 != 0
 }
 
 /// An entry that a walk visits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Its physical address.
-    pub pa: u64,
+    /// Where it is.
+    pub pa: PhysAddr,
     /// 4: PML4E ... 1: PTE.
     pub level: u8,
     /// Width of the index that selected it: 9, or 18 in a flattened node.
     pub index_bits: u8,
 }
 
+impl Default for Entry {
+    fn default() -> Entry {
+        Entry {
+            pa: PhysAddr::new(0),
+            level: 0,
+            index_bits: 0,
+        }
+    }
+}
+
 /// Most entries that a walk visits.
 pub const MAX_ENTRIES: usize = 5;
 
 /// A walk that ended at a page.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Walk {
-    /// The virtual address that was looked up.
-    pub va: u64,
-    /// Identifies the address space: the root's physical address.
-    pub root: u64,
+    /// What was looked up.
+    pub va: VirtAddr,
+    /// Identifies the address space: where its root is.
+    pub root: PhysAddr,
     /// The entries from the root on; only the first `n` count.
     pub entries: [Entry; MAX_ENTRIES],
     /// How many entries were visited.
     pub n: u8,
-    /// First physical address of the page.
-    pub page: u64,
+    /// Where the page begins.
+    pub page: PhysAddr,
     /// The size of the page that was found.
     pub size: Size,
     /// The translation stays when the address space changes.
     pub global: bool,
+}
+
+impl Default for Walk {
+    fn default() -> Walk {
+        Walk {
+            va: VirtAddr::new(0),
+            root: PhysAddr::new(0),
+            entries: [Entry::default(); MAX_ENTRIES],
+            n: 0,
+            page: PhysAddr::new(0),
+            size: Size::default(),
+            global: false,
+        }
+    }
 }
 
 impl Walk {
@@ -95,22 +133,22 @@ impl Walk {
 /// The line that the last entry of a walk is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Leaf {
-    /// Where its entries lead, in their order: the first physical address of a page, or nowhere. An entry that differs in
+    /// Where its entries lead, in their order: the beginning of a page, or nowhere. An entry that differs in
     /// anything else from the walk's own counts as one that leads nowhere.
-    pub pages: [Option<u64>; 8],
+    pub pages: [Option<PhysAddr>; 8],
 }
 
 /// Where walks come from: QEMU, or a test.
 pub trait Walker {
     /// The neighbours of the entry that maps the page of `va`; `None` if they are not known.
-    fn leaf(&mut self, va: u64) -> Option<Leaf> {
+    fn leaf(&mut self, va: VirtAddr) -> Option<Leaf> {
         let _ = va;
         None
     }
     /// The architectural walk of `va` as things are; `None` if it does not end at a page.
-    fn walk(&mut self, va: u64) -> Option<Walk>;
+    fn walk(&mut self, va: VirtAddr) -> Option<Walk>;
     /// The same, written where the models want it; false if there is none.
-    fn walk_into(&mut self, va: u64, to: &mut Walk) -> bool {
+    fn walk_into(&mut self, va: VirtAddr, to: &mut Walk) -> bool {
         match self.walk(va) {
             Some(walk) => {
                 *to = walk;
@@ -120,8 +158,8 @@ pub trait Walker {
         }
     }
     /// Called with each translation that the second-level TLB gives, so that it can be checked: the page
-    /// that holds `va` begins at the physical address `page`.
-    fn stlb_hit(&mut self, va: u64, page: u64, size: Size) {
+    /// that holds `va` begins at `page`.
+    fn stlb_hit(&mut self, va: VirtAddr, page: PhysAddr, size: Size) {
         let _ = (va, page, size);
     }
 }
@@ -139,7 +177,7 @@ pub enum Flush {
     /// The page that holds the address, global or not.
     Page {
         /// An address in the page.
-        va: u64,
+        va: VirtAddr,
         /// The process-context identifier of its address space.
         pcid: u16,
     },

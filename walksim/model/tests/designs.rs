@@ -7,6 +7,7 @@ mod common;
 use common::slow::{Lru, SlowCache};
 use common::Tables;
 use fpt_geometry::geometry::Mode;
+use fpt_walksim_model::addr::{PhysAddr, VirtAddr};
 use fpt_walksim_model::config::{resolve, Config};
 use fpt_walksim_model::core::{Core, FROM_L1D};
 use fpt_walksim_model::report::{Organisation, Phase};
@@ -29,6 +30,7 @@ fn rounds(
     addresses: impl Iterator<Item = u64> + Clone,
 ) -> Organisation {
     let mut core = Core::new(config, None).unwrap();
+    let addresses = addresses.map(VirtAddr::new);
     addresses.clone().for_each(|va| core.data(va, tables));
     core.reset_counters();
     let mut n = 0;
@@ -327,9 +329,9 @@ impl Slow {
         }
     }
 
-    fn read(&mut self, pa: u64) -> f64 {
+    fn read(&mut self, pa: PhysAddr) -> f64 {
         self.reads += 1;
-        self.beyond(pa / 64)
+        self.beyond(pa.as_u64() / 64)
     }
 
     /// The entries that a walk reads.
@@ -348,7 +350,7 @@ impl Slow {
     }
 
     fn asap(&mut self, walk: &Walk) {
-        let needed = Slow::needed(&mut self.guest, walk.va, walk.visited());
+        let needed = Slow::needed(&mut self.guest, walk.va.as_u64(), walk.visited());
         let (last, above) = needed.split_last().unwrap();
         let arrives = 1.0 + self.read(last.pa);
         let mut now = 1.0;
@@ -364,7 +366,9 @@ impl Slow {
         }
         self.cycles += 1.0;
         let entry = |level: u64| Entry {
-            pa: (1 << 43) + (1 << 42) + (level << 38) + (gpa >> (12 + 9 * (level - 1))) * 8,
+            pa: PhysAddr::new(
+                (1 << 43) + (1 << 42) + (level << 38) + (gpa >> (12 + 9 * (level - 1))) * 8,
+            ),
             level: level as u8,
             index_bits: 9,
         };
@@ -377,11 +381,11 @@ impl Slow {
 
     fn nested(&mut self, walk: &Walk) {
         self.cycles += 1.0;
-        for e in Slow::needed(&mut self.guest, walk.va, walk.visited()) {
-            self.host(e.pa);
+        for e in Slow::needed(&mut self.guest, walk.va.as_u64(), walk.visited()) {
+            self.host(e.pa.as_u64());
             self.cycles += self.read(e.pa);
         }
-        self.host(walk.page | walk.va & 0xfff);
+        self.host(walk.page.as_u64() | walk.va.as_u64() & 0xfff);
     }
 }
 
@@ -410,13 +414,13 @@ fn slow_models_agree() {
                 // Never the page before.
                 let page = (random >> 33) % 3000 * 2 + i % 2;
                 let va = BASE + ((page % 7) << 30) + (page << 12) + (random >> 20) % 64 * 64;
-                core.data(va, &mut tables);
-                let walk = tables.walk(va).unwrap();
+                core.data(VirtAddr::new(va), &mut tables);
+                let walk = tables.walk(VirtAddr::new(va)).unwrap();
                 match name {
                     "asap" => slow.asap(&walk),
                     _ => slow.nested(&walk),
                 }
-                slow.data((walk.page | va & 0xfff) / 64);
+                slow.data((walk.page.as_u64() | va & 0xfff) / 64);
             }
             let o = core.report(30_000, 0).remove(0);
             assert_eq!(o.walks, 30_000, "{name} {mode:?}");

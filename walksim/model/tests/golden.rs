@@ -8,6 +8,7 @@ mod common;
 
 use common::Tables;
 use fpt_geometry::Mode;
+use fpt_walksim_model::addr::{PhysAddr, VirtAddr};
 use fpt_walksim_model::config::{resolve, Config};
 use fpt_walksim_model::core::Core;
 use fpt_walksim_model::report::{Organisation, Phase};
@@ -41,12 +42,15 @@ fn phase(config: &Config, mode: Mode) -> Phase {
         let r = random.next();
         let far = (r >> 20) & ((1 << 30) - 1);
         match r % 64 {
-            0..=23 => core.data(0x7f00_0000_0000 + far, &mut tables),
-            24..=31 => core.data(0x7e00_0000_0000 + i * 24, &mut tables),
-            32..=35 => core.data(0xffff_8880_0000_0000 + far, &mut tables),
-            36..=60 => core.fetch(0x40_0000 + ((i * 4) & 0xf_ffff), &mut tables),
-            61 => core.fetch(0xffff_ffff_8100_0000 + (far & 0x3f_ffff), &mut tables),
-            62 => core.fetch_physical(far),
+            0..=23 => core.data(VirtAddr::new(0x7f00_0000_0000 + far), &mut tables),
+            24..=31 => core.data(VirtAddr::new(0x7e00_0000_0000 + i * 24), &mut tables),
+            32..=35 => core.data(VirtAddr::new(0xffff_8880_0000_0000 + far), &mut tables),
+            36..=60 => core.fetch(VirtAddr::new(0x40_0000 + ((i * 4) & 0xf_ffff)), &mut tables),
+            61 => core.fetch(
+                VirtAddr::new(0xffff_ffff_8100_0000 + (far & 0x3f_ffff)),
+                &mut tables,
+            ),
+            62 => core.fetch_physical(PhysAddr::new(far)),
             _ => core.data_nowhere(),
         }
         match r % 64 {
@@ -57,7 +61,7 @@ fn phase(config: &Config, mode: Mode) -> Phase {
             0 => core.flush(Flush::All),
             1..=4 => core.flush(Flush::AddressSpace { pcid: 0 }),
             5..=40 => core.flush(Flush::Page {
-                va: 0x7f00_0000_0000 + far,
+                va: VirtAddr::new(0x7f00_0000_0000 + far),
                 pcid: 0,
             }),
             _ => {}

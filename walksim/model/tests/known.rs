@@ -5,6 +5,7 @@ mod common;
 
 use common::Tables;
 use fpt_geometry::Mode;
+use fpt_walksim_model::addr::VirtAddr;
 use fpt_walksim_model::config::{resolve, Config};
 use fpt_walksim_model::core::Core;
 use fpt_walksim_model::report::{Organisation, Phase};
@@ -26,12 +27,12 @@ fn second_round(
     let mut tables = Tables::new(mode);
     let mut core = Core::new(config, None).unwrap();
     for va in addresses.clone() {
-        core.data(va, &mut tables);
+        core.data(VirtAddr::new(va), &mut tables);
     }
     core.reset_counters();
     let mut n = 0;
     for va in addresses {
-        core.data(va, &mut tables);
+        core.data(VirtAddr::new(va), &mut tables);
         n += 1;
     }
     let mut phase = Phase {
@@ -150,7 +151,7 @@ fn large_pages_have_reach() {
             core.reset_counters();
         }
         for i in 0..16384u64 {
-            core.data(BASE + i * 4096, &mut tables);
+            core.data(VirtAddr::new(BASE + i * 4096), &mut tables);
         }
     }
     let real = &core.report(16384, 0)[0];
@@ -166,8 +167,8 @@ fn two_cores_may_share_the_last_level() {
     let mut tables = Tables::new(Mode::Radix);
     let mut a = Core::new(&config, Some(&shared)).unwrap();
     let mut b = Core::new(&config, Some(&shared)).unwrap();
-    a.data(BASE, &mut tables);
-    b.data(BASE, &mut tables);
+    a.data(VirtAddr::new(BASE), &mut tables);
+    b.data(VirtAddr::new(BASE), &mut tables);
     assert_eq!(a.report(1, 0)[0].caches.data_misses.memory, 1);
     assert_eq!(b.report(1, 0)[0].caches.data_misses.llc, 1);
 }
@@ -255,8 +256,8 @@ fn each_law_can_be_broken() {
 fn a_lost_access_is_found() {
     let mut tables = Tables::new(Mode::L3L2);
     let mut core = Core::new(&emt(&[]), None).unwrap();
-    (0..5000u64).for_each(|i| core.data(BASE + i * 4096, &mut tables));
-    (0..300u64).for_each(|i| core.fetch(BASE + i * 4096, &mut tables));
+    (0..5000u64).for_each(|i| core.data(VirtAddr::new(BASE + i * 4096), &mut tables));
+    (0..300u64).for_each(|i| core.fetch(VirtAddr::new(BASE + i * 4096), &mut tables));
     let mut check = |data, fetch| {
         let mut phase = Phase {
             organisations: core.report(data, fetch),

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use common::slow::{Lru, SlowCache};
 use common::Tables;
 use fpt_geometry::Mode;
+use fpt_walksim_model::addr::VirtAddr;
 use fpt_walksim_model::config::{resolve, Config, Sets, TlbLevel};
 use fpt_walksim_model::core::Core;
 use fpt_walksim_model::report::Organisation;
@@ -61,7 +62,7 @@ impl SlowTlb {
         None
     }
     fn put(&mut self, walk: &Walk, pcid: u16, pcids: bool) {
-        let number = (walk.va & ((1 << 48) - 1)) >> walk.size.shift();
+        let number = (walk.va.as_u64() & ((1 << 48) - 1)) >> walk.size.shift();
         let pcid = if walk.global && pcids { 0 } else { pcid };
         self.array(walk.size).put(
             number,
@@ -79,7 +80,7 @@ impl SlowTlb {
                 Flush::All => true,
                 Flush::AddressSpace { pcid } => !p.global && p.pcid == pcid,
                 Flush::Page { va, pcid } => {
-                    (va & ((1 << 48) - 1)) >> p.size.shift() == p.number
+                    (va.as_u64() & ((1 << 48) - 1)) >> p.size.shift() == p.number
                         && (p.global || p.pcid == pcid)
                 }
             });
@@ -147,7 +148,7 @@ impl Slow {
     }
     fn access(&mut self, va: u64, fetch: bool, pcid: u16, tables: &mut Tables) {
         let pcids = self.config.tlb.pcid;
-        let walk = tables.walk(va).unwrap();
+        let walk = tables.walk(VirtAddr::new(va)).unwrap();
         let first = if fetch { &mut self.l1i } else { &mut self.l1d };
         if first.hit(va, pcid).is_none() {
             if self.stlb.hit(va, pcid).is_none() {
@@ -167,7 +168,7 @@ impl Slow {
                         continue;
                     }
                     self.count("reads");
-                    match self.beyond(e.pa / 64) {
+                    match self.beyond(e.pa.as_u64() / 64) {
                         "l2" => self.count("walk l2"),
                         "llc" => self.count("walk llc"),
                         _ => self.count("walk memory"),
@@ -188,7 +189,7 @@ impl Slow {
             let first = if fetch { &mut self.l1i } else { &mut self.l1d };
             first.put(&walk, pcid, pcids);
         }
-        let line = (walk.page | va & ((1 << walk.size.shift()) - 1)) / 64;
+        let line = (walk.page.as_u64() | va & ((1 << walk.size.shift()) - 1)) / 64;
         let first = if fetch { &mut self.i } else { &mut self.d };
         if first.access(line) {
             self.count(if fetch { "l1i hits" } else { "l1d hits" });
@@ -247,7 +248,10 @@ fn step() -> impl Strategy<Value = Step> {
     let flush = prop_oneof![
         Just(Flush::All),
         (0u16..3).prop_map(|pcid| Flush::AddressSpace { pcid }),
-        (address(), 0u16..3).prop_map(|(va, pcid)| Flush::Page { va, pcid }),
+        (address(), 0u16..3).prop_map(|(va, pcid)| Flush::Page {
+            va: VirtAddr::new(va),
+            pcid
+        }),
     ];
     prop_oneof![
         60 => address().prop_map(Step::Data),
@@ -287,23 +291,24 @@ impl Fast {
     }
 
     fn access(&mut self, va: u64, fetch: bool, tables: &mut Tables) {
+        let at = VirtAddr::new(va);
         let stream = match self {
-            Fast::Core(core) if fetch => return core.fetch(va, tables),
-            Fast::Core(core) => return core.data(va, tables),
+            Fast::Core(core) if fetch => return core.fetch(at, tables),
+            Fast::Core(core) => return core.data(at, tables),
             Fast::Stream(stream) => stream,
         };
-        if !fetch && stream.repeats(va) {
+        if !fetch && stream.repeats(at) {
             return;
         }
-        let place = stream.known(va).unwrap_or_else(|| {
-            let walk = tables.walk(va).unwrap();
+        let place = stream.known(at).unwrap_or_else(|| {
+            let walk = tables.walk(VirtAddr::new(va)).unwrap();
             stream.learn(&walk);
             Place::new(&walk)
         });
         if fetch {
-            stream.fetch(va);
+            stream.fetch(at);
         } else {
-            stream.data(va, place.size());
+            stream.data(at, place.size());
         }
     }
 

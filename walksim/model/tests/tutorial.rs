@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The organisation of `docs/tutorial/own-organisation.md` compiles, walks, and goes where the page says.
 
-use fpt_walksim_model::{cache, org, report, walk};
+use fpt_walksim_model::{addr, cache, org, report, walk};
 
 #[path = "tutorial/probe.rs"]
 mod probe;

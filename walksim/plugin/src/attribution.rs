@@ -83,7 +83,11 @@ mod tests {
             reads: 4,
             cycles: 9.0,
         };
-        counts.count(Cause { program: 1, pc: 7 }, 0x1000, cost);
+        counts.count(
+            Cause { program: 1, pc: 7 },
+            fpt_walksim_model::addr::VirtAddr::new(0x1000),
+            cost,
+        );
         for phase in ["load", "run", "load"] {
             all.add(phase, &counts);
         }

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, Once, OnceLock};
 use fpt_qemu_plugin::{
     self as qemu, Block, Data, Id, Info, OnExec, Reader, RegisterFlush, Rw, Scoreboard, Walker,
 };
+use fpt_walksim_model::addr::{PhysAddr, VirtAddr};
 use fpt_walksim_model::walk::{Entry, Flush, Size, Walk, MAX_ENTRIES};
 
 use crate::args::{self, Empty};
@@ -39,7 +40,7 @@ struct Plugin {
     shared: Arc<Shared>,
     /// Places of code that translations refer to; they are never freed, as translations may be executed
     /// at any time. A place is kept once.
-    lines: Mutex<HashMap<CodeLine, &'static CodeLine>>,
+    lines: Mutex<HashMap<(u64, u64), &'static CodeLine>>,
     /// Set when the first mark was executed.
     everything: AtomicBool,
     /// The id of the first mark.
@@ -67,13 +68,13 @@ struct Qemu {
 }
 
 impl Host for Qemu {
-    fn walk(&mut self, va: u64) -> Option<Walk> {
+    fn walk(&mut self, va: VirtAddr) -> Option<Walk> {
         walk(self.walk, va)
     }
 
-    fn translation(&mut self, info: u32, va: u64) -> Option<u64> {
+    fn translation(&mut self, info: u32, va: VirtAddr) -> Option<PhysAddr> {
         // SAFETY: called while QEMU reports the access that `info` and `va` belong to.
-        unsafe { qemu::phys_addr(info, va) }
+        unsafe { qemu::phys_addr(info, va.as_u64()) }.map(PhysAddr::new)
     }
 
     #[inline(always)]
@@ -95,14 +96,14 @@ impl Host for Qemu {
     }
 }
 
-fn walk(walker: Walker, va: u64) -> Option<Walk> {
+fn walk(walker: Walker, va: VirtAddr) -> Option<Walk> {
     // SAFETY: called in vCPU context.
-    let w = unsafe { walker.walk(va) }?;
+    let w = unsafe { walker.walk(va.as_u64()) }?;
     let size = Size::from_bytes(w.page_size)?;
     let mut entries = [Entry::default(); MAX_ENTRIES];
     for (to, from) in entries.iter_mut().zip(w.entries()) {
         *to = Entry {
-            pa: from.paddr,
+            pa: PhysAddr::new(from.paddr),
             level: from.level,
             index_bits: from.index_bits,
         };
@@ -110,10 +111,10 @@ fn walk(walker: Walker, va: u64) -> Option<Walk> {
     let leaf = w.entries().last()?;
     Some(Walk {
         va,
-        root: w.root & ROOT_MASK,
+        root: PhysAddr::new(w.root & ROOT_MASK),
         entries,
         n: w.entries().len() as u8,
-        page: w.paddr & !(w.page_size - 1),
+        page: PhysAddr::new(w.paddr & !(w.page_size - 1)),
         size,
         global: leaf.value & PTE_GLOBAL != 0,
     })
@@ -142,7 +143,7 @@ fn guarded(f: impl FnOnce()) {
 
 extern "C" fn accessed(index: c_uint, info: u32, va: u64, data: *mut c_void) {
     let Some(v) = vcpu(index) else { return };
-    let data = data as usize;
+    let (va, data) = (VirtAddr::new(va), data as usize);
     if !v.data_fast(va, info, data) {
         slow_access(v, info, va, data);
     }
@@ -150,7 +151,7 @@ extern "C" fn accessed(index: c_uint, info: u32, va: u64, data: *mut c_void) {
 
 #[cold]
 #[inline(never)]
-fn slow_access(v: &mut Vcpu<Qemu>, info: u32, va: u64, data: usize) {
+fn slow_access(v: &mut Vcpu<Qemu>, info: u32, va: VirtAddr, data: usize) {
     guarded(|| v.data(va, info, data));
 }
 
@@ -364,7 +365,7 @@ extern "C" fn empty_fetch(index: c_uint, data: *mut c_void) {
     let Some(v) = vcpu(index) else { return };
     // SAFETY: as in `fetched`.
     let line = unsafe { &*data.cast::<CodeLine>() };
-    v.host.slot().fetch_line = line.va / fpt_walksim_model::config::LINE;
+    v.host.slot().fetch_line = line.va.as_u64() / fpt_walksim_model::config::LINE;
 }
 
 fn member(plugin: &Plugin, offset: usize) -> qemu::Counter {
@@ -397,7 +398,7 @@ fn carry_out(plugin: &Plugin, insn: qemu::Insn<'_>, action: Action, page: &mut C
             }
         }
         Action::Fetch { va, second } => {
-            let line = place(plugin, va, page);
+            let line = place(plugin, VirtAddr::new(va), page);
             // Once for each page of a block.
             if !second && !std::mem::replace(&mut page.compared, true) {
                 compare_code(plugin, insn, line);
@@ -452,19 +453,19 @@ fn on_exec(insn: qemu::Insn<'_>, cb: OnExec, data: usize) {
 #[derive(Default)]
 struct CodePage {
     /// Virtual and physical address.
-    found: Option<(u64, u64)>,
+    found: Option<(u64, PhysAddr)>,
     compared: bool,
 }
 
 /// Where a line of code is now.
-fn place(plugin: &Plugin, va: u64, page: &mut CodePage) -> &'static CodeLine {
-    let number = va >> 12;
+fn place(plugin: &Plugin, va: VirtAddr, page: &mut CodePage) -> &'static CodeLine {
+    let number = va.as_u64() >> 12;
     let pa = match page.found {
         Some((n, pa)) if n == number => pa,
         _ => {
             let found = walk(plugin.walk, va);
-            let pa = found.map_or(u64::MAX, |w| {
-                (w.page | va & ((1 << w.size.shift()) - 1)) & !0xfff
+            let pa = found.map_or(CodeLine::NOWHERE, |w| {
+                PhysAddr::new(w.size.at(w.page, va).as_u64() & !0xfff)
             });
             *page = CodePage {
                 found: Some((number, pa)),
@@ -473,10 +474,13 @@ fn place(plugin: &Plugin, va: u64, page: &mut CodePage) -> &'static CodeLine {
             pa
         }
     };
-    let pa = if pa == u64::MAX { pa } else { pa | va & 0xfff };
+    let pa = match pa {
+        CodeLine::NOWHERE => pa,
+        _ => Size::Small.at(pa, va),
+    };
     let line = CodeLine { va, pa };
     lock(&plugin.lines)
-        .entry(line)
+        .entry((va.as_u64(), pa.as_u64()))
         .or_insert_with(|| Box::leak(Box::new(line)))
 }
 
@@ -484,11 +488,11 @@ fn place(plugin: &Plugin, va: u64, page: &mut CodePage) -> &'static CodeLine {
 /// one plus the same number all over its memory, or plus another one beyond 4 GiB.
 fn compare_code(plugin: &Plugin, insn: qemu::Insn<'_>, line: &CodeLine) {
     let host = insn.haddr();
-    if host == 0 || line.pa == u64::MAX || !plugin.shared.checking() {
+    if host == 0 || line.pa == CodeLine::NOWHERE || !plugin.shared.checking() {
         return;
     }
-    let base = host.wrapping_sub(line.pa);
-    let Some(known) = plugin.bases.get(usize::from(line.pa >> 32 != 0)) else {
+    let base = host.wrapping_sub(line.pa.as_u64());
+    let Some(known) = plugin.bases.get(usize::from(line.pa.as_u64() >> 32 != 0)) else {
         return;
     };
     let mut found = output::Found {
@@ -499,8 +503,8 @@ fn compare_code(plugin: &Plugin, insn: qemu::Insn<'_>, line: &CodeLine) {
         if old != base {
             found.mismatch(format!(
                 "the tables lead from {:#x} to {:#x}, QEMU reads its code {:#x} bytes from there",
-                line.va,
-                line.pa,
+                line.va.as_u64(),
+                line.pa.as_u64(),
                 base.wrapping_sub(old)
             ));
         }

@@ -2,6 +2,7 @@
 //! What QEMU calls an invalidation, as the models know it.
 
 use fpt_qemu_plugin::{FLUSH_ALL, FLUSH_ASID, FLUSH_PAGE};
+use fpt_walksim_model::addr::VirtAddr;
 use fpt_walksim_model::walk::Flush;
 
 /// Nothing for a kind that is not known: a QEMU that has more of them means something else by them.
@@ -10,7 +11,10 @@ pub fn flush(what: u32, va: u64, asid: u64) -> Option<Flush> {
     match what {
         FLUSH_ALL => Some(Flush::All),
         FLUSH_ASID => Some(Flush::AddressSpace { pcid }),
-        FLUSH_PAGE => Some(Flush::Page { va, pcid }),
+        FLUSH_PAGE => Some(Flush::Page {
+            va: VirtAddr::new(va),
+            pcid,
+        }),
         _ => None,
     }
 }
@@ -27,13 +31,13 @@ mod tests {
             flush(FLUSH_ASID, 1, 0x1002),
             Some(Flush::AddressSpace { pcid: 2 })
         ));
-        assert!(matches!(
+        assert_eq!(
             flush(FLUSH_PAGE, 0x5000, 2),
             Some(Flush::Page {
-                va: 0x5000,
+                va: VirtAddr::new(0x5000),
                 pcid: 2
             })
-        ));
+        );
     }
 
     #[test]

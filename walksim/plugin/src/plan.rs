@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What to do at which instruction of a translated block. Pure: the glue to QEMU only carries it out.
 
+use fpt_walksim_model::addr::VirtAddr;
 use fpt_walksim_model::config::LINE;
 use fpt_walksim_model::walk::is_kernel;
 
@@ -76,7 +77,7 @@ pub fn plan(
     // The run of instructions that are counted at its first one.
     let mut run: Option<Run> = None;
     for (i, insn) in block.iter().enumerate() {
-        let kernel = is_kernel(insn.va);
+        let kernel = is_kernel(VirtAddr::new(insn.va));
         let facts = factory.facts(insn.bytes);
         let symbols = symbols.filter(|_| kernel);
         let event = symbols.and_then(|s| s.event(insn.va));

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
+use fpt_walksim_model::addr::{PhysAddr, VirtAddr};
 use fpt_walksim_model::core::Core;
 use fpt_walksim_model::report::{Categories, Instructions, Phase};
 use fpt_walksim_model::stream::Stream;
@@ -46,10 +47,10 @@ pub const NO_LINE: u64 = u64::MAX;
 /// What a virtual CPU wants from QEMU.
 pub trait Host {
     /// The architectural walk, as the tables are.
-    fn walk(&mut self, va: u64) -> Option<Walk>;
+    fn walk(&mut self, va: VirtAddr) -> Option<Walk>;
     /// Where QEMU's own translation led the access that is being reported; `None` if it does not say or it
     /// was to a device.
-    fn translation(&mut self, info: u32, va: u64) -> Option<u64>;
+    fn translation(&mut self, info: u32, va: VirtAddr) -> Option<PhysAddr>;
     /// Bytes of the access that is being reported.
     fn bytes(&self, info: u32) -> u64;
     /// Reads the kernel's memory; false if it cannot be.
@@ -58,11 +59,16 @@ pub trait Host {
 }
 
 /// Where a line of code was found when it was translated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CodeLine {
-    pub va: u64,
-    /// `u64::MAX` if not known.
-    pub pa: u64,
+    pub va: VirtAddr,
+    /// [`CodeLine::NOWHERE`] if not known.
+    pub pa: PhysAddr,
+}
+
+impl CodeLine {
+    /// Where code is whose place is not known.
+    pub const NOWHERE: PhysAddr = PhysAddr::new(u64::MAX);
 }
 
 /// Marks the user data of an access.
@@ -129,7 +135,7 @@ pub struct Vcpu<H> {
     kernel_before: u64,
     kernel_halves: u64,
     /// CR3 was written: is the root another one?
-    root: u64,
+    root: PhysAddr,
     root_unsure: bool,
     /// `Checks::fetches_left`, meanwhile.
     fetches_kept: u64,
@@ -180,7 +186,7 @@ impl<H: Host> Vcpu<H> {
             stint: (0, 0),
             kernel_before: 0,
             kernel_halves: 0,
-            root: 0,
+            root: PhysAddr::new(0),
             root_unsure: true,
             fetches_kept: every * HITS_PER_WALK,
             epoch: 0,

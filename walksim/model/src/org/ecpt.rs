@@ -10,6 +10,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use fpt_geometry::Level;
 
+use crate::addr::PhysAddr;
 use crate::cache::{PA_END, SYNTHETIC};
 use crate::config::{self, Config};
 use crate::org::{Organisation, Port};
@@ -382,11 +383,11 @@ impl Organisation for Ecpt {
     }
 
     fn walk(&mut self, walk: &Walk, _pcid: u16, port: &mut Port<'_>) {
-        let va = walk.va & VA_MASK;
+        let va = walk.va.as_u64() & VA_MASK;
         let id = if is_kernel(walk.va) {
             KERNEL
         } else {
-            walk.root
+            walk.root.as_u64()
         };
         let size = walk.size as usize;
         let key = va >> (walk.size.shift() + CLUSTER);
@@ -469,15 +470,15 @@ impl Organisation for Ecpt {
             .map_or(SYNTHETIC, |t| t.address(key, way));
         let mut overlapped = 0.0;
         for (what, pa) in probes.iter().take(n) {
-            overlapped += port.read(*what, *pa);
+            overlapped += port.read(*what, PhysAddr::new(*pa));
         }
         self.wasted += n as u64;
         for (what, pa) in [CWT_PMD, CWT_PUD].into_iter().zip(fetched) {
             if let Some(pa) = pa {
-                overlapped += port.read(what, pa);
+                overlapped += port.read(what, PhysAddr::new(pa));
             }
         }
-        let latency = port.read(size, home);
+        let latency = port.read(size, PhysAddr::new(home));
         let parallelism = port.cycles().data_parallelism;
         port.spend(latency + config.hash_cycles.max(config.cwc_cycles));
         self.wasted_cycles += overlapped / parallelism;

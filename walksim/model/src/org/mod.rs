@@ -13,7 +13,7 @@ mod radix;
 mod real;
 mod tree;
 
-use crate::addr::PhysLine;
+use crate::addr::{PhysAddr, PhysLine};
 use crate::cache::Cache;
 use crate::config::{Config, ConfigError, Cycles};
 use crate::memory::Memory;
@@ -113,9 +113,9 @@ impl<'a> Port<'a> {
         }
     }
 
-    /// Reads the entry at a physical address through the caches, counts it, and returns the latency in
+    /// Reads the entry at `pa` through the caches, counts it, and returns the latency in
     /// cycles, which the caller spends.
-    pub fn read(&mut self, what: usize, pa: u64) -> f64 {
+    pub fn read(&mut self, what: usize, pa: PhysAddr) -> f64 {
         self.stats.reads += 1;
         if let Some(n) = self.stats.by_what.get_mut(what) {
             *n += 1;

@@ -8,6 +8,7 @@
 
 use fpt_geometry::geometry::Mode;
 
+use crate::addr::{PhysAddr, VirtAddr};
 use crate::cache::SYNTHETIC;
 use crate::config::{Config, ConfigError};
 use crate::org::radix::Conventional;
@@ -43,13 +44,15 @@ struct Host {
 
 impl Host {
     /// Where the entry of this level for a guest-physical address is: entries of a level lie in the order of what they map.
-    fn entries(&self, gpa: u64) -> ([Entry; MAX_ENTRIES], usize) {
+    fn entries(&self, gpa: PhysAddr) -> ([Entry; MAX_ENTRIES], usize) {
         let mut entries = [Entry::default(); MAX_ENTRIES];
         let mut n = 0;
         for (step, place) in self.mode.steps().iter().zip(&mut entries) {
             let level = step.level.number();
             *place = Entry {
-                pa: TABLES + (u64::from(level) << 38) + (gpa >> step.shift) * 8,
+                pa: PhysAddr::new(
+                    TABLES + (u64::from(level) << 38) + (gpa.as_u64() >> step.shift) * 8,
+                ),
                 level: level as u8,
                 index_bits: step.bits as u8,
             };
@@ -59,8 +62,8 @@ impl Host {
     }
 
     /// The cycles until a guest-physical address is translated.
-    fn translate(&mut self, gpa: u64, port: &mut Port<'_>) {
-        let page = gpa >> 12;
+    fn translate(&mut self, gpa: PhysAddr, port: &mut Port<'_>) {
+        let page = gpa.as_u64() >> 12;
         if let Some(at) = self.pages.iter().position(|p| *p == page) {
             self.pages.remove(at);
             self.pages.insert(0, page);
@@ -70,7 +73,9 @@ impl Host {
         port.spend(port.cycles().pwc);
         let (entries, n) = self.entries(gpa);
         let entries = entries.get(..n).unwrap_or(&[]);
-        self.walker.visit(gpa, 0, entries, |_, entry| {
+        // The page-walk caches of this side are asked by guest-physical addresses.
+        let at = VirtAddr::new(gpa.as_u64());
+        self.walker.visit(at, 0, entries, |_, entry| {
             let what = HOST + usize::from(entry.level.wrapping_sub(1));
             let latency = port.read(what, entry.pa);
             port.spend(latency);
@@ -136,7 +141,7 @@ impl Organisation for Nested {
             let latency = port.read(usize::from(entry.level.wrapping_sub(1)), entry.pa);
             port.spend(latency);
         });
-        host.translate(walk.page | walk.va & ((1 << walk.size.shift()) - 1), port);
+        host.translate(walk.size.at(walk.page, walk.va), port);
     }
 
     /// The guest's invalidations leave the host's translations alone.

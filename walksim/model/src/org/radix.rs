@@ -10,6 +10,7 @@ use std::collections::HashMap;
 
 use fpt_geometry::geometry::{Level, NODE_BITS, TABLE_BITS};
 
+use crate::addr::{PhysAddr, VirtAddr};
 use crate::cache::SYNTHETIC;
 use crate::config::Config;
 use crate::org::tree::{TreeWalker, READS};
@@ -32,22 +33,23 @@ pub struct Conventional {
 }
 
 impl Conventional {
-    fn synthetic(&mut self, root: u64, va: u64, level: Level) -> u64 {
+    fn synthetic(&mut self, root: PhysAddr, va: VirtAddr, level: Level) -> PhysAddr {
         if self.tables.len() >= MAX_TABLES {
             self.tables.clear();
         }
-        let above = (va & VA_MASK) >> (level.shift() + TABLE_BITS);
+        let above = (va.as_u64() & VA_MASK) >> (level.shift() + TABLE_BITS);
         let next = &mut self.next;
         let table = *self
             .tables
-            .entry((root, level.number() as u8, above))
+            .entry((root.as_u64(), level.number() as u8, above))
             .or_insert_with(|| {
                 *next += 1;
                 *next
             });
         self.synthetic += 1;
         // 2^29 tables fit below the tables of other organisations
-        SYNTHETIC + (table % (1 << 29)) * 4096 + u64::from(level.index(virt(va))) * 8
+        let first = PhysAddr::new(SYNTHETIC + (table % (1 << 29)) * 4096);
+        first.offset(u64::from(level.index(virt(va))) * 8)
     }
 
     /// The entries of a conventional walk.

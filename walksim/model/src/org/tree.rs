@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A walker of trees, flattened or not, with page-walk caches.
 
+use crate::addr::VirtAddr;
 use crate::config::Config;
 use crate::org::Port;
 use crate::pwc::Pwc;
@@ -23,7 +24,7 @@ impl TreeWalker {
 
     /// Visits `entries` (root first, the last maps the page) from below the lowest cached one on.
     #[inline]
-    pub fn walk(&mut self, va: u64, pcid: u16, entries: &[Entry], port: &mut Port<'_>) {
+    pub fn walk(&mut self, va: VirtAddr, pcid: u16, entries: &[Entry], port: &mut Port<'_>) {
         port.spend(port.cycles().pwc);
         self.visit(va, pcid, entries, |_, entry| {
             let latency = port.read(usize::from(entry.level.wrapping_sub(1)), entry.pa);
@@ -35,7 +36,7 @@ impl TreeWalker {
     #[inline(always)]
     pub fn visit(
         &mut self,
-        va: u64,
+        va: VirtAddr,
         pcid: u16,
         entries: &[Entry],
         mut read: impl FnMut(usize, &Entry),

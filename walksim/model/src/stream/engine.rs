@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::walks::Walks;
+use crate::addr::{PhysAddr, VirtAddr};
 use crate::config::LINE;
 use crate::core::Core;
 use crate::walk::{Flush, Walk};
@@ -101,7 +102,6 @@ impl Batch {
     }
 }
 
-/// A page that an address lies in.
 /// A machine, and the walks as far as it has come.
 pub(super) struct Seat {
     pub(super) core: Core,
@@ -124,10 +124,10 @@ impl Seat {
                     if let Some(pc) = pcs.next() {
                         core.set_pc(*pc);
                     }
-                    core.data(address, walks);
+                    core.data(VirtAddr::new(address), walks);
                 }
-                Tag::Fetch => core.fetch(address, walks),
-                Tag::FetchPhysical => core.fetch_physical(address),
+                Tag::Fetch => core.fetch(VirtAddr::new(address), walks),
+                Tag::FetchPhysical => core.fetch_physical(PhysAddr::new(address)),
                 Tag::DataNowhere => core.data_nowhere(),
                 Tag::FetchNowhere => core.fetch_nowhere(),
                 Tag::Learn => learnt.next().into_iter().for_each(|w| walks.learn(w)),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Translations that the virtual CPU keeps from the first use of a page to its invalidation.
 
+use crate::addr::{PhysAddr, VirtAddr};
 use crate::walk::{is_kernel, Flush, Size, Walk};
 
 /// Pages of 4 KiB whose translations are known; a power of two, and no fewer than a 2 MiB page has.
@@ -9,7 +10,7 @@ pub(super) const KNOWN: usize = 1 << 16;
 /// Where a page is: what a finished walk leaves to remember.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// The page's first physical address; its size in the low bits.
+    /// Where the page begins; its size in the low bits.
     packed: u64,
 }
 
@@ -17,7 +18,7 @@ impl Place {
     /// The place that a walk found.
     pub fn new(walk: &Walk) -> Place {
         Place {
-            packed: walk.page | walk.size as u64,
+            packed: walk.page.as_u64() | walk.size as u64,
         }
     }
 
@@ -31,22 +32,22 @@ impl Place {
         }
     }
 
-    /// The physical address of the page.
+    /// Where the page begins.
     #[inline(always)]
-    pub fn page(self) -> u64 {
-        self.packed & !3
+    pub fn page(self) -> PhysAddr {
+        PhysAddr::new(self.packed & !3)
     }
 
     /// Where `va`, which lies in this page, is.
     #[inline(always)]
-    pub fn address(self, va: u64) -> u64 {
-        self.page() | va & ((1 << self.size().shift()) - 1)
+    pub fn address(self, va: VirtAddr) -> PhysAddr {
+        self.size().at(self.page(), va)
     }
 }
 
 #[inline(always)]
-pub(super) fn index(va: u64) -> usize {
-    let page = va >> 12;
+pub(super) fn index(va: VirtAddr) -> usize {
+    let page = va.as_u64() >> 12;
     (page ^ page >> KNOWN.trailing_zeros()) as usize % KNOWN
 }
 
@@ -101,22 +102,22 @@ impl Known {
     }
 
     #[inline(always)]
-    fn key(&self, va: u64) -> u64 {
+    fn key(&self, va: VirtAddr) -> u64 {
         let half = if is_kernel(va) {
             &self.kernel
         } else {
             &self.user
         };
-        va << (64 - KEY_BITS - 12) >> (64 - KEY_BITS) | half.generation
+        va.as_u64() << (64 - KEY_BITS - 12) >> (64 - KEY_BITS) | half.generation
     }
 
     #[inline(always)]
-    pub(super) fn find(&self, va: u64) -> Option<Place> {
+    pub(super) fn find(&self, va: VirtAddr) -> Option<Place> {
         let slot = self.slots.get(index(va))?;
         (slot.key == self.key(va)).then_some(slot.place)
     }
 
-    fn half(&mut self, va: u64) -> &mut Half {
+    fn half(&mut self, va: VirtAddr) -> &mut Half {
         if is_kernel(va) {
             &mut self.kernel
         } else {
@@ -124,7 +125,7 @@ impl Known {
         }
     }
 
-    pub(super) fn learn(&mut self, va: u64, walk: &Walk) {
+    pub(super) fn learn(&mut self, va: VirtAddr, walk: &Walk) {
         let half = self.half(va);
         half.local |= !walk.global;
         half.large |= walk.size == Size::Large;
@@ -138,13 +139,13 @@ impl Known {
         }
     }
 
-    fn forget(&mut self, va: u64) {
+    fn forget(&mut self, va: VirtAddr) {
         if let Some(slot) = self.slots.get_mut(index(va)) {
             *slot = EMPTY;
         }
     }
 
-    fn forget_half(&mut self, va: u64) {
+    fn forget_half(&mut self, va: VirtAddr) {
         let half = self.half(va);
         *half = Half {
             generation: half.generation.wrapping_add(1 << KEY_BITS),
@@ -157,8 +158,8 @@ impl Known {
     }
 
     pub(super) fn flush(&mut self, what: Flush) {
-        const USER: u64 = 0;
-        const KERNEL: u64 = 1 << 63;
+        const USER: VirtAddr = VirtAddr::new(0);
+        const KERNEL: VirtAddr = VirtAddr::new(1 << 63);
         match what {
             Flush::All => {
                 self.forget_half(USER);
@@ -176,8 +177,9 @@ impl Known {
                     self.forget_half(va);
                 } else if half.large {
                     let shift = Size::Large.shift();
-                    let first = va >> shift << shift;
-                    (0..1u64 << (shift - 12)).for_each(|i| self.forget(first + (i << 12)));
+                    let first = va.as_u64() >> shift << shift;
+                    (0..1u64 << (shift - 12))
+                        .for_each(|i| self.forget(VirtAddr::new(first + (i << 12))));
                 } else {
                     self.forget(va);
                 }

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::known::GENERATIONS;
-use super::walks::{offset, Packed};
+use super::walks::Packed;
 use super::*;
 use crate::config::resolve;
 use crate::org::{Organisation, Port};
@@ -18,23 +18,31 @@ fn random(state: &mut u64) -> u64 {
     *state
 }
 
-fn walk(va: u64, page: u64, size: Size, global: bool) -> Walk {
+fn va(va: u64) -> VirtAddr {
+    VirtAddr::new(va)
+}
+
+fn offset(at: u64, size: Size) -> u64 {
+    size.offset(va(at))
+}
+
+fn walk(at: u64, page: u64, size: Size, global: bool) -> Walk {
     let mut entries = [Entry::default(); MAX_ENTRIES];
     let n = 4 - size as usize;
     for (level, entry) in (1..=4u8).rev().zip(entries.iter_mut().take(n)) {
-        let number = (va & 0xffff_ffff_ffff) >> (3 + 9 * u32::from(level));
+        let number = (at & 0xffff_ffff_ffff) >> (3 + 9 * u32::from(level));
         *entry = Entry {
-            pa: (u64::from(level) << 40) + number * 8,
+            pa: PhysAddr::new((u64::from(level) << 40) + number * 8),
             level,
             index_bits: 9,
         };
     }
     Walk {
-        va,
-        root: 0x7000,
+        va: va(at),
+        root: PhysAddr::new(0x7000),
         entries,
         n: n as u8,
-        page,
+        page: PhysAddr::new(page),
         size,
         global,
     }
@@ -42,22 +50,23 @@ fn walk(va: u64, page: u64, size: Size, global: bool) -> Walk {
 
 #[test]
 fn walks_survive_packing() {
-    for (va, size) in [
+    for (at, size) in [
         (0x1234, Size::Small),
         (0xff00_0000_0000_0000, Size::Large),
         (0x7fff_c000_0000, Size::Huge),
     ] {
         for global in [false, true] {
-            let whole = walk(va, 0x8_0000_0000, size, global);
+            let whole = walk(at, 0x8_0000_0000, size, global);
             let packed = Packed::new(&whole);
-            assert!(packed.holds(va | 0xfff) && !packed.holds(va ^ 1 << 56));
-            assert_eq!(packed.walk(va), whole);
+            assert!(packed.holds(va(at | 0xfff)) && !packed.holds(va(at ^ 1 << 56)));
+            assert_eq!(packed.walk(va(at)), whole);
             assert_eq!((Place::new(&whole).size(), packed.size()), (size, size));
-            let at = Place::new(&whole).address(va | 0xff);
-            assert_eq!(at, whole.page | offset(va | 0xff, size));
+            let last = va(at | 0xff);
+            let place = Place::new(&whole).address(last);
+            assert_eq!(place, size.at(whole.page, last));
         }
     }
-    assert!(!Packed::default().holds(0));
+    assert!(!Packed::default().holds(va(0)));
 }
 
 /// Where everything is, by first address; which pages there are depends on addresses only.
@@ -101,8 +110,8 @@ impl Guest {
     }
 }
 
-fn is_global(va: u64) -> bool {
-    is_kernel(va) && va >> 30 & 1 != 0
+fn is_global(at: u64) -> bool {
+    is_kernel(va(at)) && at >> 30 & 1 != 0
 }
 
 /// Pages that share places, in both halves.
@@ -124,7 +133,7 @@ fn what_is_known_is_true() {
         let mut known = Known::new();
         let mut found = 0;
         for _ in 0..600_000u64 {
-            let va = address(&mut state);
+            let at = address(&mut state);
             match random(&mut state) % 10_000 {
                 0 => {
                     known.flush(Flush::All);
@@ -132,21 +141,24 @@ fn what_is_known_is_true() {
                 }
                 // Linux unmaps, and then invalidates
                 1..=20 => {
-                    guest.pages.remove(&guest.first(va));
-                    known.flush(Flush::Page { va, pcid: 0 });
+                    guest.pages.remove(&guest.first(at));
+                    known.flush(Flush::Page {
+                        va: va(at),
+                        pcid: 0,
+                    });
                 }
                 21 => {
                     guest.pages.retain(|first, _| is_global(*first));
                     known.flush(Flush::AddressSpace { pcid: 0 });
                 }
                 _ => {
-                    let walk = guest.walk(va);
-                    match known.find(va) {
+                    let walk = guest.walk(at);
+                    match known.find(va(at)) {
                         Some(place) => {
                             found += 1;
-                            assert_eq!(place.address(va), walk.page | offset(va, walk.size));
+                            assert_eq!(place.address(va(at)), walk.size.at(walk.page, va(at)));
                         }
-                        None => known.learn(va, &walk),
+                        None => known.learn(va(at), &walk),
                     }
                 }
             }
@@ -158,13 +170,13 @@ fn what_is_known_is_true() {
 #[test]
 fn generations_end() {
     let mut known = Known::new();
-    for va in [0x1000, 1 << 63] {
-        known.learn(va, &walk(va, 0x2000, Size::Small, false));
-        assert!(known.find(va).is_some());
+    for at in [0x1000, 1 << 63] {
+        known.learn(va(at), &walk(at, 0x2000, Size::Small, false));
+        assert!(known.find(va(at)).is_some());
     }
     for _ in 0..GENERATIONS * 2 {
         known.flush(Flush::AddressSpace { pcid: 0 });
-        assert!(known.find(0x1000).is_none() && known.find(1 << 63).is_none());
+        assert!(known.find(va(0x1000)).is_none() && known.find(va(1 << 63)).is_none());
     }
 }
 
@@ -173,16 +185,16 @@ fn core(organisations: &str) -> Core {
     Core::new(&resolve("emt", None, &[set]).unwrap(), None).unwrap()
 }
 
-fn access(stream: &mut Stream, guest: &mut Guest, va: u64) {
-    if stream.repeats(va) {
+fn access(stream: &mut Stream, guest: &mut Guest, at: u64) {
+    if stream.repeats(va(at)) {
         return;
     }
-    let place = stream.known(va).unwrap_or_else(|| {
-        let walk = guest.walk(va);
+    let place = stream.known(va(at)).unwrap_or_else(|| {
+        let walk = guest.walk(at);
         stream.learn(&walk);
         Place::new(&walk)
     });
-    stream.data(va, place.size());
+    stream.data(va(at), place.size());
 }
 
 /// More than fits in all batches that may be on their way.
@@ -190,15 +202,18 @@ fn much(stream: &mut Stream) -> Vec<Compared> {
     let mut guest = Guest::new(true, true);
     let mut state = 99;
     for i in 0..HELPER_BATCH as u64 * (DEPTH as u64 + 2) {
-        let va = address(&mut state);
-        access(stream, &mut guest, va);
+        let at = address(&mut state);
+        access(stream, &mut guest, at);
         if i % 4 == 0 {
-            access(stream, &mut guest, va ^ 8);
-            stream.fetch_physical(va & 0xff_ffff_ffff);
+            access(stream, &mut guest, at ^ 8);
+            stream.fetch_physical(PhysAddr::new(at & 0xff_ffff_ffff));
         }
         if i % 5000 == 0 {
-            guest.pages.remove(&guest.first(va));
-            stream.flush(Flush::Page { va, pcid: 0 });
+            guest.pages.remove(&guest.first(at));
+            stream.flush(Flush::Page {
+                va: va(at),
+                pcid: 0,
+            });
         }
     }
     stream.settled(|_, compared| compared)
@@ -259,14 +274,19 @@ fn a_changed_entry_shows_unless_it_is_invalidated() {
     let same = find(|_| {}, None);
     assert_eq!((same.entries, same.mismatches, same.stale), (1, 0, 0));
     let changes: [fn(&mut Walk); 6] = [
-        |w| w.entries[1].pa += 8,
+        |w| w.entries[1].pa = w.entries[1].pa.offset(8),
         |w| w.entries[3].index_bits = 18,
-        |w| w.root += 4096,
-        |w| w.page += 4096,
+        |w| w.root = w.root.offset(4096),
+        |w| w.page = w.page.offset(4096),
         |w| w.n -= 1,
         |w| w.global = true,
     ];
-    let page = |va| Some(Flush::Page { va, pcid: 0 });
+    let page = |at| {
+        Some(Flush::Page {
+            va: va(at),
+            pcid: 0,
+        })
+    };
     for change in changes {
         let lost = find(change, None);
         assert_eq!((lost.mismatches, lost.stale), (1, 0));
@@ -297,7 +317,7 @@ impl Organisation for Nameless {
         &["slot"]
     }
     fn walk(&mut self, walk: &Walk, _: u16, port: &mut Port<'_>) {
-        port.read(usize::from(walk.va > 0x4000), walk.page);
+        port.read(usize::from(walk.va.as_u64() > 0x4000), walk.page);
     }
     fn flush(&mut self, _: Flush) {}
     fn report(&self, _: &mut Report) {}

@@ -2,6 +2,7 @@
 //! The walks of what is known, for TLBs that miss, and what comparing them with the machine's own finds.
 
 use super::known::{index, KNOWN};
+use crate::addr::{PhysAddr, VirtAddr};
 use crate::walk::{Entry, Flush, Size, Walk, Walker, MAX_ENTRIES};
 
 /// Mismatches that are told in words.
@@ -48,21 +49,23 @@ pub(super) const PAGE_NUMBER: u64 = (1 << 52) - 1;
 impl Packed {
     pub(super) fn new(walk: &Walk) -> Packed {
         let one = |e: Entry| {
-            e.pa & PAGE_NUMBER | u64::from(e.level & 15) << 52 | u64::from(e.index_bits) << 56
+            e.pa.as_u64() & PAGE_NUMBER
+                | u64::from(e.level & 15) << 52
+                | u64::from(e.index_bits) << 56
         };
         Packed {
-            head: walk.va >> 12
+            head: walk.va.as_u64() >> 12
                 | u64::from(walk.n) << 52
                 | (walk.size as u64) << 56
                 | u64::from(walk.global) << 60,
-            page: walk.page,
-            root: walk.root,
+            page: walk.page.as_u64(),
+            root: walk.root.as_u64(),
             entries: walk.entries.map(one),
         }
     }
 
-    pub(super) fn holds(&self, va: u64) -> bool {
-        self.head & PAGE_NUMBER == va >> 12 && self.head >> 52 != 0
+    pub(super) fn holds(&self, va: VirtAddr) -> bool {
+        self.head & PAGE_NUMBER == va.as_u64() >> 12 && self.head >> 52 != 0
     }
 
     pub(super) fn size(&self) -> Size {
@@ -74,7 +77,7 @@ impl Packed {
     }
 
     /// The walk of `va`, which it holds.
-    pub(super) fn walk(&self, va: u64) -> Walk {
+    pub(super) fn walk(&self, va: VirtAddr) -> Walk {
         let mut walk = Walk::default();
         self.write(va, &mut walk);
         walk
@@ -82,18 +85,18 @@ impl Packed {
 
     /// The same, written to `to`.
     #[inline]
-    fn write(&self, va: u64, to: &mut Walk) {
+    fn write(&self, va: VirtAddr, to: &mut Walk) {
         to.va = va;
-        to.root = self.root;
+        to.root = PhysAddr::new(self.root);
         for (entry, packed) in to.entries.iter_mut().zip(self.entries) {
             *entry = Entry {
-                pa: packed & PAGE_NUMBER,
+                pa: PhysAddr::new(packed & PAGE_NUMBER),
                 level: (packed >> 52 & 15) as u8,
                 index_bits: (packed >> 56) as u8,
             };
         }
         to.n = (self.head >> 52 & 15) as u8;
-        to.page = self.page;
+        to.page = PhysAddr::new(self.page);
         to.size = self.size();
         to.global = self.head >> 60 & 1 != 0;
     }
@@ -125,7 +128,7 @@ impl Walks {
         }
     }
 
-    fn find(&self, va: u64) -> Option<&Packed> {
+    fn find(&self, va: VirtAddr) -> Option<&Packed> {
         self.walks.get(index(va)).filter(|walk| walk.holds(va))
     }
 
@@ -154,9 +157,9 @@ impl Walks {
         self.compared.mismatch(|| {
             format!(
                 "the tables changed and nothing was invalidated: {:#x} was led by {:x?} to {:#x}",
-                kept.va,
+                kept.va.as_u64(),
                 kept.visited(),
-                kept.page
+                kept.page.as_u64()
             )
         });
     }
@@ -167,7 +170,10 @@ impl Walks {
         self.suspects.retain(|s| match what {
             Flush::All => false,
             Flush::AddressSpace { .. } => s.global,
-            Flush::Page { va, .. } => va >> s.size.shift() != s.va >> s.size.shift(),
+            Flush::Page { va, .. } => {
+                let page = |va: VirtAddr| va.as_u64() >> s.size.shift();
+                page(va) != page(s.va)
+            }
         });
         self.compared.stale += (before - self.suspects.len()) as u64;
     }
@@ -182,12 +188,12 @@ impl Walks {
 }
 
 impl Walker for Walks {
-    fn walk(&mut self, va: u64) -> Option<Walk> {
+    fn walk(&mut self, va: VirtAddr) -> Option<Walk> {
         let mut walk = Walk::default();
         self.walk_into(va, &mut walk).then_some(walk)
     }
 
-    fn walk_into(&mut self, va: u64, to: &mut Walk) -> bool {
+    fn walk_into(&mut self, va: VirtAddr, to: &mut Walk) -> bool {
         match self.find(va) {
             Some(walk) => {
                 walk.write(va, to);
@@ -195,29 +201,29 @@ impl Walker for Walks {
             }
             None => {
                 self.compared
-                    .mismatch(|| format!("{va:#x} was used before it was translated"));
+                    .mismatch(|| format!("{:#x} was used before it was translated", va.as_u64()));
                 false
             }
         }
     }
 
-    fn stlb_hit(&mut self, va: u64, page: u64, size: Size) {
+    fn stlb_hit(&mut self, va: VirtAddr, page: PhysAddr, size: Size) {
         self.hits += 1;
         if self.every == 0 || self.hits % self.every != 0 {
             return;
         }
         // What shares the place may have displaced it.
         let Some(walk) = self.find(va) else { return };
-        let (ours, theirs) = (page | offset(va, size), walk.page | offset(va, walk.size()));
+        let ours = size.at(page, va).as_u64();
+        let theirs = walk.size().at(PhysAddr::new(walk.page), va).as_u64();
         self.compared.hits += 1;
         if ours != theirs {
             self.compared.mismatch(|| {
-                format!("the TLB holds {ours:#x} for {va:#x}, the tables lead to {theirs:#x}")
+                format!(
+                    "the TLB holds {ours:#x} for {:#x}, the tables lead to {theirs:#x}",
+                    va.as_u64()
+                )
             });
         }
     }
-}
-
-pub(super) fn offset(va: u64, size: Size) -> u64 {
-    va & ((1 << size.shift()) - 1)
 }

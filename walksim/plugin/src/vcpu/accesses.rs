@@ -3,6 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
+use fpt_walksim_model::addr::{PhysAddr, PhysLine, VirtAddr, VirtLine};
 use fpt_walksim_model::cache::SYNTHETIC;
 use fpt_walksim_model::config::LINE;
 use fpt_walksim_model::stream::Place;
@@ -27,28 +28,37 @@ pub(super) struct Checks {
 impl Checks {
     /// Compares where the access that is being reported should be with where QEMU's own translation led it. False if
     /// QEMU does not say.
-    fn compare(&mut self, host: &mut impl Host, info: u32, va: u64, place: Place) -> bool {
+    fn compare(&mut self, host: &mut impl Host, info: u32, va: VirtAddr, place: Place) -> bool {
         let Some(theirs) = host.translation(info, va) else {
             return false;
         };
         let ours = place.address(va);
         if ours != theirs {
             self.found.mismatch(format!(
-                "the tables lead from {va:#x} to {ours:#x}, QEMU translated it to {theirs:#x}"
+                "the tables lead from {:#x} to {:#x}, QEMU translated it to {:#x}",
+                va.as_u64(),
+                ours.as_u64(),
+                theirs.as_u64()
             ));
         }
         true
     }
 }
 
+/// The number of the 4 KiB page.
+fn page(pa: PhysAddr) -> u64 {
+    pa.as_u64() >> 12
+}
+
 impl<H: Host> Vcpu<H> {
     /// The common case of [`Vcpu::data`]; false if this is another.
     #[inline(always)]
-    pub fn data_fast(&mut self, va: u64, info: u32, data: usize) -> bool {
+    pub fn data_fast(&mut self, va: VirtAddr, info: u32, data: usize) -> bool {
         if data & 6 != 0 || self.warm > 0 {
             return false;
         }
-        if va % LINE > LINE - 16 && va % LINE + self.host.bytes(info) > LINE {
+        let at = va.as_u64() % LINE;
+        if at > LINE - 16 && at + self.host.bytes(info) > LINE {
             return false;
         }
         if !self.stream.repeats(va) {
@@ -69,7 +79,7 @@ impl<H: Host> Vcpu<H> {
     }
 
     /// A data access.
-    pub fn data(&mut self, va: u64, info: u32, data: usize) {
+    pub fn data(&mut self, va: VirtAddr, info: u32, data: usize) {
         if self.warm > 0 || self.epoch != self.shared.epoch.load(Ordering::Acquire) {
             self.catch_up();
         }
@@ -88,10 +98,10 @@ impl<H: Host> Vcpu<H> {
             }
         }
         self.one(va, Some(info), data);
-        let last = va.wrapping_add(self.host.bytes(info).max(1) - 1);
-        if last / LINE != va / LINE {
+        let last = (va.as_u64()).wrapping_add(self.host.bytes(info).max(1) - 1);
+        if VirtLine::of(VirtAddr::new(last)) != VirtLine::of(va) {
             // The second page of an access that crosses pages is not what QEMU's handle is about.
-            self.one(last & !(LINE - 1), None, data);
+            self.one(VirtAddr::new(last & !(LINE - 1)), None, data);
         }
     }
 
@@ -103,7 +113,7 @@ impl<H: Host> Vcpu<H> {
         }
     }
 
-    fn one(&mut self, va: u64, info: Option<u32>, data: usize) {
+    fn one(&mut self, va: VirtAddr, info: Option<u32>, data: usize) {
         if let Some(n) = self.data.get_mut(data & 1) {
             *n += 1;
         }
@@ -129,16 +139,16 @@ impl<H: Host> Vcpu<H> {
     }
 
     /// Compares the walk that is kept for an address with a new one.
-    fn check(&mut self, va: u64) {
-        match self.host.walk(va).filter(|w| w.page < SYNTHETIC) {
+    fn check(&mut self, va: VirtAddr) {
+        match self.host.walk(va).filter(|w| w.page.as_u64() < SYNTHETIC) {
             Some(fresh) => self.stream.check(&fresh),
             None => self.checks.found.stale += 1,
         }
     }
 
     /// Walks for a page that is not known, for a data access (its handle) or a fetch.
-    fn learn(&mut self, va: u64, info: Option<u32>) -> Option<Place> {
-        let Some(walk) = self.host.walk(va).filter(|w| w.page < SYNTHETIC) else {
+    fn learn(&mut self, va: VirtAddr, info: Option<u32>) -> Option<Place> {
+        let Some(walk) = self.host.walk(va).filter(|w| w.page.as_u64() < SYNTHETIC) else {
             self.checks.found.stale += u64::from(info.is_some());
             return None;
         };
@@ -160,11 +170,13 @@ impl<H: Host> Vcpu<H> {
     /// The common case of [`Vcpu::fetch`].
     #[inline(always)]
     pub fn fetch_fast(&mut self, line: &CodeLine) -> bool {
-        self.host.slot().fetch_line = line.va / LINE;
+        self.host.slot().fetch_line = line.va.as_u64() / LINE;
         let Some(place) = self.stream.known(line.va) else {
             return false;
         };
-        if place.size() != self.fetch_size || place.address(line.va) / LINE != line.pa / LINE {
+        if place.size() != self.fetch_size
+            || PhysLine::of(place.address(line.va)) != PhysLine::of(line.pa)
+        {
             return false;
         }
         self.checks.fetches_left = self.checks.fetches_left.wrapping_sub(1);
@@ -200,9 +212,9 @@ impl<H: Host> Vcpu<H> {
         };
         // Is the code mapped here where it was when QEMU translated it? QEMU uses the translation of a physical page
         // wherever it is mapped.
-        let anywhere = is_kernel(va) || pa == u64::MAX;
+        let anywhere = is_kernel(va) || pa == CodeLine::NOWHERE;
         match place {
-            Some(place) if anywhere || place.address(va) >> 12 == pa >> 12 => {
+            Some(place) if anywhere || page(place.address(va)) == page(pa) => {
                 if place.size() != self.fetch_size {
                     // Repeats up to here were from a page of the size before.
                     let before = self.fetch_total();
@@ -219,23 +231,29 @@ impl<H: Host> Vcpu<H> {
 
     /// Compares where a new walk for a fetch leads with where the code was when QEMU translated it. User code may be at two
     /// addresses; such fetches count as `untranslated.fetch`.
-    fn compare_code(&mut self, va: u64, pa: u64, place: Option<Place>) {
-        let Some(ours) = place.map(|p| p.address(va)).filter(|_| pa != u64::MAX) else {
+    fn compare_code(&mut self, va: VirtAddr, pa: PhysAddr, place: Option<Place>) {
+        let Some(ours) = place
+            .map(|p| p.address(va))
+            .filter(|_| pa != CodeLine::NOWHERE)
+        else {
             return;
         };
         let found = &mut self.checks.found;
-        if ours >> 12 == pa >> 12 {
+        if page(ours) == page(pa) {
             found.fetches += 1;
         } else if is_kernel(va) && self.checks.every > 0 {
             found.fetches += 1;
             found.mismatch(format!(
-                "the tables lead from {va:#x} to {ours:#x}, its code was at {pa:#x}"
+                "the tables lead from {:#x} to {:#x}, its code was at {:#x}",
+                va.as_u64(),
+                ours.as_u64(),
+                pa.as_u64()
             ));
         }
     }
 
     /// After a write to CR3: kernel pages keep their translations, but not the entry in the root that leads to them.
-    fn find_root(&mut self, va: u64) {
+    fn find_root(&mut self, va: VirtAddr) {
         if let Some(walk) = self.host.walk(va) {
             self.root_unsure = false;
             self.checks.fetches_left = self.fetches_kept;

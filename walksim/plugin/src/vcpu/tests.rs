@@ -25,8 +25,8 @@ struct Fake {
 }
 
 impl Host for Fake {
-    fn walk(&mut self, va: u64) -> Option<Walk> {
-        let low = va & 0xff_ffff_f000;
+    fn walk(&mut self, va: VirtAddr) -> Option<Walk> {
+        let low = va.as_u64() & 0xff_ffff_f000;
         self.walks += 1;
         let mut entries = [Entry::default(); MAX_ENTRIES];
         for (i, e) in entries.iter_mut().take(4).enumerate() {
@@ -34,7 +34,7 @@ impl Host for Fake {
             let pa = (u64::from(level) << 40) + (low >> (12 + 9 * (level - 1))) * 8;
             let pa = pa + self.elsewhere;
             *e = Entry {
-                pa,
+                pa: PhysAddr::new(pa),
                 level,
                 index_bits: 9,
             };
@@ -42,17 +42,18 @@ impl Host for Fake {
         let page = low + self.shift;
         let walk = Walk {
             va,
-            root: self.root,
+            root: PhysAddr::new(self.root),
             entries,
             n: 4,
-            page,
+            page: PhysAddr::new(page),
             size: Size::Small,
             global: self.global,
         };
         (!self.absent).then_some(walk)
     }
-    fn translation(&mut self, _info: u32, va: u64) -> Option<u64> {
-        Some((va & 0xff_ffff_ffff) + self.shift + self.lie)
+    fn translation(&mut self, _info: u32, va: VirtAddr) -> Option<PhysAddr> {
+        let pa = (va.as_u64() & 0xff_ffff_ffff) + self.shift + self.lie;
+        Some(PhysAddr::new(pa))
     }
     fn bytes(&self, info: u32) -> u64 {
         u64::from(info)
@@ -84,6 +85,7 @@ fn done(shared: &Shared) -> Report {
 }
 
 fn access(v: &mut Vcpu<Fake>, va: u64, bytes: u32) {
+    let va = VirtAddr::new(va);
     let data = access::pack(is_kernel(va), 0, 0);
     if !v.data_fast(va, bytes, data) {
         v.data(va, bytes, data);
@@ -92,14 +94,14 @@ fn access(v: &mut Vcpu<Fake>, va: u64, bytes: u32) {
 
 fn exec(v: &mut Vcpu<Fake>, va: u64, n: u64) {
     let line = CodeLine {
-        va,
-        pa: (va & 0xff_ffff_ffff) + v.host.shift,
+        va: VirtAddr::new(va),
+        pa: PhysAddr::new((va & 0xff_ffff_ffff) + v.host.shift),
     };
     if v.host.slot.fetch_line != va / LINE && !v.fetch_fast(&line) {
         v.fetch(&line);
     }
     let packed = n | n << 32;
-    *(if is_kernel(va) {
+    *(if is_kernel(line.va) {
         v.host.slot.kernel_sum += n;
         &mut v.host.slot.kernel
     } else {
@@ -214,7 +216,7 @@ fn entries_are_compared_and_not_only_the_page() {
         go(&mut v);
         if invalidated {
             v.flush(Flush::Page {
-                va: 0x10_0000,
+                va: VirtAddr::new(0x10_0000),
                 pcid: 0,
             });
         }
@@ -235,9 +237,12 @@ fn code_of_the_kernel_is_where_it_was_translated() {
         let mut v = cpu(&s, Fake::default(), 0);
         s.begin(b'R', 0);
         v.catch_up();
-        let pa = 0x9000;
-        assert!(!v.fetch_fast(&CodeLine { va, pa }));
-        v.fetch(&CodeLine { va, pa });
+        let line = CodeLine {
+            va: VirtAddr::new(va),
+            pa: PhysAddr::new(0x9000),
+        };
+        assert!(!v.fetch_fast(&line));
+        v.fetch(&line);
         v.host.slot.user += 1;
         exec(&mut v, va + 0x1000, 1);
         s.end(b'R');
@@ -351,7 +356,7 @@ fn invalidation_lets_the_new_page_in() {
         Flush::All,
         Flush::AddressSpace { pcid: 0 },
         Flush::Page {
-            va: 0x1000,
+            va: VirtAddr::new(0x1000),
             pcid: 0,
         },
     ] {
@@ -376,8 +381,8 @@ fn stale_accesses_and_code_at_two_addresses_are_told() {
     s.begin(b'R', 0);
     v.catch_up();
     let line = CodeLine {
-        va: 0x40_0000,
-        pa: 0x9000,
+        va: VirtAddr::new(0x40_0000),
+        pa: PhysAddr::new(0x9000),
     };
     assert!(!v.fetch_fast(&line));
     v.fetch(&line);
@@ -539,7 +544,8 @@ fn walks_have_causes() {
     v.catch_up();
     v.take_task(0x1098);
     let touch = |v: &mut Vcpu<Fake>, pc: u64, va: u64| {
-        let data = access::pack_pc(is_kernel(pc), 0, pc);
+        let data = access::pack_pc(is_kernel(VirtAddr::new(pc)), 0, pc);
+        let va = VirtAddr::new(va);
         if !v.data_fast(va, 8, data) {
             v.data(va, 8, data);
         }
@@ -593,11 +599,11 @@ fn an_address_survives_its_packing() {
         0xffff_ffff_8100_0000,
         u64::MAX,
     ] {
-        let data = access::pack_pc(is_kernel(pc), 2, pc);
+        let data = access::pack_pc(is_kernel(VirtAddr::new(pc)), 2, pc);
         assert_eq!(access::pc(data), pc);
         assert_eq!(
             (access::halves(data), access::kernel(data)),
-            (2, is_kernel(pc))
+            (2, is_kernel(VirtAddr::new(pc)))
         );
     }
 }
