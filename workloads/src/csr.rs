@@ -64,10 +64,11 @@ impl Csr {
             Direction::Upward => {
                 let degree = degrees(list);
                 let key = |v: u32| (degree[v as usize], v);
-                Csr::fill::<false>(list, shape, |a, b| match key(a) < key(b) {
-                    true => (a, b),
-                    false => (b, a),
-                })
+                Csr::fill::<false>(
+                    list,
+                    shape,
+                    |a, b| if key(a) < key(b) { (a, b) } else { (b, a) },
+                )
             }
         }
     }

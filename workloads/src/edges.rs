@@ -96,9 +96,12 @@ fn parse(mut input: impl BufRead, name: &str) -> Result<EdgeList> {
         })?;
     // Data sets that number from 0 without gaps need no search.
     let dense = names.last() == Some(&(u64::from(vertices) - 1));
-    let place = |v: u64| match dense {
-        true => v as u32,
-        false => names.partition_point(|n| *n < v) as u32,
+    let place = |v: u64| {
+        if dense {
+            v as u32
+        } else {
+            names.partition_point(|n| *n < v) as u32
+        }
     };
     Ok(EdgeList {
         vertices,

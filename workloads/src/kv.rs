@@ -144,9 +144,10 @@ impl<P: Protocol> Client<P> {
     }
 
     fn full(&mut self) -> Result<()> {
-        match self.asked.len() >= self.load.pipeline {
-            true => self.flush(),
-            false => Ok(()),
+        if self.asked.len() >= self.load.pipeline {
+            self.flush()
+        } else {
+            Ok(())
         }
     }
 

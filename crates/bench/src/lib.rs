@@ -168,9 +168,10 @@ pub fn main(ctx: &Ctx, args: Args, in_short: InShort) -> Result<ExitCode> {
     } else {
         folder(ctx, &args)?
     };
-    let old = match args.resume {
-        true => Old::load(&folder)?,
-        false => None,
+    let old = if args.resume {
+        Old::load(&folder)?
+    } else {
+        None
     };
     let (settings, workloads, modes) = settle(ctx, &args, old.as_ref())?;
     let has_cells = std::fs::read_dir(folder.join("cells")).is_ok_and(|mut d| d.next().is_some());
@@ -224,9 +225,10 @@ pub fn main(ctx: &Ctx, args: Args, in_short: InShort) -> Result<ExitCode> {
         let total = planned.len();
         let failed = bench.matrix(&run, planned)?;
         // Cells that all failed leave nothing to show, and why they did is said below.
-        let (text, means) = match failed.len() < total {
-            true => in_short(&folder)?,
-            false => Default::default(),
+        let (text, means) = if failed.len() < total {
+            in_short(&folder)?
+        } else {
+            Default::default()
         };
         if !text.is_empty() {
             say!("\n", "{text}");
@@ -410,9 +412,10 @@ fn host(ctx: &Ctx, dir: &Path) -> Result<Host> {
     Ok(Host {
         memory_mib: memory_free_mib()?,
         disk_mib: disk_free_mib(dir)?,
-        cache_mib: match same_disk(dir, &ctx.cache) {
-            true => None,
-            false => Some(disk_free_mib(&ctx.cache)?),
+        cache_mib: if same_disk(dir, &ctx.cache) {
+            None
+        } else {
+            Some(disk_free_mib(&ctx.cache)?)
         },
     })
 }

@@ -360,9 +360,10 @@ impl One<'_> {
                 cases.extend(self.end_cases(&suite, &story));
             }
             Err(err) => {
-                let name = match vm::is_guest_end(&err) {
-                    true => "the guest lives to the end",
-                    false => "guest",
+                let name = if vm::is_guest_end(&err) {
+                    "the guest lives to the end"
+                } else {
+                    "guest"
                 };
                 story.outcome = fail::report(&err).0;
                 cases.push(Case::failed(&suite, name, story.outcome.clone(), 0));
@@ -502,9 +503,10 @@ impl One<'_> {
         for kind in self.subject.tables().kinds() {
             let name = format!("{kind} nodes were made");
             let n = counts::count(&story.kernel, &format!("{kind}_installs"));
-            cases.push(match n > 0 {
-                true => Case::new(suite, &name, Outcome::Passed, n.to_string(), 0),
-                false => Case::failed(suite, &name, "none", 0),
+            cases.push(if n > 0 {
+                Case::new(suite, &name, Outcome::Passed, n.to_string(), 0)
+            } else {
+                Case::failed(suite, &name, "none", 0)
             });
         }
         if self.subject.is_flat() {
@@ -515,15 +517,16 @@ impl One<'_> {
             });
         }
         let swapped = counts::count(&story.kernel, "pswpout");
-        cases.push(match swapped > 0 {
-            true => Case::new(
+        cases.push(if swapped > 0 {
+            Case::new(
                 suite,
                 "pages were swapped",
                 Outcome::Passed,
                 swapped.to_string(),
                 0,
-            ),
-            false => Case::failed(suite, "pages were swapped", "none (too short?)", 0),
+            )
+        } else {
+            Case::failed(suite, "pages were swapped", "none (too short?)", 0)
         });
         cases.extend(counts::left_cases(suite, &story.start, &story.end));
         cases
@@ -586,9 +589,10 @@ fn model_cases(suite: &str, story: &Story) -> Vec<Case> {
         ("each call was made", never),
         ("no call is too frequent", often),
     ] {
-        cases.push(match wrong.is_empty() {
-            true => Case::passed(suite, name, 0),
-            false => Case::failed(suite, name, wrong.join(", "), 0),
+        cases.push(if wrong.is_empty() {
+            Case::passed(suite, name, 0)
+        } else {
+            Case::failed(suite, name, wrong.join(", "), 0)
         });
     }
     cases

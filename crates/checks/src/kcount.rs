@@ -459,9 +459,10 @@ impl Counts {
     }
 
     fn table(&self, quick: bool) -> String {
-        let head = match quick {
-            true => "quick: 1/16",
-            false => "kernel instr.",
+        let head = if quick {
+            "quick: 1/16"
+        } else {
+            "kernel instr."
         };
         let mut out = format!("{head:<18}");
         for (subject, _) in &self.columns {

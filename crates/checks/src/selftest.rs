@@ -185,9 +185,10 @@ fn kernels(ctx: &Ctx, args: &Args, subjects: &[Subject]) -> Result<(Kernel, Opti
         ));
         return Ok((ours, None));
     }
-    let unpatched = match args.same_image {
-        true => None,
-        false => Some(parts::unpatched(ctx)?),
+    let unpatched = if args.same_image {
+        None
+    } else {
+        Some(parts::unpatched(ctx)?)
     };
     Ok((ours, unpatched))
 }

@@ -547,9 +547,10 @@ impl Compared<'_> {
         for (name, pair) in figures(program, self.base, self.own) {
             let text = |n: Option<i64>| n.map_or("none".to_string(), |n| n.to_string());
             let detail = format!("{}, {base} {}", text(pair.1), text(pair.0));
-            let outcome = match figure_ok(&pair) {
-                true => Outcome::Passed,
-                false => Outcome::Failed,
+            let outcome = if figure_ok(&pair) {
+                Outcome::Passed
+            } else {
+                Outcome::Failed
             };
             let name = format!("figure {name}");
             report

@@ -86,9 +86,10 @@ impl Pair {
         } else if strict && failed {
             Verdict::Bad
         } else if program.cannot_pass(case).is_some() {
-            match all(base, &[Status::Fail]) && all(subject, &[Status::Fail]) {
-                true => Verdict::Cannot,
-                false => Verdict::Unexpected,
+            if all(base, &[Status::Fail]) && all(subject, &[Status::Fail]) {
+                Verdict::Cannot
+            } else {
+                Verdict::Unexpected
             }
         } else if all(subject, &[Status::Skip]) {
             Verdict::Skipped

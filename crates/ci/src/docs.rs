@@ -110,9 +110,10 @@ fn arrange(tree: &Tree, root: &Path, copy: &Path) -> Result<()> {
         .filter(|p| root.join(p).is_file())
     {
         let raw = read(path)?;
-        let text = match path.ends_with(".md") {
-            true => for_mdbook(&String::from_utf8_lossy(&raw)).into_bytes(),
-            false => raw,
+        let text = if path.ends_with(".md") {
+            for_mdbook(&String::from_utf8_lossy(&raw)).into_bytes()
+        } else {
+            raw
         };
         store::write_atomic(&src.join(path), &text)?;
     }

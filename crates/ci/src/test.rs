@@ -221,9 +221,10 @@ fn emt_again(guest: &mut Guest, mode: Boot, group: &str) -> Result<Vec<Case>> {
             nodes.parse().is_ok_and(|n: u64| n > 0),
         ),
     };
-    cases.push(match good {
-        true => Case::passed(&group, name, 0),
-        false => Case::failed(&group, name, format!("{nodes} nodes were made for it"), 0),
+    cases.push(if good {
+        Case::passed(&group, name, 0)
+    } else {
+        Case::failed(&group, name, format!("{nodes} nodes were made for it"), 0)
     });
     Ok(cases)
 }
@@ -345,9 +346,10 @@ impl Tests<'_> {
         let mut cases = Vec::new();
         for project in Project::ALL {
             for check in patch::check(self.ctx, project)? {
-                cases.push(match check.ok() {
-                    true => Case::passed("patches", &check.name, 0),
-                    false => Case::failed("patches", &check.name, check.problems.join("\n"), 0),
+                cases.push(if check.ok() {
+                    Case::passed("patches", &check.name, 0)
+                } else {
+                    Case::failed("patches", &check.name, check.problems.join("\n"), 0)
                 });
             }
         }
@@ -555,10 +557,7 @@ impl Tests<'_> {
         let (ctx, run) = (self.ctx, self.run);
         let disk = stress::disk(ctx)?;
         let allow = list::allowed(&ctx.root.join("selftests/console-allow.toml"))?;
-        let seconds = match self.long {
-            true => STRESS_LONG_S,
-            false => STRESS_S,
-        };
+        let seconds = if self.long { STRESS_LONG_S } else { STRESS_S };
         let parts = self.parts()?;
         let site = Site {
             ctx,
@@ -583,10 +582,7 @@ impl Tests<'_> {
         // First: what fails there is wrong in the model, or in the distribution's kernel.
         subjects.splice(0..0, unpatched.iter().map(|_| Subject::Unpatched));
         let allow = list::allowed(&ctx.root.join("selftests/console-allow.toml"))?;
-        let seconds = match self.long {
-            true => FUZZ_LONG_S,
-            false => FUZZ_S,
-        };
+        let seconds = if self.long { FUZZ_LONG_S } else { FUZZ_S };
         let parts = self.parts()?;
         let site = fuzz::Site {
             ctx,
@@ -629,9 +625,10 @@ impl Tests<'_> {
         let result = build::compare_off(self.ctx)?;
         let ms = start.elapsed().as_millis() as u64;
         let name = "CONFIG_X86_FPT=n is the unpatched tree's code";
-        Ok(vec![match result.same() {
-            true => Case::new("option-off", name, Outcome::Passed, result.to_string(), ms),
-            false => Case::failed("option-off", name, result.to_string(), ms),
+        Ok(vec![if result.same() {
+            Case::new("option-off", name, Outcome::Passed, result.to_string(), ms)
+        } else {
+            Case::failed("option-off", name, result.to_string(), ms)
         }])
     }
 

@@ -47,9 +47,10 @@ pub fn is_json() -> bool {
 
 /// The result of a command whose result is a path.
 pub fn path(path: &Path) {
-    let text = match is_json() {
-        true => serde_json::json!({ "path": path.display().to_string() }).to_string(),
-        false => path.display().to_string(),
+    let text = if is_json() {
+        serde_json::json!({ "path": path.display().to_string() }).to_string()
+    } else {
+        path.display().to_string()
     };
     json_or_text(&text);
 }

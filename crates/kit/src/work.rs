@@ -32,9 +32,10 @@ impl Work {
     /// The title of a step with its time: `build x, about 5 minutes`. If `made` is there, the step has less to do,
     /// and nobody knows how much.
     pub fn title(self, ctx: &Ctx, title: &str, made: &Path) -> String {
-        match made.exists() {
-            true => title.to_string(),
-            false => format!("{title}, {}", self.about(ctx)),
+        if made.exists() {
+            title.to_string()
+        } else {
+            format!("{title}, {}", self.about(ctx))
         }
     }
 }

@@ -143,9 +143,10 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
     }
     let kernel = parts::kernel(ctx, args.profile)?;
     let qemu = parts::qemu(ctx, args.stock_qemu)?;
-    let programs = match args.workloads {
-        true => fpt_kbuild::image::programs(ctx)?,
-        false => Vec::new(),
+    let programs = if args.workloads {
+        fpt_kbuild::image::programs(ctx)?
+    } else {
+        Vec::new()
     };
     let image = parts::image(ctx, |tree| {
         programs
@@ -208,9 +209,10 @@ fn session(ctx: &Ctx, run: &RunDir, parts: &Parts, spec: &Spec, args: &Args) -> 
     let shell = args.command.is_empty();
     let tty =
         std::io::stdin().is_terminal() && std::io::stdout().is_terminal() && (shell || args.tty);
-    let command = match shell {
-        true => vec!["/bin/sh".into(), "-l".into()],
-        false => args.command.clone(),
+    let command = if shell {
+        vec!["/bin/sh".into(), "-l".into()]
+    } else {
+        args.command.clone()
     };
     let command = match args.process_mode {
         Some(mode) => process_mode::started(mode, command),

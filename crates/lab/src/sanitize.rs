@@ -231,10 +231,7 @@ impl Outcome {
             e.flushes,
             e.idle_flushes,
             e.frees,
-            match self.canaries.marked {
-                true => "both canaries found",
-                false => "no marks in this kernel",
-            }
+            if self.canaries.marked { "both canaries found" } else { "no marks in this kernel" }
         )
     }
 }

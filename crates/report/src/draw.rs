@@ -134,13 +134,14 @@ pub(super) fn tick(value: f64, step: f64) -> String {
     };
     let text = format!("{value:.digits$}");
     // "-0" is no number that people write.
-    match text
+    if text
         .trim_start_matches('-')
         .chars()
         .all(|c| c == '0' || c == '.')
     {
-        true => "0".into(),
-        false => text,
+        "0".into()
+    } else {
+        text
     }
 }
 

@@ -49,9 +49,10 @@ impl Verdict {
             return Verdict::TooFewRuns;
         };
         let slack = (ratio - 1.0).abs() * SLACK;
-        match low - slack <= ratio && ratio <= high + slack {
-            true => Verdict::Confirmed,
-            false => Verdict::NotConfirmed,
+        if low - slack <= ratio && ratio <= high + slack {
+            Verdict::Confirmed
+        } else {
+            Verdict::NotConfirmed
         }
     }
 }

@@ -327,9 +327,10 @@ const OF_AUTO: [&str; 5] = [
 ];
 
 fn tables_of_kernel(t: &Table) -> String {
-    let auto = match t.matrix.modes().contains(&Boot::Mixed) {
-        true => &OF_AUTO[..],
-        false => &[],
+    let auto = if t.matrix.modes().contains(&Boot::Mixed) {
+        &OF_AUTO[..]
+    } else {
+        &[]
     };
     let names: Vec<&str> = [
         "root_installs",

@@ -77,9 +77,10 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
         );
         let name = format!("compare-{}", a.matrix.name);
         // What is in the docs stays as it is.
-        let beside = match b.published {
-            false => b.dir.clone(),
-            true => matrix::base(ctx),
+        let beside = if b.published {
+            matrix::base(ctx)
+        } else {
+            b.dir.clone()
         };
         let out = args.out.unwrap_or_else(|| beside.join(name));
         return compared(ctx, &a, &b, &out);
@@ -131,16 +132,16 @@ struct Side {
 impl Side {
     fn load(dir: &Path) -> Result<Side> {
         let published = !dir.join("cells").is_dir();
-        let matrix = match published {
-            false => Matrix::load(dir)?,
-            true => {
-                let name = dir.file_name().map(|n| n.to_string_lossy().into_owned());
-                Matrix::new(name.unwrap_or_default(), Vec::new())
-            }
+        let matrix = if published {
+            let name = dir.file_name().map(|n| n.to_string_lossy().into_owned());
+            Matrix::new(name.unwrap_or_default(), Vec::new())
+        } else {
+            Matrix::load(dir)?
         };
-        let figures = match published {
-            false => Table::new(&matrix).figures,
-            true => Figures::load(dir)?,
+        let figures = if published {
+            Figures::load(dir)?
+        } else {
+            Table::new(&matrix).figures
         };
         Ok(Side {
             dir: dir.to_path_buf(),

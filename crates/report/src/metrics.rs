@@ -93,9 +93,10 @@ impl Figures {
             rows.map_err(bad)
         };
         let rows = read("report.csv")?;
-        let each = match dir.join("runs.csv").is_file() {
-            true => read("runs.csv")?,
-            false => Vec::new(),
+        let each = if dir.join("runs.csv").is_file() {
+            read("runs.csv")?
+        } else {
+            Vec::new()
         };
         let presets: Vec<&str> = rows.iter().map(|r| r.preset.as_str()).collect();
         let known = |name: &&str| Some((name.to_string(), config::resolve(name, None, &[]).ok()?));

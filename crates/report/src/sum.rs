@@ -38,9 +38,10 @@ impl Sum {
         self.tlb_hits += accesses as f64 * machine.cycles.tlb;
         self.data_from_memory += o.caches.data_misses.memory;
         let wasted = o.details.get(WASTED_CYCLES).copied().unwrap_or(0) as f64;
-        let (low, high) = match machine.ecpt.charge_wasted {
-            true => (o.walk_cycles - wasted, o.walk_cycles),
-            false => (o.walk_cycles, o.walk_cycles + wasted),
+        let (low, high) = if machine.ecpt.charge_wasted {
+            (o.walk_cycles - wasted, o.walk_cycles)
+        } else {
+            (o.walk_cycles, o.walk_cycles + wasted)
         };
         self.walk_bounds[0] += low;
         self.walk_bounds[1] += high;

@@ -39,9 +39,10 @@ pub fn table(t: &Table) -> String {
         }
         rows.push(row);
     }
-    let mut out = match modes.is_empty() {
-        true => "Only radix was run: there is nothing to compare it with.\n".into(),
-        false => columns(&rows),
+    let mut out = if modes.is_empty() {
+        "Only radix was run: there is nothing to compare it with.\n".into()
+    } else {
+        columns(&rows)
     };
     let cells = t.matrix.cells.len();
     let whole = (t.matrix.cells.iter())

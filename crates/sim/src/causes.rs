@@ -105,9 +105,10 @@ impl Causes {
         let mut by: BTreeMap<String, Cost> = BTreeMap::new();
         for ((program, area), cost) in &self.memory {
             let kernel = area.starts_with("kernel");
-            let name = match kernel || programs.len() < 2 {
-                true => area.clone(),
-                false => format!("{area} of {program}"),
+            let name = if kernel || programs.len() < 2 {
+                area.clone()
+            } else {
+                format!("{area} of {program}")
             };
             by.entry(name).or_default().add(*cost);
         }

@@ -116,10 +116,7 @@ fn svg(title: &str, root: &Node, compares: bool) -> String {
          font-family=\"monospace\" font-size=\"11\">\n<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n\
          <text x=\"8\" y=\"20\" font-size=\"14\">{}</text>\n<text x=\"8\" y=\"36\" fill=\"#555555\">{}</text>",
         escaped(title),
-        match compares {
-            true => "width: the larger of the two; red: more walk cycles, blue: fewer; what a box is says its tooltip",
-            false => "width: walk cycles; what a box is says its tooltip",
-        }
+        if compares { "width: the larger of the two; red: more walk cycles, blue: fewer; what a box is says its tooltip" } else { "width: walk cycles; what a box is says its tooltip" }
     );
     let mut x = 0.0;
     let scale = match root.children.values().map(Node::size).sum::<f64>() {
@@ -151,17 +148,15 @@ fn draw(
     let y = TOP + ROW * row as f64;
     let (a, b) = node.cycles;
     let percent = |n: f64, of: f64| if of > 0.0 { n / of * 100.0 } else { 0.0 };
-    let tip = match compares {
-        true => format!(
+    let tip = if compares {
+        format!(
             "{name}: {a:.0} -> {b:.0} walk cycles ({:+.1} %)",
             percent(b - a, a)
-        ),
-        false => format!("{name}: {b:.0} walk cycles, {:.2} %", percent(b, all.1)),
+        )
+    } else {
+        format!("{name}: {b:.0} walk cycles, {:.2} %", percent(b, all.1))
     };
-    let fill = match compares {
-        true => colour(a, b),
-        false => shade(name),
-    };
+    let fill = if compares { colour(a, b) } else { shade(name) };
     let _ = write!(
         out,
         "<g><title>{}</title><rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{w:.1}\" height=\"{:.1}\" fill=\"{fill}\" stroke=\"#ffffff\" stroke-width=\"0.5\"/>",
@@ -213,9 +208,10 @@ fn colour(before: f64, after: f64) -> String {
         0.0
     };
     let pale = (255.0 * (1.0 - (change.abs() * 2.0).min(1.0) * 0.7)) as u8;
-    match change >= 0.0 {
-        true => format!("#ff{pale:02x}{pale:02x}"),
-        false => format!("#{pale:02x}{pale:02x}ff"),
+    if change >= 0.0 {
+        format!("#ff{pale:02x}{pale:02x}")
+    } else {
+        format!("#{pale:02x}{pale:02x}ff")
     }
 }
 

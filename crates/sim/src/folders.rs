@@ -133,9 +133,10 @@ impl Folders {
 
     /// The program's current folder in the guest.
     pub fn cwd(&self) -> &Path {
-        match self.mounts.iter().any(|m| self.cwd.starts_with(&m.guest)) {
-            true => &self.cwd,
-            false => Path::new("/root"),
+        if self.mounts.iter().any(|m| self.cwd.starts_with(&m.guest)) {
+            &self.cwd
+        } else {
+            Path::new("/root")
         }
     }
 

@@ -175,9 +175,10 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<ExitCode> {
         qemu,
         image,
     };
-    let run = match ctx.dry_run {
-        true => None,
-        false => Some(RunDir::new(ctx, "sim")?),
+    let run = if ctx.dry_run {
+        None
+    } else {
+        Some(RunDir::new(ctx, "sim")?)
     };
     let folder = match &run {
         Some(run) => run.path.clone(),
@@ -221,9 +222,10 @@ fn say_what(sim: &Sim) {
         (false, _) => "static".to_string(),
         (true, n) => format!("dynamic, with its loader and {n} libraries"),
     };
-    let what = match sim.own_marks() {
-        true => "the phases that it marks are measured",
-        false => "its whole run is measured",
+    let what = if sim.own_marks() {
+        "the phases that it marks are measured"
+    } else {
+        "its whole run is measured"
     };
     sim.ctx.ui.info(&format!(
         "{}: {kind}; {what}; {} of memory",

@@ -57,9 +57,10 @@ fn machine(data: &[u8]) -> String {
         return "an unknown machine".into();
     };
     let big = data.get(5) == Some(&2);
-    let number = match big {
-        true => u16::from_be_bytes([low[0], low[1]]),
-        false => u16::from_le_bytes([low[0], low[1]]),
+    let number = if big {
+        u16::from_be_bytes([low[0], low[1]])
+    } else {
+        u16::from_le_bytes([low[0], low[1]])
     };
     let name = match number {
         elf::EM_386 => "i386",
@@ -133,9 +134,10 @@ fn find(name: &str, cwd: &Path) -> Result<PathBuf> {
             Fail::usage(
                 format!("there is no program '{name}'"),
                 "no folder of PATH has it",
-                match here {
-                    true => format!("the current folder has one: say ./{name}"),
-                    false => "name it with its folder".to_string(),
+                if here {
+                    format!("the current folder has one: say ./{name}")
+                } else {
+                    "name it with its folder".to_string()
                 },
             )
         })

@@ -180,19 +180,19 @@ pub fn text(modes: &[Boot], lists: &BTreeMap<Boot, Lists>) -> String {
 }
 
 fn percent(n: f64) -> String {
-    match n.is_finite() {
-        true => format!("{n:+.1} %"),
-        false => String::new(),
+    if n.is_finite() {
+        format!("{n:+.1} %")
+    } else {
+        String::new()
     }
 }
 
 fn shortened(text: &str, most: usize) -> String {
-    match text.chars().count() > most {
-        true => {
-            let kept: String = text.chars().take(most - 3).collect();
-            format!("{kept}...")
-        }
-        false => text.to_string(),
+    if text.chars().count() > most {
+        let kept: String = text.chars().take(most - 3).collect();
+        format!("{kept}...")
+    } else {
+        text.to_string()
     }
 }
 

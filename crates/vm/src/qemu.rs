@@ -157,9 +157,10 @@ impl Spec {
         }
         // With these features the kernel clears and copies memory by one `rep stosb` or `rep movsb`, which
         // TCG runs byte by byte. Older QEMUs know, and have, only the first two.
-        let cpu = match qemu.fpt {
-            true => "max,fpt=on,-erms,-fsrm,-fsrs,-fsrc,-fzrm",
-            false => "max,-erms,-fsrm",
+        let cpu = if qemu.fpt {
+            "max,fpt=on,-erms,-fsrm,-fsrs,-fsrc,-fzrm"
+        } else {
+            "max,-erms,-fsrm"
         };
         cmd = cmd
             .args([

@@ -104,9 +104,10 @@ fn choices(all: &[Actor], n: usize) -> Vec<Vec<Actor>> {
 fn scenes(n: usize) -> Vec<Scene> {
     let mut out = Vec::new();
     for actors in choices(&all_actors(), n) {
-        let windows: &[u8] = match actors.contains(&Actor::Exit) {
-            true => &[0],
-            false => &[4, 5, 6, 7],
+        let windows: &[u8] = if actors.contains(&Actor::Exit) {
+            &[0]
+        } else {
+            &[4, 5, 6, 7]
         };
         for state in [State::Flat, State::Attached] {
             out.extend(windows.iter().map(|used| Scene {

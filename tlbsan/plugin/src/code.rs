@@ -84,9 +84,10 @@ impl Reader {
             return Kind::Other;
         }
         let as_one = instruction.has_lock_prefix() || instruction.mnemonic() == Mnemonic::Xchg;
-        match as_one {
-            true => Kind::Exchange,
-            false => Kind::Store,
+        if as_one {
+            Kind::Exchange
+        } else {
+            Kind::Store
         }
     }
 

@@ -198,9 +198,10 @@ impl<M: GuestMemory> Engine<M> {
     ) {
         if let Some(askers) = &mut self.askers {
             let stack = callers(pc, words, &self.symbols, code);
-            match others {
-                true => askers.asking(cpu, stack),
-                false => askers.flushing(cpu, stack),
+            if others {
+                askers.asking(cpu, stack)
+            } else {
+                askers.flushing(cpu, stack)
             }
         }
     }

@@ -141,9 +141,10 @@ fn pages_wait_for_user_mode_or_stac() {
         if silent {
             guest.engine.invalidate(1, Invalidation::Page(0));
         }
-        match stac {
-            true => guest.engine.stac(1, 0),
-            false => guest.engine.enters_user(1),
+        if stac {
+            guest.engine.stac(1, 0)
+        } else {
+            guest.engine.enters_user(1)
         }
         assert_eq!(guest.found().is_empty(), silent);
     }

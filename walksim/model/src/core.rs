@@ -279,9 +279,10 @@ impl Core {
                             side.nowhere();
                             return None;
                         }
-                        let leaf = match self.front.wants_leaf() {
-                            true => walker.leaf(va),
-                            false => None,
+                        let leaf = if self.front.wants_leaf() {
+                            walker.leaf(va)
+                        } else {
+                            None
                         };
                         let page = self.front.entry(walk, leaf.as_ref());
                         count(&mut self.stlb_stats.misses, walk.size);

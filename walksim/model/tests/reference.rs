@@ -123,9 +123,10 @@ impl Slow {
                     )
                 })
                 .collect(),
-            pwc: match unified {
-                true => vec![one(c.pwc.unified)],
-                false => vec![one(c.pwc.l2), one(c.pwc.l3), one(c.pwc.l4)],
+            pwc: if unified {
+                vec![one(c.pwc.unified)]
+            } else {
+                vec![one(c.pwc.l2), one(c.pwc.l3), one(c.pwc.l4)]
             },
             i: SlowCache::new(c.cache.l1i),
             d: SlowCache::new(c.cache.l1d),

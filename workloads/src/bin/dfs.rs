@@ -127,9 +127,10 @@ impl Kernel for Dfs {
                     all[to].enter < me.leave,
                     "vertex {v} was left before its neighbour {to} was entered"
                 );
-                let (first, last) = match me.enter < all[to].enter {
-                    true => (me, all[to]),
-                    false => (all[to], me),
+                let (first, last) = if me.enter < all[to].enter {
+                    (me, all[to])
+                } else {
+                    (all[to], me)
                 };
                 ensure!(
                     last.leave <= first.leave,

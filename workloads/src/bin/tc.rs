@@ -83,9 +83,10 @@ impl Kernel for Tc {
         // A small graph is counted again as a whole.
         let all = n <= SAMPLES;
         for i in 0..SAMPLES.min(n) {
-            let v = match all {
-                true => i,
-                false => rng.below(u64::from(n)) as u32,
+            let v = if all {
+                i
+            } else {
+                rng.below(u64::from(n)) as u32
             };
             pairs += graph.degree(v) * graph.degree(v);
             if pairs > PAIRS && !all {

@@ -284,9 +284,10 @@ fn mean(
         (Some(Shows::Change), some) => !stats::shows_nothing(some),
         (Some(Shows::NoChange), some) => stats::shows_nothing(some),
     };
-    match shown {
-        true => Ok(Outcome::Holds(said)),
-        false => Err(fails(format!("{said}: the interval says otherwise"))),
+    if shown {
+        Ok(Outcome::Holds(said))
+    } else {
+        Err(fails(format!("{said}: the interval says otherwise")))
     }
 }
 
@@ -304,9 +305,10 @@ fn span(all: &[f64], low: f64, high: f64, digits: f64) -> Judged {
     let least = all.iter().copied().fold(f64::INFINITY, f64::min);
     let most = all.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let said = format!("{least:.2} to {most:.2} %");
-    match near(least, low, digits) && near(most, high, digits) {
-        true => Ok(Outcome::Holds(said)),
-        false => Err(fails(format!("{said}, not {low} to {high}"))),
+    if near(least, low, digits) && near(most, high, digits) {
+        Ok(Outcome::Holds(said))
+    } else {
+        Err(fails(format!("{said}, not {low} to {high}")))
     }
 }
 
@@ -329,9 +331,10 @@ fn sensitive(which: &Which, (low, high): (f64, f64), tolerance: f64, data: &mut 
         return Err(fails("there is no such figure"));
     };
     let said = format!("{} to {} over {n} cases", percent(least), percent(most));
-    match near(points(least), low, tolerance) && near(points(most), high, tolerance) {
-        true => Ok(Outcome::Holds(said)),
-        false => Err(fails(format!("{said}, not {low} to {high} %"))),
+    if near(points(least), low, tolerance) && near(points(most), high, tolerance) {
+        Ok(Outcome::Holds(said))
+    } else {
+        Err(fails(format!("{said}, not {low} to {high} %")))
     }
 }
 

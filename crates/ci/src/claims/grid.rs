@@ -62,11 +62,12 @@ pub fn judge(
                 )));
             }
             for (part, mode) in parts.iter().zip(modes) {
-                let ratio = match is_mean {
-                    true => figures
+                let ratio = if is_mean {
+                    figures
                         .mean(&figures.names(), *mode, phase, *of)
-                        .map(|m| m.0),
-                    false => figures.ratio(name, *mode, phase, *of),
+                        .map(|m| m.0)
+                } else {
+                    figures.ratio(name, *mode, phase, *of)
                 };
                 let said = format!("{name}, {mode}, {}", of.title());
                 let (Some(ratio), Some((value, half))) = (ratio, number(part)) else {

@@ -127,9 +127,10 @@ pub fn sentences(tree: &Tree) -> Vec<String> {
         let lines = prose(file).into_iter().chain([(end, "")]);
         for (n, line) in lines {
             // Code by indentation ends a sentence as an empty line does.
-            let line = match line.starts_with("    ") {
-                true => "",
-                false => line.trim(),
+            let line = if line.starts_with("    ") {
+                ""
+            } else {
+                line.trim()
             };
             let item = ["* ", "- ", "#", "|"].iter().any(|m| line.starts_with(m));
             if line.is_empty() || item {

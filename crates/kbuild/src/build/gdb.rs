@@ -44,13 +44,14 @@ pub fn copy(out: &Path, to: &Path) -> Result<()> {
         }
     }
     // This one is made by the build, and the others import it.
-    match names.iter().any(|n| n == "constants.py") {
-        true => Ok(()),
-        false => Err(Fail::infra(
+    if names.iter().any(|n| n == "constants.py") {
+        Ok(())
+    } else {
+        Err(Fail::infra(
             "the kernel's commands of gdb were not built",
             format!("{} has no constants.py", from.display()),
             "see the log of the build",
-        )),
+        ))
     }
 }
 

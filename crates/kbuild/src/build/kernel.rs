@@ -179,9 +179,10 @@ pub fn kernel_with(ctx: &Ctx, profile: Profile, compiler: Compiler) -> Result<Ke
     meta.insert("tools".into(), tools.versions.join("; "));
     meta.insert("built_in".into(), fpt_kit::ui::elapsed(stage.elapsed()));
     // Without the bitcode (gcc, another LLVM) the hooks are ordinary calls.
-    let hot_calls = match profile == Profile::Fpt && out.join(HOT_BITCODE).is_file() {
-        true => Some(hot::report(&out)?),
-        false => None,
+    let hot_calls = if profile == Profile::Fpt && out.join(HOT_BITCODE).is_file() {
+        Some(hot::report(&out)?)
+    } else {
+        None
     };
     artefact::create(ctx, KIND, &hash, &meta, |dir| {
         artefact::copy(&out.join("vmlinux"), &dir.join("vmlinux"))?;

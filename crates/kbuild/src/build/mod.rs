@@ -177,13 +177,14 @@ fn system_program(ctx: &Ctx, name: &str, for_: doctor::For) -> Result<PathBuf> {
         return Ok(path);
     }
     doctor::require(ctx, for_)?;
-    match ctx.dry_run {
-        true => Ok(PathBuf::from(name)),
-        false => Err(Fail::infra(
+    if ctx.dry_run {
+        Ok(PathBuf::from(name))
+    } else {
+        Err(Fail::infra(
             format!("{name} is missing"),
             "",
             "run `cargo xtask setup`",
-        )),
+        ))
     }
 }
 

@@ -189,11 +189,11 @@ pub fn kselftests(ctx: &Ctx, wanted: &Targets) -> Result<PathBuf> {
     let out = kernel::build_dir(ctx, "kselftests", Compiler::Llvm, &source);
     let title = format!("build kernel selftests ({})", wanted.names());
     let made = |t: &Target| out.join("kselftest").join(t.name()).exists();
-    let stage = match targets.iter().all(made) {
-        true => ctx.ui.stage(&title),
-        false => ctx
-            .ui
-            .stage(&format!("{title}, {}", wanted.work().about(ctx))),
+    let stage = if targets.iter().all(made) {
+        ctx.ui.stage(&title)
+    } else {
+        ctx.ui
+            .stage(&format!("{title}, {}", wanted.work().about(ctx)))
     };
     let log = ctx.log_dir().join("kselftests.log");
     if !ctx.dry_run {

@@ -119,29 +119,28 @@ pub fn image<S: AsRef<str>>(ctx: &Ctx, packages: &[S]) -> Result<PathBuf> {
     }
     let hash = inputs.finish();
     let made = image_of(ctx, &hash);
-    let how = match made.is_file() {
-        true => "up to date".to_string(),
-        false => {
-            let mut meta = artefact::Meta::new();
-            meta.insert("packages".into(), list);
-            meta.insert(
-                "files".into(),
-                debs.iter()
-                    .map(|d| d.file.as_str())
-                    .collect::<Vec<_>>()
-                    .join(" "),
-            );
-            artefact::create(ctx, KIND, &hash, &meta, |dir| {
-                let steps = Steps {
-                    ctx,
-                    stage: &stage,
-                    log: &log,
-                };
-                apt.make(steps, &mke2fs, &debs, &hash, dir)
-            })?;
-            let bytes = made.metadata().map_or(0, |m| m.len());
-            format!("{} packages, {} MB", debs.len(), bytes / 1_000_000)
-        }
+    let how = if made.is_file() {
+        "up to date".to_string()
+    } else {
+        let mut meta = artefact::Meta::new();
+        meta.insert("packages".into(), list);
+        meta.insert(
+            "files".into(),
+            debs.iter()
+                .map(|d| d.file.as_str())
+                .collect::<Vec<_>>()
+                .join(" "),
+        );
+        artefact::create(ctx, KIND, &hash, &meta, |dir| {
+            let steps = Steps {
+                ctx,
+                stage: &stage,
+                log: &log,
+            };
+            apt.make(steps, &mke2fs, &debs, &hash, dir)
+        })?;
+        let bytes = made.metadata().map_or(0, |m| m.len());
+        format!("{} packages, {} MB", debs.len(), bytes / 1_000_000)
     };
     store::write_atomic(
         &index,
@@ -245,9 +244,12 @@ impl Private {
             ));
         }
         let mut files = parse_uris(&out.stdout)
-            .and_then(|files| match files.is_empty() {
-                true => Err("no file at all".into()),
-                false => Ok(files),
+            .and_then(|files| {
+                if files.is_empty() {
+                    Err("no file at all".into())
+                } else {
+                    Ok(files)
+                }
             })
             .map_err(|line| {
                 Fail::infra(

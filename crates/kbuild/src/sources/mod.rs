@@ -209,12 +209,13 @@ fn moved(dir: &Path, source: Source) -> Source {
         .iter()
         .skip_while(|part| *part != source.sha256.as_str());
     let here: PathBuf = dir.join(inside.collect::<PathBuf>());
-    match !source.file.is_file() && here.is_file() {
-        true => Source {
+    if !source.file.is_file() && here.is_file() {
+        Source {
             file: here,
             ..source
-        },
-        false => source,
+        }
+    } else {
+        source
     }
 }
 

@@ -243,9 +243,10 @@ fn point(job: &Job, phase: &Phase) -> Vec<Point> {
         let per = |n: f64| if walks > 0.0 { n / walks } else { 0.0 };
         let wasted = o.details.get(WASTED_CYCLES).copied().unwrap_or(0) as f64;
         let charged = job.machine.ecpt.charge_wasted;
-        let (low, high) = match charged {
-            true => (o.walk_cycles - wasted, o.walk_cycles),
-            false => (o.walk_cycles, o.walk_cycles + wasted),
+        let (low, high) = if charged {
+            (o.walk_cycles - wasted, o.walk_cycles)
+        } else {
+            (o.walk_cycles, o.walk_cycles + wasted)
         };
         Point {
             pattern: job.run.pattern.name().to_owned(),

@@ -369,9 +369,10 @@ impl Fake {
         } else {
             (self.what.as_str(), true)
         };
-        match here {
-            true => what.to_string(),
-            false => String::new(),
+        if here {
+            what.to_string()
+        } else {
+            String::new()
         }
     }
 
