@@ -8,18 +8,26 @@ use super::draw::{Bar, Chart, Key, Part};
 use super::figure::{colour, per_workload, sentence, Figure, PHASES};
 use super::metrics::{Of, Range, Row, Table, ALL, CATEGORIES};
 use super::split;
+use super::stacked::{Stack, Stacked};
 use super::svg::Colour;
 use super::text::{number, percent, percent_in, Grid};
 
-const CATEGORY_COLOURS: [Colour; 6] = [
-    (0x3a, 0x8f, 0x4d),
-    (0xc4, 0x3c, 0x39),
-    (0x2f, 0x6d, 0xb5),
-    (0x4d, 0xb5, 0xc9),
-    (0xe0, 0x8a, 0x2e),
-    (0xb0, 0xb0, 0xb0),
+const CATEGORY_COLOURS: [(&str, Colour); 6] = {
+    let [fault, call, timer, interrupt, thread, other] = CATEGORIES;
+    [
+        (fault, (0x3a, 0x8f, 0x4d)),
+        (call, (0xc4, 0x3c, 0x39)),
+        (timer, (0x2f, 0x6d, 0xb5)),
+        (interrupt, (0x4d, 0xb5, 0xc9)),
+        (thread, (0xe0, 0x8a, 0x2e)),
+        (other, (0xb0, 0xb0, 0xb0)),
+    ]
+};
+const CACHE_COLOURS: [(&str, Colour); 3] = [
+    ("L2", (0x2f, 0x6d, 0xb5)),
+    ("LLC", (0xe0, 0xb0, 0x4a)),
+    ("memory", (0xc4, 0x3c, 0x39)),
 ];
-const CACHE_COLOURS: [Colour; 3] = [(0x2f, 0x6d, 0xb5), (0xe0, 0xb0, 0x4a), (0xc4, 0x3c, 0x39)];
 
 fn or_dash<T>(value: Option<T>, text: impl Fn(T) -> String) -> String {
     value.map_or_else(|| "-".into(), text)
@@ -248,212 +256,90 @@ fn changes(
 }
 
 fn distribution(table: &Table, source: &str) -> Figure {
-    const TEXT: &str = "Kernel instructions by the entry that led into the kernel, as parts of radix's total. \
-        Every instruction is counted; all are real, the same kernel image ran in each mode. Fewer is better. \
-        Radix here is radix of that image, which may take fewer instructions than an unpatched kernel.";
-    let charts = PHASES
-        .iter()
-        .map(|(phase, _)| {
-            let groups = per_workload(table, |w| {
-                let base = table
-                    .real(w, Boot::RADIX, phase)
-                    .map(|r| r.instructions_kernel as f64)
-                    .filter(|b| *b > 0.0);
-                table
-                    .matrix
-                    .modes()
-                    .into_iter()
-                    .map(|mode| {
-                        let row = table.real(w, mode, phase);
-                        let found = row.zip(base);
-                        Bar {
-                            label: mode.to_string(),
-                            range: table.range(w, mode, phase, Of::KernelInstructions),
-                            parts: found.map_or(Vec::new(), |(row, base)| {
-                                row.categories()
-                                    .iter()
-                                    .zip(CATEGORY_COLOURS)
-                                    .map(|(n, colour)| Part {
-                                        value: *n as f64 / base,
-                                        colour,
-                                    })
-                                    .collect()
-                            }),
-                            text: found.map_or_else(
-                                || "no figure".into(),
-                                |(row, base)| {
-                                    let total = row.instructions_kernel as f64;
-                                    match mode {
-                                        Boot::RADIX => number(total),
-                                        _ => percent(total / base),
-                                    }
-                                },
-                            ),
-                            hatched: false,
-                        }
-                    })
-                    .collect()
-            });
-            let chart = Chart {
-                title: "Figure 3: distribution of kernel instructions".into(),
-                note: format!("{}. {TEXT}", sentence(phase)),
-                unit: "radix = 1".into(),
-                groups,
-                keys: CATEGORIES
-                    .iter()
-                    .zip(CATEGORY_COLOURS)
-                    .map(|(label, colour)| Key {
-                        label: label.to_string(),
-                        colour,
-                        hatched: false,
-                    })
-                    .collect(),
-                mark: Some(1.0),
-                source: source.into(),
-            };
-            (*phase, chart)
-        })
-        .collect();
-    let mut head: Vec<String> = ["workload", "phase", "mode", "kernel", "against radix"]
-        .map(String::from)
-        .to_vec();
-    head.extend(CATEGORIES.iter().map(|c| c.to_string()));
-    head.extend(["strings once", "user"].map(String::from));
-    let mut rows = Vec::new();
-    for workload in table.matrix.workloads() {
-        for (phase, _) in PHASES {
-            for mode in table.matrix.modes() {
-                let Some(row) = table.real(workload, mode, phase) else {
-                    continue;
-                };
-                let ratio = table.ratio(workload, mode, phase, Of::KernelInstructions);
-                let range = table.range(workload, mode, phase, Of::KernelInstructions);
-                let mut line = vec![
-                    workload.to_string(),
-                    phase.to_string(),
-                    mode.to_string(),
-                    row.instructions_kernel.to_string(),
-                    or_dash(ratio.filter(|_| mode != Boot::RADIX), |r| {
-                        percent_in(r, range)
-                    }),
-                ];
-                line.extend(row.categories().iter().map(u64::to_string));
-                line.push(row.instructions_kernel_strings_once.to_string());
-                line.push(row.instructions_user.to_string());
-                rows.push(line);
-            }
-        }
-    }
-    Figure {
+    let of = Of::KernelInstructions;
+    let figure = Stacked {
         id: "figure3-kernel-instructions",
         title: "Figure 3: distribution of kernel instructions",
-        text: TEXT,
-        charts,
-        table: Grid { head, rows },
-    }
+        text: "Kernel instructions by the entry that led into the kernel, as parts of radix's total. \
+            Every instruction is counted; all are real, the same kernel image ran in each mode. Fewer is better. \
+            Radix here is radix of that image, which may take fewer instructions than an unpatched kernel.",
+        unit: "radix = 1",
+        layers: CATEGORY_COLOURS,
+        mark: Some(1.0),
+        head: (["kernel", "against radix"].into_iter())
+            .chain(CATEGORIES)
+            .chain(["strings once", "user"])
+            .collect(),
+    };
+    let bar = |workload: &str, phase: &str, mode| {
+        let whole = |r: &Row| r.instructions_kernel as f64;
+        let base = table.real(workload, Boot::RADIX, phase).map(whole);
+        let row = table.real(workload, mode, phase);
+        let found = row.zip(base.filter(|b| *b > 0.0));
+        Stack {
+            layers: found.map(|(row, base)| row.categories().map(|n| n as f64 / base)),
+            range: table.range(workload, mode, phase, of),
+            text: match (found, mode) {
+                (None, _) => "no figure".into(),
+                (Some((row, _)), Boot::RADIX) => number(whole(row)),
+                (Some((row, base)), _) => percent(whole(row) / base),
+            },
+        }
+    };
+    figure.draw(table, source, bar, |row| {
+        let ratio = table.ratio(&row.workload, row.mode, &row.phase, of);
+        let range = table.range(&row.workload, row.mode, &row.phase, of);
+        let ratio = ratio.filter(|_| row.mode != Boot::RADIX);
+        let mut cells = vec![
+            row.instructions_kernel.to_string(),
+            or_dash(ratio, |r| percent_in(r, range)),
+        ];
+        cells.extend(row.categories().iter().map(u64::to_string));
+        cells.push(row.instructions_kernel_strings_once.to_string());
+        cells.push(row.instructions_user.to_string());
+        cells
+    })
 }
 
 fn hit_levels(table: &Table, source: &str) -> Figure {
-    const TEXT: &str = "Where the reads of page-table entries found their line, as parts of each mode's own reads; \
-        the number is the entry reads per walk. Reads start at L2.";
-    const LEVELS: [&str; 3] = ["L2", "LLC", "memory"];
     let parts = |row: &Row| {
         [
             row.entry_reads_l2,
             row.entry_reads_llc,
             row.entry_reads_memory,
         ]
+        .map(|n| n as f64 * 100.0 / row.entry_reads as f64)
     };
-    let charts = PHASES
-        .iter()
-        .map(|(phase, _)| {
-            let groups = per_workload(table, |w| {
-                table
-                    .matrix
-                    .modes()
-                    .into_iter()
-                    .map(|mode| {
-                        let found = table.real(w, mode, phase);
-                        let row = found.filter(|r| r.entry_reads > 0);
-                        Bar {
-                            label: mode.to_string(),
-                            range: None,
-                            parts: row.map_or(Vec::new(), |row| {
-                                parts(row)
-                                    .iter()
-                                    .zip(CACHE_COLOURS)
-                                    .map(|(n, colour)| Part {
-                                        value: *n as f64 * 100.0 / row.entry_reads as f64,
-                                        colour,
-                                    })
-                                    .collect()
-                            }),
-                            text: row.and_then(|r| r.accesses_per_walk).map_or_else(
-                                || found.map_or("no figure", |_| "no walks").into(),
-                                |a| format!("{} per walk", number(a)),
-                            ),
-                            hatched: false,
-                        }
-                    })
-                    .collect()
-            });
-            let chart = Chart {
-                title: "Hit level of entry reads".into(),
-                note: format!("{}. {TEXT}", sentence(phase)),
-                unit: "per cent of the mode's entry reads".into(),
-                groups,
-                keys: LEVELS
-                    .iter()
-                    .zip(CACHE_COLOURS)
-                    .map(|(label, colour)| Key {
-                        label: label.to_string(),
-                        colour,
-                        hatched: false,
-                    })
-                    .collect(),
-                mark: None,
-                source: source.into(),
-            };
-            (*phase, chart)
-        })
-        .collect();
-    let head = [
-        "workload",
-        "phase",
-        "mode",
-        "walks",
-        "entry reads",
-        "L2",
-        "LLC",
-        "memory",
-    ]
-    .map(String::from)
-    .to_vec();
-    let mut rows = Vec::new();
-    for workload in table.matrix.workloads() {
-        for (phase, _) in PHASES {
-            for mode in table.matrix.modes() {
-                let Some(row) = table.real(workload, mode, phase) else {
-                    continue;
-                };
-                let mut line = vec![workload.to_string(), phase.to_string(), mode.to_string()];
-                line.push(row.walks.to_string());
-                line.push(row.entry_reads.to_string());
-                line.extend(parts(row).iter().map(|n| match row.entry_reads {
-                    0 => "-".into(),
-                    all => format!("{:.1} %", *n as f64 * 100.0 / all as f64),
-                }));
-                rows.push(line);
-            }
-        }
-    }
-    Figure {
+    let figure = Stacked {
         id: "entry-reads",
         title: "Hit level of entry reads",
-        text: TEXT,
-        charts,
-        table: Grid { head, rows },
-    }
+        text: "Where the reads of page-table entries found their line, as parts of each mode's own reads; \
+            the number is the entry reads per walk. Reads start at L2.",
+        unit: "per cent of the mode's entry reads",
+        layers: CACHE_COLOURS,
+        mark: None,
+        head: vec!["walks", "entry reads", "L2", "LLC", "memory"],
+    };
+    let bar = |workload: &str, phase: &str, mode| {
+        let found = table.real(workload, mode, phase);
+        let row = found.filter(|r| r.entry_reads > 0);
+        Stack {
+            layers: row.map(parts),
+            range: None,
+            text: row.and_then(|r| r.accesses_per_walk).map_or_else(
+                || found.map_or("no figure", |_| "no walks").into(),
+                |a| format!("{} per walk", number(a)),
+            ),
+        }
+    };
+    figure.draw(table, source, bar, |row| {
+        let mut cells = vec![row.walks.to_string(), row.entry_reads.to_string()];
+        cells.extend(parts(row).map(|part| match row.entry_reads {
+            0 => "-".into(),
+            _ => format!("{part:.1} %"),
+        }));
+        cells
+    })
 }
 
 /// `None` if no program said how big its tables were.

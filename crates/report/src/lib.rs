@@ -18,6 +18,7 @@ pub(crate) mod published;
 pub mod row;
 pub mod sensitivity;
 mod split;
+mod stacked;
 pub mod stats;
 mod sum;
 pub mod svg;

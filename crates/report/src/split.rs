@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Where the cycles go.
 
-use super::draw::{Bar, Chart, Key, Part};
-use super::figure::{per_workload, sentence, Figure, PHASES};
+use super::figure::Figure;
 use super::metrics::{Row, Table};
+use super::stacked::{Stack, Stacked};
 use super::svg::Colour;
-use super::text::{number, Grid};
+use super::text::number;
 use fpt_geometry::Boot;
 
 const PARTS: [(&str, Colour); 4] = [
@@ -25,86 +25,42 @@ pub fn parts(row: &Row) -> [f64; 4] {
     ]
 }
 
-const TEXT: &str =
-    "Cycles of the model by what they are for, as parts of radix's cycles in the phase. \"TLB hits\" is the cycle that this model \
-    charges for each access, a hit of the first-level TLB included, as the published one does: no machine waits for it, and it is \
-    in the denominator of every figure of IPC and of end-to-end cycles. The sensitivity table says what they are without it.";
-
+/// The figure, and as its table the parts of each row's own cycles.
 pub fn figure(table: &Table, source: &str) -> Figure {
-    let charts = PHASES
-        .iter()
-        .map(|(phase, _)| {
-            let groups = per_workload(table, |w| {
-                let base = table.real(w, Boot::RADIX, phase).map(|r| r.cycles);
-                let bar = |mode: Boot| {
-                    let row = table.real(w, mode, phase);
-                    let of = |v: f64| base.filter(|b| *b > 0.0).map_or(0.0, |b| v * 100.0 / b);
-                    Bar {
-                        label: mode.to_string(),
-                        range: None,
-                        parts: row.map_or(Vec::new(), |row| {
-                            let all = parts(row).into_iter().zip(PARTS);
-                            all.map(|(v, (_, colour))| Part {
-                                value: of(v),
-                                colour,
-                            })
-                            .collect()
-                        }),
-                        text: row.map_or("no figure".into(), |r| {
-                            format!("{:.0} % walks", r.cycles_walk * 100.0 / r.cycles.max(1.0))
-                        }),
-                        hatched: false,
-                    }
-                };
-                table.matrix.modes().into_iter().map(bar).collect()
-            });
-            let chart = Chart {
-                title: "Where the cycles go".into(),
-                note: format!("{}. {TEXT}", sentence(phase)),
-                unit: "per cent of radix's cycles".into(),
-                groups,
-                keys: PARTS
-                    .iter()
-                    .map(|(label, colour)| Key {
-                        label: label.to_string(),
-                        colour: *colour,
-                        hatched: false,
-                    })
-                    .collect(),
-                mark: Some(100.0),
-                source: source.into(),
-            };
-            (*phase, chart)
-        })
-        .collect();
-    let mut head = vec!["workload", "phase", "mode", "cycles"];
-    head.extend(PARTS.iter().map(|p| p.0));
-    let mut rows = Vec::new();
-    for workload in table.matrix.workloads() {
-        for (phase, _) in PHASES {
-            for mode in table.matrix.modes() {
-                if let Some(row) = table.real(workload, mode, phase) {
-                    let mut line = vec![workload.to_string(), phase.to_string(), mode.to_string()];
-                    line.push(number(row.cycles));
-                    line.extend(parts(row).map(|v| match row.cycles {
-                        all if all > 0.0 => format!("{:.1} %", v * 100.0 / all),
-                        _ => "-".into(),
-                    }));
-                    rows.push(line);
-                }
-            }
-        }
-    }
-    Figure {
+    let figure = Stacked {
         id: "cycles-split",
         title: "Where the cycles go",
-        text: TEXT,
-        charts,
-        table: Grid {
-            head: head.into_iter().map(String::from).collect(),
-            rows,
-        },
-    }
+        text: "Cycles of the model by what they are for, as parts of radix's cycles in the phase. \"TLB hits\" is the cycle that this model \
+            charges for each access, a hit of the first-level TLB included, as the published one does: no machine waits for it, and it is \
+            in the denominator of every figure of IPC and of end-to-end cycles. The sensitivity table says what they are without it.",
+        unit: "per cent of radix's cycles",
+        layers: PARTS,
+        mark: Some(100.0),
+        head: ["cycles"].into_iter().chain(PARTS.map(|p| p.0)).collect(),
+    };
+    let bar = |workload: &str, phase: &str, mode| {
+        let base = table
+            .real(workload, Boot::RADIX, phase)
+            .map(|r| r.cycles)
+            .filter(|b| *b > 0.0);
+        let row = table.real(workload, mode, phase);
+        let of = |v: f64| base.map_or(0.0, |b| v * 100.0 / b);
+        Stack {
+            layers: row.map(|row| parts(row).map(of)),
+            range: None,
+            text: row.map_or("no figure".into(), |r| {
+                format!("{:.0} % walks", r.cycles_walk * 100.0 / r.cycles.max(1.0))
+            }),
+        }
+    };
+    figure.draw(table, source, bar, |row| {
+        let mut cells = vec![number(row.cycles)];
+        cells.extend(parts(row).map(|v| match row.cycles {
+            all if all > 0.0 => format!("{:.1} %", v * 100.0 / all),
+            _ => "-".into(),
+        }));
+        cells
+    })
 }
 
 #[cfg(test)]
