@@ -320,8 +320,7 @@ impl Count {
                 stage.done("");
                 Ok((subject, regions))
             };
-            let columns = lanes::each(ctx.guests_or(2), subjects, count);
-            let columns = columns.into_iter().collect::<Result<Vec<_>>>()?;
+            let columns = lanes::try_each(ctx.guests_or(2), subjects, count)?;
             all.push(Counts { placement, columns });
         }
         let columns = all.iter().flat_map(|c| {

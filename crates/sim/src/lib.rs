@@ -15,8 +15,6 @@ mod walks;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::Mutex;
 
 use anyhow::Context as _;
 
@@ -27,7 +25,7 @@ use fpt_geometry::{Boot, Mode};
 use fpt_kbuild::build::{self, Profile};
 use fpt_kbuild::modes;
 use fpt_kit::say;
-use fpt_kit::{code, locked, store, Ctx, ExitCode, Fail, Result};
+use fpt_kit::{code, lanes, store, Ctx, ExitCode, Fail, Result};
 use fpt_lab::parts::{self, Parts};
 use fpt_verdict::rundir::{self, RunDir};
 use fpt_vm::qemu;
@@ -320,38 +318,11 @@ fn memory(args: &Args, program: &Program, jobs: usize) -> Result<u64> {
     Ok(mib)
 }
 
-/// The runs that are over, by their places in the work, and the first error.
-type Done = (Vec<(usize, Cell)>, Option<anyhow::Error>);
-
 /// The runs, some at a time, in their order. The first error ends all.
 fn run_all(sim: &Sim, run: &RunDir, work: &[(Boot, u32)]) -> Result<Vec<Cell>> {
-    let next = AtomicUsize::new(0);
-    let done = Mutex::<Done>::default();
-    std::thread::scope(|scope| {
-        for _ in 0..sim.jobs {
-            scope.spawn(|| loop {
-                let at = next.fetch_add(1, Ordering::SeqCst);
-                let Some((mode, number)) = work.get(at) else {
-                    return;
-                };
-                if locked(&done).1.is_some() {
-                    return;
-                }
-                match cell::run(sim, run, *mode, *number) {
-                    Ok(cell) => locked(&done).0.push((at, cell)),
-                    Err(err) => {
-                        locked(&done).1.get_or_insert(err);
-                    }
-                }
-            });
-        }
-    });
-    let (mut cells, error) = done.into_inner().unwrap_or_else(|e| e.into_inner());
-    if let Some(err) = error {
-        return Err(err);
-    }
-    cells.sort_by_key(|(at, _)| *at);
-    Ok(cells.into_iter().map(|(_, cell)| cell).collect())
+    lanes::try_each(sim.jobs, work, |(mode, number)| {
+        cell::run(sim, run, *mode, *number)
+    })
 }
 
 /// Says what came out, and how the program ended.
