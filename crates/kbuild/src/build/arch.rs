@@ -7,12 +7,11 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use anyhow::Context as _;
 use object::{Object, ObjectSymbol};
 
 use super::compare::object_files;
 use super::kernel::{build_dir, prepare_tree, start_log};
-use super::{Compiler, Profile};
+use super::{objfile, Compiler, Profile};
 use crate::doctor;
 use crate::patch::{self, Check};
 use crate::sources::{self, Project};
@@ -88,29 +87,34 @@ struct Symbols {
     objects: usize,
 }
 
+impl Symbols {
+    fn add(&mut self, file: &object::File<'_>) {
+        for symbol in file.symbols() {
+            let Ok(name) = symbol.name() else { continue };
+            if name.is_empty() {
+                continue;
+            }
+            let names = if symbol.is_undefined() {
+                &mut self.asked
+            } else {
+                &mut self.had
+            };
+            names.insert(name.to_string());
+        }
+        self.objects += 1;
+    }
+}
+
 fn symbols(ctx: &Ctx, dir: &Path) -> Result<Symbols> {
     let mut out = Symbols::default();
     if ctx.dry_run {
         return Ok(out);
     }
     for name in object_files(dir, &["mm"])? {
-        let path = dir.join(&name);
-        let data =
-            std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let file = object::File::parse(&*data)
-            .with_context(|| format!("{} is not an object file", path.display()))?;
-        for symbol in file.symbols() {
-            let Ok(name) = symbol.name() else { continue };
-            if name.is_empty() {
-                continue;
-            }
-            if symbol.is_undefined() {
-                out.asked.insert(name.to_string());
-            } else {
-                out.had.insert(name.to_string());
-            }
-        }
-        out.objects += 1;
+        objfile::with(&dir.join(&name), |file| {
+            out.add(file);
+            Ok(())
+        })?;
     }
     if out.objects == 0 {
         return Err(Fail::infra(

@@ -10,11 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
 use object::{Object, ObjectSection, ObjectSymbol, RelocationTarget, SectionFlags};
 
 use super::kernel::{objects, prepare_tree, OBJECT_DIRS};
-use super::{Compiler, Profile};
+use super::{objfile, Compiler, Profile};
 use crate::patch;
 use crate::sources::{self, Project};
 use fpt_kit::{hash, Ctx, Result};
@@ -156,9 +155,10 @@ struct Code {
 
 /// The executable sections of an object.
 fn sections(path: &Path) -> Result<BTreeMap<String, Code>> {
-    let data = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let file = object::File::parse(&*data)
-        .with_context(|| format!("{} is not an object file", path.display()))?;
+    objfile::with(path, sections_in)
+}
+
+fn sections_in(file: &object::File<'_>) -> Result<BTreeMap<String, Code>> {
     let mut out = BTreeMap::new();
     for section in file.sections() {
         let SectionFlags::Elf { sh_flags } = section.flags() else {

@@ -6,9 +6,9 @@
 
 use std::path::Path;
 
-use anyhow::Context as _;
 use object::{Object, ObjectSection, ObjectSymbol, RelocationTarget};
 
+use super::objfile;
 use fpt_kit::Result;
 
 /// Objects on the hot paths.
@@ -29,10 +29,10 @@ pub const FILE: &str = "hot-calls.txt";
 
 /// How often code in `object` refers to each hook: `(hook, places)`.
 pub fn calls(object: &Path) -> Result<Vec<(String, usize)>> {
-    let data =
-        std::fs::read(object).with_context(|| format!("cannot read {}", object.display()))?;
-    let file = object::File::parse(&*data)
-        .with_context(|| format!("{} is not an object file", object.display()))?;
+    objfile::with(object, calls_in)
+}
+
+fn calls_in(file: &object::File<'_>) -> Result<Vec<(String, usize)>> {
     let mut found: Vec<(String, usize)> = Vec::new();
     for section in file.sections() {
         for (_, relocation) in section.relocations() {

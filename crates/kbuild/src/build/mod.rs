@@ -9,6 +9,7 @@ mod each;
 mod gdb;
 pub mod hot;
 mod kernel;
+mod objfile;
 mod plugin;
 mod qemu;
 mod selftests;
