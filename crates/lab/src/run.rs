@@ -43,7 +43,7 @@ pub struct Args {
     #[arg(long, default_value = "2G")]
     mem: String,
     /// NUMA nodes, each with its part of the CPUs and of the memory; only profiles numa and debug know of them
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=qemu::MAX_CPUS))]
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "sanitize", value_parser = clap::value_parser!(u32).range(1..=qemu::MAX_CPUS))]
     numa_nodes: u32,
     /// Run on the distribution's QEMU, which has no FPT: the kernel then uses radix
     #[arg(long)]

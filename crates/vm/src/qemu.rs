@@ -111,12 +111,15 @@ impl Spec {
     /// QEMU's words for more than one NUMA node.
     fn numa(&self) -> Vec<String> {
         let nodes = self.numa_nodes;
+        if nodes < 2 {
+            return Vec::new();
+        }
         let mib = mebibytes(&self.mem).unwrap_or(0);
         // The first takes what does not divide.
         let size =
             |node| mib / u64::from(nodes) + if node == 0 { mib % u64::from(nodes) } else { 0 };
-        let each = self.smp / nodes.max(1);
-        let words = (0..nodes).flat_map(|node| {
+        let each = self.smp / nodes;
+        let words = |node| {
             [
                 "-object".to_string(),
                 format!("memory-backend-ram,id=node{node},size={}M", size(node)),
@@ -127,11 +130,8 @@ impl Spec {
                     (node + 1) * each - 1
                 ),
             ]
-        });
-        match nodes {
-            0 | 1 => Vec::new(),
-            _ => words.collect(),
-        }
+        };
+        (0..nodes).flat_map(words).collect()
     }
 
     /// The kernel's command line.
